@@ -1,0 +1,197 @@
+"""Frozen specifications of the three networks, with named presets.
+
+A specification holds everything that decides the shape of a network and of its state dict; it is stored in
+every checkpoint, so that a file is self-describing. Presets `*-published` are the configurations of the public
+code bases; presets `xs` are the reduced networks of the bundled model `latent-pmrf-xs`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Attention = Literal["neighborhood", "global"]
+
+
+@dataclass(frozen=True, slots=True)
+class SwinIRConfig:
+    """Posterior-mean estimator (Liang et al., 2021; the variant of DifFace with an unshuffled input).
+
+    Attributes:
+        image_channels: Channels of the image, in and out.
+        embed_dim: Token width; divisible by every entry of `num_heads`.
+        depths: Transformer blocks in each residual group.
+        num_heads: Attention heads in each residual group.
+        window_size: Side of an attention window, in tokens.
+        mlp_ratio: Hidden width of the feed-forward over `embed_dim`.
+        unshuffle: Pixels per token side (`PixelUnshuffle` before the first convolution).
+        upsampler: `nearest+conv` is the published head; `pixelshuffledirect` predicts the unshuffled image with one
+            convolution (the lightweight SwinIR's head), at a fraction of the cost.
+        upsample_width: Width of the `nearest+conv` head.
+        image_skip: Add the input image to the output, so that the network predicts the residual.
+        mask_size: Token map whose shifted-window mask the public checkpoint stores, or None to store none.
+    """
+
+    image_channels: int = 3
+    embed_dim: int = 180
+    depths: tuple[int, ...] = (6, 6, 6, 6, 6, 6, 6, 6)
+    num_heads: tuple[int, ...] = (6, 6, 6, 6, 6, 6, 6, 6)
+    window_size: int = 8
+    mlp_ratio: float = 2.0
+    unshuffle: int = 8
+    upsampler: Literal["nearest+conv", "pixelshuffledirect"] = "nearest+conv"
+    upsample_width: int = 64
+    image_skip: bool = False
+    mask_size: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse inconsistent sizes with a message that names the field."""
+        if len(self.depths) != len(self.num_heads):
+            raise ValueError("depths and num_heads must have one entry per residual group")
+        if any(self.embed_dim % heads for heads in self.num_heads):
+            raise ValueError(f"embed_dim {self.embed_dim} must be divisible by every entry of num_heads")
+
+
+@dataclass(frozen=True, slots=True)
+class SimVAEConfig:
+    """Sim-VAE: convolutional autoencoder with pixel-wise LayerNorm and separate resizing layers (paper, section 4).
+
+    Attributes:
+        image_channels: Channels of the image, in [-1, 1].
+        block_out_channels: Width of each level; each level but the last halves the resolution.
+        layers_per_block: Residual blocks per encoder level.
+        decoder_layers_per_block: Residual blocks per decoder level; the published network has one more than the encoder.
+        layers_mid_block: Residual blocks at the lowest resolution, in encoder and decoder each.
+        latent_channels: Channels of the latent (the encoder predicts mean and log-variance).
+        stem_unshuffle: Pixels per side folded into channels before the first convolution and unfolded after the
+            last (1 is the published network): full-resolution layers are where a CPU spends its time.
+        linear_skip: Add a linear autoencoder of `downscale` x `downscale` patches (initialised by PCA) to the mean of
+            the encoder and to the output of the decoder, so that the network learns only what PCA cannot.
+    """
+
+    image_channels: int = 3
+    block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
+    layers_per_block: int = 2
+    decoder_layers_per_block: int = 3
+    layers_mid_block: int = 3
+    latent_channels: int = 32
+    stem_unshuffle: int = 1
+    linear_skip: bool = False
+
+    @property
+    def downscale(self) -> int:
+        """Image pixels per latent side."""
+        return int(self.stem_unshuffle * 2 ** (len(self.block_out_channels) - 1))
+
+
+@dataclass(frozen=True, slots=True)
+class HDiTConfig:
+    """Hourglass diffusion transformer (Crowson et al., 2024) as velocity network.
+
+    Two published variants exist. `flavour="pmrf"` is PMRF's pixel network: linear layers without biases, cosine
+    attention with a learnt scale, 2x2 token merge and split. `flavour="latent_pmrf"` is Latent-PMRF's: convolutions with
+    biases, plain softmax scale, strided convolution down, nearest + convolution up.
+
+    Attributes:
+        in_channels: Channels of `x_t` and of the velocity.
+        patch_size: Pixels (or latent cells) per token side.
+        widths: Token width of each level.
+        depths: Blocks at each level (the outer levels have as many again on the way up).
+        attention: Kind of attention at each level.
+        head_dim: Width of one attention head, per level.
+        kernel_size: Side of the neighbourhood, in tokens.
+        mapping_width: Width of the conditioning vector.
+        mapping_depth: Feed-forward blocks of the mapping network.
+        ff_mult: Hidden width of every feed-forward over its width.
+        depthwise_conv: Depth-wise 3x3 convolution after the query/key/value and feed-forward input projections.
+        flavour: Which published variant, see above.
+    """
+
+    in_channels: int = 32
+    patch_size: int = 1
+    widths: tuple[int, ...] = (256, 512, 1024)
+    depths: tuple[int, ...] = (2, 4, 6)
+    attention: tuple[Attention, ...] = ("neighborhood", "neighborhood", "global")
+    head_dim: tuple[int, ...] = (64, 64, 64)
+    kernel_size: int = 7
+    mapping_width: int = 768
+    mapping_depth: int = 2
+    ff_mult: float = 3.0
+    depthwise_conv: bool = True
+    flavour: Literal["pmrf", "latent_pmrf"] = "latent_pmrf"
+
+    def __post_init__(self) -> None:
+        """Refuse inconsistent sizes with a message that names the field."""
+        if not len(self.widths) == len(self.depths) == len(self.attention) == len(self.head_dim):
+            raise ValueError("widths, depths, attention and head_dim must have one entry per level")
+        for width, head_dim in zip(self.widths, self.head_dim, strict=True):
+            if width % head_dim:
+                raise ValueError(f"width {width} must be divisible by its head_dim {head_dim}")
+
+
+NetworkConfig = SwinIRConfig | SimVAEConfig | HDiTConfig
+
+ESTIMATOR_PRESETS: Mapping[str, SwinIRConfig] = {
+    "published": SwinIRConfig(mask_size=64),
+    "xs": SwinIRConfig(
+        embed_dim=96,
+        depths=(4, 4, 4, 4),
+        num_heads=(4, 4, 4, 4),
+        upsampler="pixelshuffledirect",
+        image_skip=True,
+    ),
+}
+
+VAE_PRESETS: Mapping[str, SimVAEConfig] = {
+    "published": SimVAEConfig(),
+    "xs": SimVAEConfig(
+        block_out_channels=(32, 64, 128),
+        layers_per_block=1,
+        decoder_layers_per_block=2,
+        layers_mid_block=2,
+        latent_channels=32,
+        stem_unshuffle=2,
+        linear_skip=True,
+    ),
+}
+
+VELOCITY_PRESETS: Mapping[str, HDiTConfig] = {
+    "published": HDiTConfig(),
+    "pmrf-published": HDiTConfig(
+        in_channels=3, patch_size=4, depths=(2, 2, 8), depthwise_conv=False, flavour="pmrf"
+    ),
+    "xs": HDiTConfig(
+        widths=(128, 256, 384),
+        depths=(2, 2, 2),
+        head_dim=(32, 32, 32),
+        mapping_width=256,
+        mapping_depth=1,
+        ff_mult=2.0,
+    ),
+}
+
+
+def to_dict(config: NetworkConfig) -> dict[str, Any]:
+    """Plain values of a specification, for a checkpoint or a manifest."""
+    return {"kind": type(config).__name__, **dataclasses.asdict(config)}
+
+
+def from_dict(values: Mapping[str, Any]) -> NetworkConfig:
+    """Inverse of `to_dict`; lists become tuples.
+
+    Raises:
+        ValueError: The kind or a field is unknown.
+    """
+    kinds = {cls.__name__: cls for cls in (SwinIRConfig, SimVAEConfig, HDiTConfig)}
+    fields = dict(values)
+    kind = fields.pop("kind", None)
+    if kind not in kinds:
+        raise ValueError(f"unknown network kind {kind!r}; expected one of {sorted(kinds)}")
+    cls = kinds[kind]
+    known = {field.name for field in dataclasses.fields(cls)}
+    unknown = sorted(set(fields) - known)
+    if unknown:
+        raise ValueError(f"{kind} has no field {unknown}")
+    return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
