@@ -1,0 +1,215 @@
+"""The service's error tree: what went wrong, told without HTTP or gRPC.
+
+    ServiceError
+    ├── InputError                 the caller's photo or options; trying again does not help
+    │   ├── EmptyUpload            empty_upload
+    │   ├── UploadTooLarge         upload_too_large
+    │   ├── UnsupportedFormat      unsupported_format
+    │   ├── CorruptImage           corrupt_image
+    │   ├── ImageTooLarge          image_too_large
+    │   ├── ImageTooSmall          image_too_small
+    │   ├── AnimatedImage          animated_image
+    │   ├── NoFaceFound            no_face_found
+    │   ├── TooManyFaces           too_many_faces
+    │   ├── InvalidOption          invalid_option
+    │   ├── MalformedRequest       malformed_request
+    │   ├── UnsupportedMediaType   unsupported_media_type
+    │   ├── NotAcceptable          not_acceptable
+    │   └── NotFound               not_found
+    ├── QueueFull                  queue_full            retryable
+    ├── Draining                   draining              retryable
+    ├── DependencyUnavailable      dependency_unavailable retryable
+    ├── DeadlineExceeded           deadline_exceeded     retryable
+    ├── Cancelled                  cancelled
+    ├── ManifestMismatch           manifest_mismatch     a refusal to start
+    └── InferenceFailed            inference_failed      retryable
+
+`service.api.problems` maps every class to an HTTP status; a contract test proves the map total.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class ServiceError(Exception):
+    """Root of the tree.
+
+    Attributes:
+        code: Stable identifier, part of the interface.
+        title: What this code means, the same words each time.
+        retryable: Whether the same request may succeed later.
+        detail: What happened this time.
+        hint: What the caller can do about it.
+        extra: Values for machines (limits, counts); JSON-serialisable.
+    """
+
+    code: ClassVar[str] = "internal"
+    title: ClassVar[str] = "Internal error"
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, detail: str, *, hint: str = "", **extra: Any) -> None:
+        """Keep what a problem document needs."""
+        super().__init__(detail)
+        self.detail = detail
+        self.hint = hint
+        self.extra = extra
+
+
+class InputError(ServiceError):
+    """The caller's photo or options are at fault."""
+
+    code = "invalid_input"
+    title = "Invalid input"
+
+
+class EmptyUpload(InputError):
+    """No bytes arrived."""
+
+    code = "empty_upload"
+    title = "The upload is empty"
+
+
+class UploadTooLarge(InputError):
+    """More bytes than the limit."""
+
+    code = "upload_too_large"
+    title = "The upload is too large"
+
+
+class UnsupportedFormat(InputError):
+    """The bytes are not a JPEG, PNG or WebP file."""
+
+    code = "unsupported_format"
+    title = "The file format is not supported"
+
+
+class CorruptImage(InputError):
+    """The file starts well and then cannot be decoded."""
+
+    code = "corrupt_image"
+    title = "The image cannot be decoded"
+
+
+class ImageTooLarge(InputError):
+    """More pixels than the limit, as declared by the header."""
+
+    code = "image_too_large"
+    title = "The image has too many pixels"
+
+
+class ImageTooSmall(InputError):
+    """Too few pixels to hold a face."""
+
+    code = "image_too_small"
+    title = "The image is too small"
+
+
+class AnimatedImage(InputError):
+    """More than one frame."""
+
+    code = "animated_image"
+    title = "Animated images are not supported"
+
+
+class NoFaceFound(InputError):
+    """No face passed the options' thresholds."""
+
+    code = "no_face_found"
+    title = "No face was found"
+
+
+class TooManyFaces(InputError):
+    """More faces than the service restores in one photo."""
+
+    code = "too_many_faces"
+    title = "The photo has too many faces"
+
+
+class InvalidOption(InputError):
+    """An option is unknown, of the wrong type or out of range."""
+
+    code = "invalid_option"
+    title = "An option is invalid"
+
+
+class MalformedRequest(InputError):
+    """The request body cannot be parsed."""
+
+    code = "malformed_request"
+    title = "The request cannot be parsed"
+
+
+class UnsupportedMediaType(InputError):
+    """The request is not multipart/form-data."""
+
+    code = "unsupported_media_type"
+    title = "The content type is not supported"
+
+
+class NotAcceptable(InputError):
+    """No output format satisfies the Accept header."""
+
+    code = "not_acceptable"
+    title = "No acceptable output format"
+
+
+class NotFound(InputError):
+    """Unknown, expired or deleted resource."""
+
+    code = "not_found"
+    title = "Not found"
+
+
+class QueueFull(ServiceError):
+    """The lane has no room for this photo's faces."""
+
+    code = "queue_full"
+    title = "The queue is full"
+    retryable = True
+
+
+class Draining(ServiceError):
+    """The process is shutting down and takes nothing new."""
+
+    code = "draining"
+    title = "The service is shutting down"
+    retryable = True
+
+
+class DependencyUnavailable(ServiceError):
+    """A server this one needs does not answer."""
+
+    code = "dependency_unavailable"
+    title = "A dependency is unavailable"
+    retryable = True
+
+
+class DeadlineExceeded(ServiceError):
+    """The work did not finish in the time the caller or the service allows."""
+
+    code = "deadline_exceeded"
+    title = "The deadline has passed"
+    retryable = True
+
+
+class Cancelled(ServiceError):
+    """The caller withdrew the work."""
+
+    code = "cancelled"
+    title = "The work was cancelled"
+
+
+class ManifestMismatch(ServiceError):
+    """The bundle does not match its manifest; the message names the field."""
+
+    code = "manifest_mismatch"
+    title = "The model bundle does not match its manifest"
+
+
+class InferenceFailed(ServiceError):
+    """A network call failed or produced non-finite values."""
+
+    code = "inference_failed"
+    title = "Inference failed"
+    retryable = True

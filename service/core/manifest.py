@@ -1,0 +1,109 @@
+"""The contract between training and serving: `model_repository/manifest.json`, read and checked at start."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from service.core.errors import ManifestMismatch
+
+SCHEMA_VERSION = 1
+BATCH = "batch"
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TensorSpec(_Model):
+    """One input or output of a network; `shape` entries are sizes or the name of a symbolic dimension."""
+
+    name: str
+    dtype: Literal["float32", "float16", "bfloat16"]
+    shape: tuple[int | str, ...]
+    range: tuple[float, float] | None = None
+
+
+class NetworkSpec(_Model):
+    """One network: its file, the hash of the file, its signature and the largest batch of one call."""
+
+    file: str
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    max_batch_size: int = Field(gt=0)
+
+
+class LatentSpec(_Model):
+    """The flow's space: z = (raw - mean) / std per channel, `raw` being the encoder's output."""
+
+    channels: int = Field(gt=0)
+    downscale: int = Field(gt=0)
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @model_validator(mode="after")
+    def _one_per_channel(self) -> LatentSpec:
+        if len(self.mean) != self.channels or len(self.std) != self.channels:
+            raise ValueError("mean and std must have one entry per channel")
+        if min(self.std) <= 0:
+            raise ValueError("std must be positive")
+        return self
+
+
+class Manifest(_Model):
+    """A bundle. `space` is `latent` (estimator, VAE, velocity) or `pixel` (estimator and velocity: PMRF)."""
+
+    schema_version: Literal[1]
+    name: str
+    version: str
+    space: Literal["latent", "pixel"]
+    image_size_px: int = Field(gt=0)
+    latent: LatentSpec
+    sigma_s: tuple[float, ...]
+    default_num_steps: int = Field(gt=0)
+    max_num_steps: int = Field(gt=0)
+    default_fidelity: float = Field(ge=0, le=1)
+    networks: dict[str, NetworkSpec]
+    provenance: dict[str, Any]
+    quality: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Manifest:
+        if len(self.sigma_s) not in (1, self.latent.channels):
+            raise ValueError("sigma_s must be one number or one per latent channel")
+        needed = {"estimator", "velocity"} | ({"vae_encoder", "vae_decoder"} if self.space == "latent" else set())
+        missing = sorted(needed - set(self.networks))
+        if missing:
+            raise ValueError(f"networks lacks {missing}")
+        if self.default_num_steps > self.max_num_steps:
+            raise ValueError("default_num_steps is above max_num_steps")
+        return self
+
+
+def load_manifest(repository: Path) -> Manifest:
+    """Read `manifest.json` and check the hash of every file it names.
+
+    Raises:
+        ManifestMismatch: The file is absent, a field is wrong, or a network's file is absent or altered; the message
+            names the field.
+    """
+    path = repository / "manifest.json"
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ManifestMismatch(f"{path}: {error.strerror}", hint="set LATENT_PMRF_MODEL_REPOSITORY") from error
+    except ValidationError as error:
+        fields = "; ".join(f"{'.'.join(map(str, item['loc'])) or 'manifest'}: {item['msg']}" for item in error.errors())
+        raise ManifestMismatch(f"{path}: {fields}", hint="export the bundle again") from error
+    for name, network in manifest.networks.items():
+        file = repository / network.file
+        if not file.is_file():
+            raise ManifestMismatch(f"networks.{name}.file: {file} does not exist", hint="export the bundle again")
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        if digest != network.sha256:
+            raise ManifestMismatch(f"networks.{name}.sha256: {file} has {digest}", hint="export the bundle again")
+    return manifest

@@ -1,0 +1,45 @@
+"""Settings, read from `LATENT_PMRF_*` environment variables once, in `service.cli`, and passed down."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ENV_PREFIX = "LATENT_PMRF_"
+
+
+class Settings(BaseSettings):
+    """Everything an operator may set; units are in the names."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
+
+    model_repository: Path = Field(Path("model_repository"), description="Folder with manifest.json and the networks.")
+    max_upload_bytes: int = Field(32 * 1024 * 1024, gt=0, description="Largest request body accepted.")
+    max_image_px: int = Field(40_000_000, gt=0, description="Most pixels of a photo, checked before decoding.")
+    min_image_side_px: int = Field(64, gt=0, description="Least side of a photo.")
+    max_output_px: int = Field(160_000_000, gt=0, description="Most pixels of a result after `upscale`.")
+    max_faces: int = Field(64, gt=0, description="Most faces in one photo; more is refused.")
+    max_queued_faces: int = Field(256, gt=0, description="Faces waiting before uploads are answered with 429.")
+    max_concurrent_photos: int = Field(16, gt=0, description="Photos held in memory at once; more wait their turn.")
+    slots: int = Field(4, gt=0, description="Faces in flight in the sampler.")
+    inference_threads: int = Field(0, ge=0, description="Threads of one network call; 0 uses all cores.")
+    cpu_workers: int = Field(2, gt=0, description="Threads for decode, align, paste and encode.")
+    request_timeout_s: float = Field(120.0, gt=0, description="Longest time a photo may take from upload to result.")
+    result_ttl_s: float = Field(3600.0, gt=0, description="How long a report and its image can be fetched.")
+    result_cache_bytes: int = Field(256 * 1024 * 1024, ge=0, description="Memory for fetchable results.")
+
+
+def load_settings() -> Settings:
+    """Read the environment.
+
+    Raises:
+        ValueError: A variable with our prefix is not a setting, or a value is invalid; the message names it.
+    """
+    known = {f"{ENV_PREFIX}{name}".upper() for name in Settings.model_fields}
+    unknown = sorted(name for name in os.environ if name.upper().startswith(ENV_PREFIX) and name.upper() not in known)
+    if unknown:
+        raise ValueError(f"unknown settings in the environment: {', '.join(unknown)}")
+    return Settings()
