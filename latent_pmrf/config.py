@@ -55,6 +55,27 @@ class SwinIRConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class UNetConfig:
+    """Convolutional estimator for small training budgets; not of the paper (see docs/EXPERIMENTS.md).
+
+    Attributes:
+        image_channels: Channels of the image, in and out.
+        image_size_px: Side of the images; fixed, because the attention has a learnt position embedding.
+        unshuffle: Pixels per side folded into channels before the first convolution.
+        widths: Width of each level; each level but the last halves the resolution.
+        depth: Residual blocks per level, down and up, and in the middle.
+        heads: Heads of the attention at the lowest resolution.
+    """
+
+    image_channels: int = 3
+    image_size_px: int = 256
+    unshuffle: int = 4
+    widths: tuple[int, ...] = (48, 96, 192)
+    depth: int = 2
+    heads: int = 4
+
+
+@dataclass(frozen=True, slots=True)
 class SimVAEConfig:
     """Sim-VAE: convolutional autoencoder with pixel-wise LayerNorm and separate resizing layers (paper, section 4).
 
@@ -107,6 +128,9 @@ class HDiTConfig:
         ff_mult: Hidden width of every feed-forward over its width.
         depthwise_conv: Depth-wise 3x3 convolution after the query/key/value and feed-forward input projections.
         flavour: Which published variant, see above.
+        time_convention: What the weights were trained on. `t`: time runs from source (0) to data (1) and the velocity is
+            data - source. `sigma`: the public Latent-PMRF code, sigma = 1 - t and velocity source - data; the network
+            converts at its entrance and exit, so that its callers always see the convention `t`.
     """
 
     in_channels: int = 32
@@ -121,6 +145,7 @@ class HDiTConfig:
     ff_mult: float = 3.0
     depthwise_conv: bool = True
     flavour: Literal["pmrf", "latent_pmrf"] = "latent_pmrf"
+    time_convention: Literal["t", "sigma"] = "t"
 
     def __post_init__(self) -> None:
         """Refuse inconsistent sizes with a message that names the field."""
@@ -131,9 +156,9 @@ class HDiTConfig:
                 raise ValueError(f"width {width} must be divisible by its head_dim {head_dim}")
 
 
-NetworkConfig = SwinIRConfig | SimVAEConfig | HDiTConfig
+NetworkConfig = SwinIRConfig | UNetConfig | SimVAEConfig | HDiTConfig
 
-ESTIMATOR_PRESETS: Mapping[str, SwinIRConfig] = {
+ESTIMATOR_PRESETS: Mapping[str, SwinIRConfig | UNetConfig] = {
     "published": SwinIRConfig(mask_size=64),
     "xs": SwinIRConfig(
         embed_dim=96,
@@ -142,12 +167,13 @@ ESTIMATOR_PRESETS: Mapping[str, SwinIRConfig] = {
         upsampler="pixelshuffledirect",
         image_skip=True,
     ),
+    "xs-unet": UNetConfig(),
 }
 
 VAE_PRESETS: Mapping[str, SimVAEConfig] = {
     "published": SimVAEConfig(),
     "xs": SimVAEConfig(
-        block_out_channels=(32, 64, 128),
+        block_out_channels=(48, 96, 160),
         layers_per_block=1,
         decoder_layers_per_block=2,
         layers_mid_block=2,
@@ -184,7 +210,7 @@ def from_dict(values: Mapping[str, Any]) -> NetworkConfig:
     Raises:
         ValueError: The kind or a field is unknown.
     """
-    kinds = {cls.__name__: cls for cls in (SwinIRConfig, SimVAEConfig, HDiTConfig)}
+    kinds = {cls.__name__: cls for cls in (SwinIRConfig, UNetConfig, SimVAEConfig, HDiTConfig)}
     fields = dict(values)
     kind = fields.pop("kind", None)
     if kind not in kinds:

@@ -1,0 +1,148 @@
+# Every command of the project. `make` alone lists them.
+#
+#   HOST, PORT   where `make serve` listens                    127.0.0.1, 8000
+#   PYTHON       interpreter of the environments, 3.11 or later
+#   DATA, RUNS   training faces and training runs              ../shared/faces, runs
+#   ARGS         more arguments for serve, test, integration, evaluate or bench
+#
+# pip's own configuration and PIP_* variables apply as everywhere (mirrors, certificates, extra indices).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+HOST ?= 127.0.0.1
+PORT ?= 8000
+DATA ?= ../shared/faces
+RUNS ?= runs
+PRESET ?= xs
+ARGS ?=
+
+VENV := .venv
+VENV_DEV := .venv-dev
+REPOSITORY := model_repository
+DETECTOR := $(REPOSITORY)/detector/1/model.onnx
+PRESETS := latent_pmrf/training/presets/$(PRESET)
+RECIPE := pyproject.toml constraints.txt
+EVERYTHING := .[train,evaluate,test,lint]
+
+PYTHON ?= $(shell for candidate in python3.11 python3; do \
+	if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then echo $$candidate; break; fi; done)
+
+# $(call create_venv,FOLDER): a working environment there, whatever an interrupted run may have left.
+define create_venv
+	@if $(1)/bin/python -m pip --version >/dev/null 2>&1; then exit 0; fi; \
+	if [ -z "$(PYTHON)" ]; then \
+		echo "error: Python 3.11 or later was not found; install it or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; \
+	fi; \
+	if ! $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
+		echo "error: $(PYTHON) is not Python 3.11 or later; name one: make PYTHON=/path/to/python3.11" >&2; exit 1; \
+	fi; \
+	if ! $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then \
+		package=$$($(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'); \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo "==> installing $$package"; \
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$$package" >/dev/null; \
+		else \
+			echo "error: $(PYTHON) cannot create environments; run: sudo apt-get install $$package" >&2; exit 1; \
+		fi; \
+	fi; \
+	echo "==> creating $(1) with $$($(PYTHON) --version)"; \
+	rm -rf $(1); \
+	$(PYTHON) -m venv $(1)
+endef
+
+# $(call install,FOLDER,REQUIREMENT)
+define install
+	@echo "==> installing $(2) into $(1)"
+	@$(1)/bin/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '$(2)'
+	@touch $@
+endef
+
+# $(call fetch_detector,FOLDER)
+define fetch_detector
+	@if [ ! -s $(DETECTOR) ]; then \
+		echo "==> fetching the face detector"; \
+		$(1)/bin/python -m export.detector --model-repository $(REPOSITORY); \
+	fi
+endef
+
+.PHONY: help
+help: ## list the commands
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+# The stamps: an environment is brought up to date when the recipe is newer than its last complete installation.
+$(VENV)/.installed: $(RECIPE)
+	$(call create_venv,$(VENV))
+	$(call install,$(VENV),.)
+
+$(VENV_DEV)/.installed: $(RECIPE)
+	$(call create_venv,$(VENV_DEV))
+	$(call install,$(VENV_DEV),$(EVERYTHING))
+
+.PHONY: install
+install: $(VENV)/.installed ## the service's environment and the detector, without starting
+	$(call fetch_detector,$(VENV))
+
+.PHONY: install-dev
+install-dev: $(VENV_DEV)/.installed ## the developer's environment and the detector
+	$(call fetch_detector,$(VENV_DEV))
+
+.PHONY: serve
+serve: install ## set up what is missing and serve on HOST:PORT
+	@exec $(VENV)/bin/python -m service.cli serve --host $(HOST) --port $(PORT) $(ARGS)
+
+.PHONY: test
+test: install-dev ## every test; those that need a GPU or a browser are skipped visibly
+	@$(VENV_DEV)/bin/python -m pytest $(ARGS)
+
+.PHONY: integration
+integration: install-dev ## only the tests with real servers, sessions and pictures
+	@$(VENV_DEV)/bin/python -m pytest tests/integration $(ARGS)
+
+.PHONY: lint
+lint: $(VENV_DEV)/.installed ## ruff, mypy, import contracts
+	@$(VENV_DEV)/bin/ruff check .
+	@$(VENV_DEV)/bin/ruff format --check .
+	@$(VENV_DEV)/bin/mypy
+	@$(VENV_DEV)/bin/lint-imports
+
+.PHONY: format
+format: $(VENV_DEV)/.installed ## sort imports, mend what ruff can mend, format
+	@$(VENV_DEV)/bin/ruff check --fix .
+	@$(VENV_DEV)/bin/ruff format .
+
+.PHONY: train
+train: install-dev ## train the bundled model on DATA (three stages, resumable) and export it
+	@for stage in estimator vae flow; do \
+		echo "==> training: $$stage"; \
+		$(VENV_DEV)/bin/python -m latent_pmrf.cli train $$stage --config $(PRESETS)/$$stage.yaml --data $(DATA) --runs $(RUNS); \
+	done
+	@echo "==> exporting"
+	@$(VENV_DEV)/bin/python -m export.cli bundle --runs $(RUNS) --model-repository $(REPOSITORY)
+
+.PHONY: evaluate
+evaluate: install-dev ## quality of the bundled model on DATA/val: table, model card, sheet of pictures
+	@$(VENV_DEV)/bin/python -m latent_pmrf.cli evaluate --data $(DATA) --model-repository $(REPOSITORY) $(ARGS)
+
+.PHONY: bench
+bench: install-dev ## speed and memory of the embedded service
+	@$(VENV_DEV)/bin/python -m loadtest.bench $(ARGS)
+
+# The union of both environments at the newest versions pyproject.toml allows; local tags (+cpu) are the index's affair.
+.PHONY: lock
+lock: ## renew constraints.txt from a scratch environment (run the tests afterwards)
+	$(call create_venv,build/lock)
+	@echo "==> resolving"
+	@build/lock/bin/python -m pip install -qq --disable-pip-version-check --editable '$(EVERYTHING)'
+	@{ echo '# Exact versions of both environments; written by `make lock`.'; \
+		build/lock/bin/python -m pip freeze --all --exclude-editable | grep -v '^pip==' | sed 's/+.*//'; } > build/constraints.txt
+	@mv build/constraints.txt constraints.txt
+	@rm -rf build/lock
+
+.PHONY: clean
+clean: ## remove environments and caches; keeps weights and training runs
+	@rm -rf $(VENV) $(VENV_DEV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -1,0 +1,153 @@
+"""Training pictures from tar shards or a folder, and batches that are a pure function of (seed, step).
+
+Because a batch depends on nothing but the seed and the step, a run that is killed and resumed sees what an
+uninterrupted run would have seen: no sampler state has to be saved.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from latent_pmrf.data.degradation import DegradationRange, draw_degradation, resize
+
+U8Image = npt.NDArray[np.uint8]
+Batch = TypeVar("Batch")
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """Random changes of a clean photograph before it is degraded.
+
+    Attributes:
+        flip: Mirror half of the photographs.
+        rotate_deg: Largest rotation either way.
+        scale: Largest relative change of size either way.
+        shift: Largest translation either way, relative to the side.
+    """
+
+    flip: bool = True
+    rotate_deg: float = 4.0
+    scale: float = 0.05
+    shift: float = 0.02
+
+
+def load_images(root: Path, pattern: str = "*") -> list[U8Image]:
+    """Decode every picture of the tar shards (`*.tar`) or image files in `root`, sorted by name.
+
+    Args:
+        root: Folder with shards or pictures.
+        pattern: Glob on the names of shards or pictures.
+
+    Returns:
+        (S, S, 3) uint8 RGB arrays, S as stored.
+
+    Raises:
+        FileNotFoundError: There is no picture.
+    """
+    shards = sorted(path for path in root.glob(pattern) if path.suffix == ".tar")
+    files = sorted(path for path in root.glob(pattern) if path.suffix.lower() in _SUFFIXES)
+    images = [_decode(data) for shard in shards for data in _members(shard)]
+    images += [_decode(path.read_bytes()) for path in files]
+    if not images:
+        raise FileNotFoundError(f"no pictures match {root / pattern}")
+    return images
+
+
+def _members(shard: Path) -> Iterator[bytes]:
+    with tarfile.open(shard) as archive:
+        for member in archive:
+            content = archive.extractfile(member) if Path(member.name).suffix.lower() in _SUFFIXES else None
+            if content is not None:
+                yield content.read()
+
+
+def _decode(data: bytes) -> U8Image:
+    with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
+        return np.asarray(image.convert("RGB"), dtype=np.uint8)
+
+
+class FacePairs:
+    """Draws (degraded, clean) pairs.
+
+    Args:
+        images: Clean (S, S, 3) uint8 photographs of any size.
+        size_px: Side of the pairs.
+        ranges: Degradations to draw from.
+        augmentation: Changes of the clean photograph, or None.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[U8Image],
+        size_px: int,
+        ranges: DegradationRange,
+        augmentation: Augmentation | None = None,
+    ) -> None:
+        self.images = images
+        self.size_px = size_px
+        self.ranges = ranges
+        self.augmentation = augmentation
+
+    def clean(self, index: int, rng: np.random.Generator) -> U8Image:
+        """The augmented clean photograph `index` at its stored size."""
+        image = self.images[index]
+        return image if self.augmentation is None else augment(image, self.augmentation, rng)
+
+    def pair(self, index: int, rng: np.random.Generator) -> tuple[U8Image, U8Image]:
+        """One degraded and clean photograph, each (size_px, size_px, 3) uint8."""
+        image = self.clean(index, rng)
+        lq = draw_degradation(self.ranges, rng).apply(image, self.size_px)
+        return lq, resize(image, self.size_px)
+
+    def batch(self, batch_size: int, rng: np.random.Generator) -> tuple[U8Image, U8Image]:
+        """Two (B, size_px, size_px, 3) uint8 arrays, photographs drawn with replacement."""
+        pairs = [self.pair(int(index), rng) for index in rng.integers(len(self.images), size=batch_size)]
+        return np.stack([lq for lq, _ in pairs]), np.stack([hq for _, hq in pairs])
+
+
+def augment(image: U8Image, augmentation: Augmentation, rng: np.random.Generator) -> U8Image:
+    """Mirror, turn, scale and shift a square photograph about its centre; edges are reflected."""
+    side = image.shape[0]
+    if augmentation.flip and rng.random() < 0.5:
+        image = image[:, ::-1]
+    angle = rng.uniform(-augmentation.rotate_deg, augmentation.rotate_deg)
+    scale = 1.0 + rng.uniform(-augmentation.scale, augmentation.scale)
+    centre = (side - 1) / 2
+    matrix = cv2.getRotationMatrix2D((centre, centre), angle, scale)
+    matrix[:, 2] += rng.uniform(-augmentation.shift, augmentation.shift, size=2) * side
+    warped = cv2.warpAffine(
+        np.ascontiguousarray(image), matrix, (side, side), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101
+    )
+    return np.asarray(warped, dtype=np.uint8)
+
+
+class Prefetcher(Generic[Batch]):
+    """Computes `make(step)` for the coming steps on one background thread."""
+
+    def __init__(self, make: Callable[[int], Batch], first_step: int, depth: int = 2) -> None:
+        self._make = make
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
+        self._next = first_step + depth
+        self._pending: list[Future[Batch]] = [self._pool.submit(make, first_step + i) for i in range(depth)]
+
+    def next(self) -> Batch:
+        """The batch of the next step; raises what `make` raised."""
+        self._pending.append(self._pool.submit(self._make, self._next))
+        self._next += 1
+        return self._pending.pop(0).result()
+
+    def close(self) -> None:
+        """Stop the thread; pending batches are dropped."""
+        self._pool.shutdown(wait=False, cancel_futures=True)

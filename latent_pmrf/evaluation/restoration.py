@@ -1,0 +1,94 @@
+"""Every picture that is measured: estimates, VAE reconstructions and samples of all validation faces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from latent_pmrf.evaluation.bundle import BundleRestorer
+from latent_pmrf.evaluation.dataset import LEVELS, ValidationFace
+
+U8Images = npt.NDArray[np.uint8]
+F32Array = npt.NDArray[np.float32]
+Progress = Callable[[str, int, int], None]  #: stage, items done, items in all
+
+_SEED_STRIDE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """Pictures of N faces, each array (N, S, S, 3) uint8 RGB, in the order of the faces.
+
+    Attributes:
+        reconstructions: The clean faces through the VAE.
+        estimates: Posterior means, by level.
+        samples: Ends of the ODE, by level, number of steps and seed.
+    """
+
+    reconstructions: U8Images
+    estimates: dict[str, U8Images]
+    samples: dict[tuple[str, int, int], U8Images]
+
+
+def photo_seed(seed: int, index: int) -> int:
+    """Seed of the photo `index` of a run: the service gives the same face for it with `--seed`."""
+    return _SEED_STRIDE * seed + index
+
+
+def restore_faces(
+    bundle: BundleRestorer,
+    faces: Sequence[ValidationFace],
+    runs: Sequence[tuple[int, int]],
+    *,
+    batch_size: int = 8,
+    progress: Progress | None = None,
+) -> Restored:
+    """Run the networks over all faces.
+
+    Args:
+        bundle: The networks.
+        faces: The faces.
+        runs: Pairs (number of steps, seed) to sample.
+        batch_size: Faces per network call.
+        progress: Called after each batch.
+    """
+    reconstructions: list[U8Images] = []
+    estimates: dict[str, list[U8Images]] = {level: [] for level in LEVELS}
+    samples: dict[tuple[str, int, int], list[U8Images]] = {(level, *run): [] for level in LEVELS for run in runs}
+    total, done = len(faces) * (1 + len(LEVELS)), 0
+    for start, batch in _batches(faces, batch_size):
+        reconstructions.append(_u8(bundle.reconstruct(_unit([face.clean for face in batch]))))
+        done += len(batch)
+        for level in LEVELS:
+            mean = bundle.estimate(_unit([face.degraded[level] for face in batch]))
+            estimates[level].append(_u8(mean))
+            for seed in sorted({seed for _, seed in runs}):
+                x_0 = bundle.source(mean, [photo_seed(seed, start + row) for row in range(len(batch))])
+                for num_steps in (steps for steps, run_seed in runs if run_seed == seed):
+                    samples[level, num_steps, seed].append(_u8(bundle.transport(x_0, num_steps)))
+            done += len(batch)
+            if progress is not None:
+                progress("restore", done, total)
+    return Restored(
+        reconstructions=np.concatenate(reconstructions),
+        estimates={level: np.concatenate(parts) for level, parts in estimates.items()},
+        samples={key: np.concatenate(parts) for key, parts in samples.items()},
+    )
+
+
+def _batches(
+    faces: Sequence[ValidationFace], batch_size: int
+) -> Iterator[tuple[int, Sequence[ValidationFace]]]:
+    for start in range(0, len(faces), batch_size):
+        yield start, faces[start : start + batch_size]
+
+
+def _unit(images: Sequence[npt.NDArray[np.uint8]]) -> F32Array:
+    return np.stack(images).astype(np.float32) / np.float32(255.0)
+
+
+def _u8(images: F32Array) -> U8Images:
+    return np.rint(images * 255.0).astype(np.uint8)

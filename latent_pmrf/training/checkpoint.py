@@ -1,0 +1,100 @@
+"""Checkpoints as safetensors files: tensors by prefix, everything else as JSON metadata; never pickle.
+
+A training checkpoint holds `model.*`, `ema.*` and `optimizer.{i}.{name}` and the step. A weights file holds the
+averaged weights without a prefix, the network's specification and facts about the run. Both are written to a temporary
+name and renamed, so that a kill leaves the last good file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from latent_pmrf.config import NetworkConfig, from_dict, to_dict
+from latent_pmrf.training.ema import EMA
+
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The content of a weights file."""
+
+    config: NetworkConfig
+    state_dict: Tensors
+    info: dict[str, Any]
+
+
+def save_training_state(
+    path: Path, model: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer, info: Mapping[str, Any]
+) -> None:
+    """Write everything a run needs to go on as if it had never stopped."""
+    tensors: Tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    tensors |= {f"ema.{name}": value for name, value in ema.shadow.items()}
+    state = optimizer.state_dict()
+    for index, values in state["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in values.items()}
+    _save(path, tensors, {"info": dict(info)})
+
+
+def load_training_state(
+    path: Path, model: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
+    """Restore what `save_training_state` wrote, in place, and return its info."""
+    tensors, metadata = _load(path)
+    model.load_state_dict(_with_prefix(tensors, "model."))
+    for name, value in _with_prefix(tensors, "ema.").items():
+        ema.shadow[name].copy_(value)
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in _with_prefix(tensors, "optimizer.").items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return dict(metadata["info"])
+
+
+def save_weights(path: Path, config: NetworkConfig, state_dict: Mapping[str, torch.Tensor], info: Mapping[str, Any]) -> None:
+    """Write a network: weights, specification and facts about where they come from."""
+    _save(path, dict(state_dict), {"config": to_dict(config), "info": dict(info)})
+
+
+def load_weights(path: Path) -> Weights:
+    """Read what `save_weights` wrote.
+
+    Raises:
+        ValueError: The file is not one of ours.
+    """
+    tensors, metadata = _load(path)
+    if "config" not in metadata:
+        raise ValueError(f"{path} holds no network specification; is it a weights file of this project?")
+    return Weights(config=from_dict(metadata["config"]), state_dict=tensors, info=metadata["info"])
+
+
+def _with_prefix(tensors: Tensors, prefix: str) -> Tensors:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _save(path: Path, tensors: Tensors, metadata: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    contiguous = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
+    save_file(contiguous, partial, metadata={"latent_pmrf": json.dumps(metadata)})
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _load(path: Path) -> tuple[Tensors, dict[str, Any]]:
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
+        metadata = json.loads((file.metadata() or {}).get("latent_pmrf", "{}"))
+    return tensors, metadata

@@ -1,0 +1,70 @@
+"""Stage 1: the posterior-mean estimator, a regression from degraded to clean faces (paper, section 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from latent_pmrf.config import SwinIRConfig, UNetConfig
+from latent_pmrf.data.datasets import FacePairs
+from latent_pmrf.data.validation import ValidationSet, to_tensor
+from latent_pmrf.nets.swinir import SwinIR
+from latent_pmrf.nets.unet import UNet
+from latent_pmrf.training.losses import relative_mse
+
+Pair = tuple[torch.Tensor, torch.Tensor]
+
+
+class EstimatorStage:
+    """Trains the estimator to map `y` to `E[X | Y = y]`; images in [0, 1]."""
+
+    name = "estimator"
+
+    def __init__(
+        self, config: SwinIRConfig | UNetConfig, pairs: FacePairs, batch_size: int, seed: int, validation: Sequence[ValidationSet]
+    ) -> None:
+        self.config = config
+        self._pairs = pairs
+        self._batch_size = batch_size
+        self._seed = seed
+        self._validation = validation
+
+    def build(self) -> nn.Module:
+        """The network in channels-last, which oneDNN prefers for its convolutions."""
+        network = UNet(self.config) if isinstance(self.config, UNetConfig) else SwinIR(self.config)
+        return network.to(memory_format=torch.channels_last)
+
+    def batch(self, step: int) -> Pair:
+        """(y, x), each (B, 3, S, S) in [0, 1]."""
+        lq, hq = self._pairs.batch(self._batch_size, np.random.default_rng((self._seed, step)))
+        return to_tensor(lq), to_tensor(hq)
+
+    def loss(self, model: nn.Module, batch: Pair, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """MSE relative to the degraded image's."""
+        y, x = batch
+        loss = relative_mse(model(y), x, y)
+        return loss, {"gain_db": -10 * torch.log10(loss.detach())}
+
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """PSNR and its gain over the input, per degradation level."""
+        scalars: dict[str, float] = {}
+        for level in self._validation:
+            x_star = level.map(lambda y: model(y).float().clamp(0, 1))
+            scalars[f"{level.name}_psnr_db"] = psnr_db(x_star, level.clean)
+            scalars[f"{level.name}_gain_db"] = psnr_db(x_star, level.clean) - psnr_db(level.degraded, level.clean)
+        return scalars
+
+    def info(self) -> dict[str, Any]:
+        """Nothing beyond the recipe."""
+        return {}
+
+
+def psnr_db(image: npt.NDArray[np.float32], reference: npt.NDArray[np.float32]) -> float:
+    """Mean over (B, 3, H, W) images in [0, 1] of the peak signal-to-noise ratio in dB."""
+    mse = np.square(image - reference).mean(axis=(1, 2, 3))
+    return float((-10 * np.log10(mse)).mean())

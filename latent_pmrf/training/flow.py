@@ -1,0 +1,216 @@
+"""Stage 3: the rectified flow from the latent of the posterior mean to the latent of the clean face (paper, eq. 8).
+
+The pairs (z_0, z_1) are a pure function of (seed, index): a photograph, one drawn degradation, the frozen estimator and
+the frozen encoder. They are kept in a memory-mapped file the first time they are needed, so `copies` degradations of
+every photograph cost their encoding once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from latent_pmrf.config import HDiTConfig
+from latent_pmrf.data.datasets import FacePairs
+from latent_pmrf.data.validation import ValidationSet, to_tensor
+from latent_pmrf.flow.path import sample_path, stratified_times
+from latent_pmrf.flow.solver import euler
+from latent_pmrf.flow.source import add_source_noise
+from latent_pmrf.nets.hdit import HDiT
+from latent_pmrf.nets.sim_vae import SimVAE
+from latent_pmrf.training.estimator import psnr_db
+from latent_pmrf.training.losses import band_energy
+
+Pair = tuple[torch.Tensor, torch.Tensor]
+_STATISTICS_PAIRS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class LatentStatistics:
+    """What normalises a latent, and the source noise; each one number per channel.
+
+    Attributes:
+        mean: Mean of the encoder's output on clean faces.
+        std: Its standard deviation.
+        sigma_s: Standard deviation of the source noise, in normalised units.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    sigma_s: tuple[float, ...]
+
+    def normalise(self, raw: torch.Tensor) -> torch.Tensor:
+        """(B, C, h, w) from the encoder's output to the flow's space."""
+        return (raw - self._rows(self.mean, raw)) / self._rows(self.std, raw)
+
+    def denormalise(self, z: torch.Tensor) -> torch.Tensor:
+        """Inverse of `normalise`."""
+        return z * self._rows(self.std, z) + self._rows(self.mean, z)
+
+    @staticmethod
+    def _rows(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
+        return torch.tensor(values, dtype=like.dtype, device=like.device).view(1, -1, 1, 1)
+
+
+class LatentPairs:
+    """Cached raw latents (z_0, z_1) of `copies` degradations of every photograph."""
+
+    def __init__(
+        self, pairs: FacePairs, estimator: nn.Module, vae: SimVAE, *, copies: int, seed: int, cache_dir: Path
+    ) -> None:
+        self._pairs = pairs
+        self._estimator = estimator.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self._vae = vae.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self._seed = seed
+        self.count = copies * len(pairs.images)
+        cells = pairs.size_px // vae.config.downscale
+        self.shape = (vae.config.latent_channels, cells, cells)
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        self._latents = _memmap(cache_dir / "latents.f16", (self.count, 2, *self.shape), np.float16)
+        self._done = _memmap(cache_dir / "done.u8", (self.count,), np.uint8)
+
+    def get(self, indices: npt.NDArray[np.int64]) -> Pair:
+        """Raw latents of the posterior mean and of the clean face, each (B, C, h, w) float32."""
+        missing = np.unique(indices[self._done[indices] == 0])
+        for start in range(0, len(missing), 8):
+            self._compute(missing[start : start + 8])
+        both = torch.from_numpy(self._latents[indices].astype(np.float32))
+        return both[:, 0], both[:, 1]
+
+    def encode(self, image: torch.Tensor) -> torch.Tensor:
+        """(B, 3, S, S) in [0, 1] to the mean of the encoder's posterior, float32."""
+        with torch.no_grad(), torch.autocast(image.device.type, dtype=torch.bfloat16):
+            return self._vae.encode(image * 2 - 1)[0].float()
+
+    def posterior_mean(self, y: torch.Tensor) -> torch.Tensor:
+        """(B, 3, S, S) in [0, 1] to the estimate in [0, 1], float32."""
+        with torch.no_grad(), torch.autocast(y.device.type, dtype=torch.bfloat16):
+            return self._estimator(y).float().clamp(0, 1)
+
+    def decode(self, raw: torch.Tensor) -> torch.Tensor:
+        """Raw latent to the image in [0, 1], float32."""
+        with torch.no_grad(), torch.autocast(raw.device.type, dtype=torch.bfloat16):
+            return (self._vae.decode(raw).float() * 0.5 + 0.5).clamp(0, 1)
+
+    def _compute(self, indices: npt.NDArray[np.int64]) -> None:
+        photographs = len(self._pairs.images)
+        drawn = [
+            self._pairs.pair(int(index) % photographs, np.random.default_rng((self._seed, 1, int(index))))
+            for index in indices
+        ]
+        y, x = (to_tensor(np.stack(images)) for images in zip(*drawn, strict=True))
+        z_0, z_1 = self.encode(self.posterior_mean(y)), self.encode(x)
+        self._latents[indices] = torch.stack([z_0, z_1], dim=1).numpy().astype(np.float16)
+        self._done[indices] = 1
+
+
+class FlowStage:
+    """Trains HDiT on `E || v_theta(z_t, t) - (z_1 - z_0) ||^2` with stratified t."""
+
+    name = "flow"
+
+    def __init__(  # noqa: PLR0913 - the facts of a stage
+        self,
+        config: HDiTConfig,
+        latents: LatentPairs,
+        *,
+        batch_size: int,
+        seed: int,
+        noise_factor: float,
+        run_dir: Path,
+        validation: Sequence[ValidationSet],
+    ) -> None:
+        self.config = config
+        self._latents = latents
+        self._batch_size = batch_size
+        self._seed = seed
+        self._noise_factor = noise_factor
+        self._validation = validation
+        self.statistics = self._statistics(run_dir / "latent_statistics.json")
+        self._sources = [latents_of(level, latents) for level in validation]
+
+    def build(self) -> nn.Module:
+        """HDiT with zero-initialised output, so that the flow starts as the identity."""
+        return HDiT(self.config)
+
+    def batch(self, step: int) -> Pair:
+        """Normalised (z_0, z_1): one photograph of each epoch's permutation, one degradation copy per epoch."""
+        positions = step * self._batch_size + np.arange(self._batch_size)
+        epochs, offsets = np.divmod(positions, self._latents.count)
+        order = {int(e): np.random.default_rng((self._seed, 2, int(e))).permutation(self._latents.count) for e in set(epochs)}
+        indices = np.array([order[int(e)][o] for e, o in zip(epochs, offsets, strict=True)], dtype=np.int64)
+        z_0, z_1 = self._latents.get(indices)
+        return self.statistics.normalise(z_0), self.statistics.normalise(z_1)
+
+    def loss(self, model: nn.Module, batch: Pair, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Mean squared error of the velocity, and its mean in each quarter of t."""
+        z_0, z_1 = batch
+        generator = torch.Generator().manual_seed((self._seed << 32) + step)
+        noise = torch.randn(z_0.shape, generator=generator).to(z_0.device)
+        t = stratified_times(len(z_0), generator).to(z_0.device)
+        point = sample_path(add_source_noise(z_0, self.statistics.sigma_s, noise), z_1, t)
+        error = (model(point.x_t, point.t).float() - point.v_t).square().mean((1, 2, 3))
+        quarter = (point.t * 4).long().clamp(max=3)
+        scalars = {f"loss_q{q}": error.detach()[quarter == q].mean() for q in range(4) if bool((quarter == q).any())}
+        return error.mean(), scalars
+
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """Velocity loss by quarter of t, and PSNR and sharpness of 10-step samples, per degradation level."""
+        scalars: dict[str, float] = {}
+        generator = torch.Generator().manual_seed(self._seed)
+        for level, (z_0, z_1) in zip(self._validation, self._sources, strict=True):
+            source, target = self.statistics.normalise(z_0), self.statistics.normalise(z_1)
+            source = add_source_noise(source, self.statistics.sigma_s, torch.randn(source.shape, generator=generator))
+            for quarter in range(4):
+                t = torch.full((len(source),), (quarter + 0.5) / 4)
+                point = sample_path(source, target, t)
+                loss = (model(point.x_t, t).float() - point.v_t).square().mean()
+                scalars[f"{level.name}_loss_q{quarter}"] = float(loss)
+            sample = euler(lambda z, t: model(z, torch.full((len(z),), t)).float(), source, 10)
+            image = self._latents.decode(self.statistics.denormalise(sample))
+            sharpness = band_energy(image) / band_energy(torch.from_numpy(level.clean))
+            scalars[f"{level.name}_psnr_db"] = psnr_db(image.numpy(), level.clean)
+            scalars[f"{level.name}_sharpness"] = float(sharpness.mean())
+        return scalars
+
+    def info(self) -> dict[str, Any]:
+        """What export needs beside the weights."""
+        return {
+            "latent_mean": self.statistics.mean,
+            "latent_std": self.statistics.std,
+            "sigma_s": self.statistics.sigma_s,
+            "noise_factor": self._noise_factor,
+        }
+
+    def _statistics(self, path: Path) -> LatentStatistics:
+        if path.exists():
+            return LatentStatistics(**{key: tuple(values) for key, values in json.loads(path.read_text()).items()})
+        chosen = np.random.default_rng((self._seed, 3)).choice(self._latents.count, _STATISTICS_PAIRS, replace=False)
+        z_0, z_1 = self._latents.get(chosen)
+        mean, std = z_1.mean((0, 2, 3)), z_1.std((0, 2, 3))
+        distance = (z_1 - z_0).square().mean((0, 2, 3)).sqrt() / std
+        values = {"mean": mean, "std": std, "sigma_s": self._noise_factor * distance}
+        plain = {key: [round(float(entry), 6) for entry in value] for key, value in values.items()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(plain, indent=1))
+        return LatentStatistics(**{key: tuple(entries) for key, entries in plain.items()})
+
+
+def latents_of(level: ValidationSet, latents: LatentPairs) -> Pair:
+    """Raw latents of the posterior mean and of the clean faces of a validation level."""
+    degraded, clean = torch.from_numpy(level.degraded), torch.from_numpy(level.clean)
+    sources = [latents.encode(latents.posterior_mean(batch)) for batch in degraded.split(8)]
+    return torch.cat(sources), torch.cat([latents.encode(batch) for batch in clean.split(8)])
+
+
+def _memmap(path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> npt.NDArray[Any]:
+    mode = "r+" if path.exists() else "w+"
+    return np.memmap(path, dtype=dtype, mode=mode, shape=shape)

@@ -1,0 +1,55 @@
+"""Training losses; all take and give float32 whatever the autocast dtype."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+
+def relative_mse(prediction: torch.Tensor, target: torch.Tensor, observed: torch.Tensor) -> torch.Tensor:
+    """Mean over images of MSE(prediction) / MSE(observed).
+
+    Plain MSE is dominated by the most degraded photographs. The weight depends on the degradation and hardly on what the
+    network can change, so the minimiser stays (nearly) the posterior mean, and every degradation counts alike.
+
+    Args:
+        prediction: (B, C, H, W).
+        target: (B, C, H, W).
+        observed: (B, C, H, W), the degraded image.
+    """
+    dims = (1, 2, 3)
+    error = (prediction.float() - target).square().mean(dims)
+    reference = (observed - target).square().mean(dims).clamp_min(1e-4)
+    return (error / reference).mean()
+
+
+def laplacian_pyramid_l1(prediction: torch.Tensor, target: torch.Tensor, levels: int = 3) -> torch.Tensor:
+    """L1 distance between the bands of two Laplacian pyramids, summed over `levels` octaves.
+
+    A plain L1 gives fine texture almost no weight, because its amplitude is small; each octave counts here alike.
+
+    Args:
+        prediction: (B, C, H, W), H and W divisible by `2**levels`.
+        target: (B, C, H, W).
+        levels: Number of octaves, finest first.
+    """
+    difference = prediction.float() - target
+    total = difference.new_zeros(())
+    for _ in range(levels):
+        coarse = F.avg_pool2d(difference, 2)
+        band = difference - F.interpolate(coarse, scale_factor=2.0, mode="bilinear")
+        total = total + band.abs().mean()
+        difference = coarse
+    return total
+
+
+def kl_divergence(mean: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
+    """KL divergence of N(mean, exp(logvar)) from N(0, 1), averaged over all elements."""
+    return 0.5 * (mean.float().square() + logvar.float().exp() - 1.0 - logvar.float()).mean()
+
+
+def band_energy(image: torch.Tensor) -> torch.Tensor:
+    """(B,) variance of the 4-neighbour Laplacian of the channel mean, the usual sharpness figure."""
+    gray = image.float().mean(1, keepdim=True)
+    kernel = gray.new_tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]]).view(1, 1, 3, 3)
+    return F.conv2d(gray, kernel).flatten(1).var(1)

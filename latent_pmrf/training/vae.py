@@ -1,0 +1,117 @@
+"""Stage 2: Sim-VAE, L1 and high-frequency reconstruction with a very small KL term (paper, section 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from latent_pmrf.config import SimVAEConfig
+from latent_pmrf.data.datasets import Augmentation, U8Image, augment
+from latent_pmrf.data.degradation import resize
+from latent_pmrf.data.validation import ValidationSet, to_tensor
+from latent_pmrf.nets.sim_vae import SimVAE
+from latent_pmrf.training.estimator import psnr_db
+from latent_pmrf.training.losses import band_energy, kl_divergence, laplacian_pyramid_l1
+
+
+class VAEStage:
+    """Trains Sim-VAE on crops of clean faces; images in [-1, 1]."""
+
+    name = "vae"
+
+    def __init__(  # noqa: PLR0913 - the facts of a stage
+        self,
+        config: SimVAEConfig,
+        images: Sequence[U8Image],
+        *,
+        size_px: int,
+        crop_px: int,
+        batch_size: int,
+        seed: int,
+        validation: Sequence[ValidationSet],
+        augmentation: Augmentation,
+        kl_weight: float = 1e-6,
+        band_weight: float = 1.0,
+    ) -> None:
+        self.config = config
+        self._images = images
+        self._size_px = size_px
+        self._crop_px = crop_px
+        self._batch_size = batch_size
+        self._seed = seed
+        self._clean = validation[0].clean
+        self._augmentation = augmentation
+        self._kl_weight = kl_weight
+        self._band_weight = band_weight
+
+    def build(self) -> nn.Module:
+        """Sim-VAE; with a linear skip it starts as the PCA of the training patches."""
+        vae = SimVAE(self.config)
+        if self.config.linear_skip:
+            vae.init_linear_skip_(*patch_pca(self._crops(64, 0), self.config.downscale, self.config.latent_channels))
+        return vae.to(memory_format=torch.channels_last)
+
+    def batch(self, step: int) -> torch.Tensor:
+        """(B, 3, crop, crop) in [-1, 1]."""
+        return self._crops(self._batch_size, step + 1) * 2 - 1
+
+    def loss(self, model: nn.Module, batch: torch.Tensor, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """L1 + band L1 + KL; the latent is sampled."""
+        assert isinstance(model, SimVAE)  # noqa: S101 - narrows the type
+        mean, logvar = model.encode(batch)
+        generator = torch.Generator().manual_seed((self._seed << 32) + step)
+        noise = torch.randn(mean.shape, generator=generator).to(mean.device)
+        image = model.decode(mean + (0.5 * logvar).exp() * noise).float()
+        l1 = (image - batch).abs().mean()
+        band = laplacian_pyramid_l1(image, batch)
+        kl = kl_divergence(mean, logvar)
+        loss = l1 + self._band_weight * band + self._kl_weight * kl
+        return loss, {"l1": l1.detach(), "band": band.detach(), "kl": kl.detach()}
+
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """PSNR and share of the Laplacian variance kept, on whole clean faces, from the latent's mean."""
+        assert isinstance(model, SimVAE)  # noqa: S101 - narrows the type
+        images = []
+        for start in range(0, len(self._clean), 4):
+            batch = torch.from_numpy(self._clean[start : start + 4]).contiguous(memory_format=torch.channels_last)
+            decoded = model.decode(model.encode(batch * 2 - 1)[0]).float()
+            images.append((decoded * 0.5 + 0.5).clamp(0, 1))
+        image = torch.cat(images)
+        kept = band_energy(image) / band_energy(torch.from_numpy(self._clean))
+        return {"psnr_db": psnr_db(image.numpy(), self._clean), "laplacian_ratio": float(kept.mean())}
+
+    def info(self) -> dict[str, Any]:
+        """Weights of the loss terms."""
+        return {"kl_weight": self._kl_weight, "band_weight": self._band_weight}
+
+    def _crops(self, count: int, step: int) -> torch.Tensor:
+        rng = np.random.default_rng((self._seed, step))
+        crops = []
+        for index in rng.integers(len(self._images), size=count):
+            image = resize(augment(self._images[index], self._augmentation, rng), self._size_px)
+            top, left = rng.integers(0, self._size_px - self._crop_px + 1, size=2)
+            crops.append(image[top : top + self._crop_px, left : left + self._crop_px])
+        return to_tensor(np.stack(crops))
+
+
+def patch_pca(
+    images: torch.Tensor, patch_px: int, components: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Principal components of the square patches of (N, 3, H, W) images in [0, 1], on the [-1, 1] scale.
+
+    Returns:
+        mean (D,), components (K, D) orthonormal rows, std (K,) of the coefficients; D = 3 * patch_px**2 in (c, dy, dx)
+        order.
+    """
+    patches = nn.functional.unfold(images.contiguous() * 2 - 1, patch_px, stride=patch_px).transpose(1, 2).flatten(0, 1)
+    data: npt.NDArray[np.float64] = patches.double().numpy()
+    mean = data.mean(axis=0)
+    variance, vectors = np.linalg.eigh(np.cov(data.T))
+    order = np.argsort(variance)[::-1][:components]
+    to_float = (lambda array: torch.from_numpy(np.ascontiguousarray(array)).float())
+    return to_float(mean), to_float(vectors[:, order].T), to_float(np.sqrt(variance[order]))

@@ -1,0 +1,1 @@
+"""Load generators and benchmarks; they speak only the wire."""

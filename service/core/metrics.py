@@ -1,0 +1,125 @@
+"""What an operator can see: one object, built by `cli` and passed down, rendered at `/metrics`.
+
+Every name starts with `restore_`. Label `stage` holds the file name of the stage (`decode`, `paste`, `sampler`, ...),
+label `network` the name of a network in the manifest. No label holds an id.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+
+_REQUEST_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 120.0)
+_STAGE_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_WAIT_BUCKETS_S = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+_BATCH_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 32, 64)
+
+
+class Metrics:
+    """The service's counters, gauges and histograms in one registry of their own.
+
+    Args:
+        registry: Where to register; None makes a registry, so that two services in one process do not meet.
+    """
+
+    content_type: str = CONTENT_TYPE_PLAIN_0_0_4
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        """Register everything once; a metric without observations is rendered as zero or not at all."""
+        own = registry if registry is not None else CollectorRegistry()
+        self.registry = own
+        ProcessCollector(registry=own)
+        self._requests = Counter("restore_requests", "Answered requests.", ("route", "code"), registry=own)
+        self._request_s = Histogram(
+            "restore_request_duration_seconds",
+            "From the first byte of a request to the last of its answer.",
+            ("route",),
+            buckets=_REQUEST_BUCKETS_S,
+            registry=own,
+        )
+        self._stage_s = Histogram(
+            "restore_stage_duration_seconds",
+            "Time in one stage, per photo or face.",
+            ("stage",),
+            buckets=_STAGE_BUCKETS_S,
+            registry=own,
+        )
+        self._wait_s = Histogram(
+            "restore_queue_wait_seconds",
+            "From submission to a worker.",
+            ("lane",),
+            buckets=_WAIT_BUCKETS_S,
+            registry=own,
+        )
+        self._network_s = Histogram(
+            "restore_network_duration_seconds",
+            "Time of one network call.",
+            ("network",),
+            buckets=_STAGE_BUCKETS_S,
+            registry=own,
+        )
+        self._batch = Histogram(
+            "restore_batch_size", "Rows of one network call.", ("network",), buckets=_BATCH_BUCKETS, registry=own
+        )
+        self._depth = Gauge("restore_queue_depth", "Faces waiting.", ("lane",), registry=own)
+        self._slots = Gauge("restore_batch_slots_active", "Faces in the sampler.", registry=own)
+        self._steps = Counter("restore_ode_steps", "Euler steps, one per face and step.", registry=own)
+        self._faces = Counter("restore_faces", "Faces by what became of them.", ("outcome",), registry=own)
+        self._rejected = Counter("restore_rejected", "Photos refused, by error code.", ("reason",), registry=own)
+        self._cancelled = Counter(
+            "restore_cancelled", "Faces withdrawn or past their deadline, by phase.", ("phase",), registry=own
+        )
+        self._build = Info("restore_build", "Version of the service and name of its bundle.", registry=own)
+
+    def requests(self, route: str, code: int | str) -> None:
+        """Count an answered request; `route` is the template (`/v1/restorations/{id}`), never the path itself."""
+        self._requests.labels(route, str(code)).inc()
+
+    def observe_request(self, route: str, seconds: float) -> None:
+        """Record how long a request took."""
+        self._request_s.labels(route).observe(seconds)
+
+    def observe_stage(self, stage: str, seconds: float) -> None:
+        """Record the time of one stage, named after its file."""
+        self._stage_s.labels(stage).observe(seconds)
+
+    def observe_queue_wait(self, lane: str, seconds: float) -> None:
+        """Record how long a face waited in its lane."""
+        self._wait_s.labels(lane).observe(seconds)
+
+    def observe_network(self, network: str, rows: int, seconds: float) -> None:
+        """Record one network call: rows in the batch and duration."""
+        self._batch.labels(network).observe(rows)
+        self._network_s.labels(network).observe(seconds)
+
+    def queue_depth(self, lane: str, faces: int) -> None:
+        """Set the number of faces waiting in a lane."""
+        self._depth.labels(lane).set(faces)
+
+    def slots_active(self, faces: int) -> None:
+        """Set the number of faces in the sampler."""
+        self._slots.set(faces)
+
+    def ode_steps(self, rows: int) -> None:
+        """Count Euler steps: one per row of a velocity call."""
+        self._steps.inc(rows)
+
+    def faces(self, outcome: str) -> None:
+        """Count a face: `restored`, `skipped` or an error code."""
+        self._faces.labels(outcome).inc()
+
+    def rejected(self, reason: str) -> None:
+        """Count a refused photo by its error code."""
+        self._rejected.labels(reason).inc()
+
+    def cancelled(self, phase: str) -> None:
+        """Count a face dropped because nobody waits for it: phase `queued` or `running`."""
+        self._cancelled.labels(phase).inc()
+
+    def build_info(self, *, version: str, model: str) -> None:
+        """State what runs: the service's version and the bundle as `name@version`."""
+        self._build.info({"version": version, "model": model})
+
+    def render(self) -> bytes:
+        """Everything in the Prometheus text format; serve it with `content_type`."""
+        return generate_latest(self.registry)

@@ -1,0 +1,313 @@
+"""One photo from bytes to bytes.
+
+    Upload -> decode -> detect -> align --(FaceJob per face)--> broker ... RestoredFace -> blend -> paste -> encode
+
+The gateway holds no state of any photo: everything a photo needs lives in the call that restores it, so photos cannot
+meet. It speaks to workers through the broker alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from service.core.admission import Admission
+from service.core.errors import DeadlineExceeded, ImageTooLarge, NoFaceFound, ServiceError, TooManyFaces
+from service.core.interfaces import Broker
+from service.core.manifest import Manifest
+from service.core.metrics import Metrics
+from service.core.options import OptionLimits, check_options
+from service.core.settings import Settings
+from service.core.stopwatch import Stopwatch
+from service.core.types import (
+    AlignedFace,
+    DecodedImage,
+    Face,
+    FaceJob,
+    FaceReport,
+    FaceSelection,
+    FaceStatus,
+    Report,
+    Restoration,
+    RestoredFace,
+    RestoreOptions,
+    Upload,
+)
+from service.stages.align import align, align_whole
+from service.stages.blend import BlendedFace, blend
+from service.stages.decode import DecodeLimits, decode
+from service.stages.detect import select_faces
+from service.stages.encode import encode
+from service.stages.paste import paste
+
+_SEEDS = 2**32  # random seeds stay in what every JSON reader keeps exact; callers may use larger ones
+
+
+class Detector(Protocol):
+    """What the gateway asks of a face detector."""
+
+    async def detect(self, pixels: Pixels, *, det_threshold: float, min_face_px: int) -> list[Face]:
+        """Every face of the photo, largest box first."""
+        ...
+
+
+_Found = Sequence[tuple[Face, str | None]]
+"""Detected faces, each with the reason why it is left out, or None."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pick:
+    """A face of the report: aligned when it is to be restored, else with the reason why not."""
+
+    index: int
+    face: Face | None
+    aligned: AlignedFace | None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """The caller's options with every default filled in."""
+
+    options: RestoreOptions
+    job_id: str
+    seed: int
+    num_steps: int
+    fidelity: float
+    deadline_s: float
+
+
+def new_job_id() -> str:
+    """An id that cannot be guessed: whoever knows it may fetch the result."""
+    return secrets.token_urlsafe(18)
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """Restores photos; safe to call from many requests at once.
+
+    Attributes:
+        broker: Queue to the workers.
+        detector: Finds faces.
+        manifest: The bundle's contract.
+        settings: The operator's limits.
+        metrics: Told about stages, faces and refusals.
+        pool: Threads for the stages that only compute.
+        admission: Bounds the photos in memory and the line in front of them.
+    """
+
+    broker: Broker
+    detector: Detector
+    manifest: Manifest
+    settings: Settings
+    metrics: Metrics
+    pool: Executor
+    admission: Admission
+
+    @property
+    def option_limits(self) -> OptionLimits:
+        """Bounds of options that depend on the bundle and the operator."""
+        return OptionLimits(self.manifest.max_num_steps, self.settings.max_faces)
+
+    async def restore(self, upload: Upload, options: RestoreOptions, *, job_id: str | None = None) -> Restoration:
+        """Restore the faces of one photo.
+
+        Cancelling the call withdraws the photo's faces from the queue.
+
+        Args:
+            upload: The photo's bytes.
+            options: The caller's choices.
+            job_id: Id of the photo's job; None makes one.
+
+        Returns:
+            The encoded result and the report.
+
+        Raises:
+            InputError: The photo or an option is at fault.
+            QueueFull: There is no room; come back later.
+            Draining: The process is shutting down.
+            DeadlineExceeded: It took longer than `request_timeout_s`.
+            InferenceFailed: A network failed.
+        """
+        timeout_s = self.settings.request_timeout_s
+        try:
+            check_options(options, self.option_limits)
+            try:
+                async with asyncio.timeout(timeout_s) as deadline, self.admission.place():
+                    return await self._pipeline(upload, self._plan(options, job_id))
+            except TimeoutError as error:
+                if not deadline.expired():
+                    raise
+                raise DeadlineExceeded(f"the photo took longer than {timeout_s:g} s") from error
+        except ServiceError as error:
+            self.metrics.rejected(error.code)
+            raise
+
+    def _plan(self, options: RestoreOptions, job_id: str | None) -> _Plan:
+        bundle = self.manifest
+        return _Plan(
+            options=options,
+            job_id=job_id or new_job_id(),
+            seed=secrets.randbelow(_SEEDS) if options.seed is None else options.seed,
+            num_steps=bundle.default_num_steps if options.num_steps is None else options.num_steps,
+            fidelity=bundle.default_fidelity if options.fidelity is None else options.fidelity,
+            deadline_s=time.time() + self.settings.request_timeout_s,
+        )
+
+    async def _pipeline(self, upload: Upload, plan: _Plan) -> Restoration:
+        options, watch = plan.options, Stopwatch(self.pool, self.metrics)
+        image = await watch.compute("decode", decode, upload, self._decode_limits())
+        self._check_output_size(image, options)
+        found = [] if options.aligned else await self._find_faces(image, options, watch)
+        picks = await watch.compute("align", self._align, image, found, options)
+        _require_a_face(picks, options.faces)
+        restored = await self._restore_faces(picks, plan)
+        blended = await watch.compute("blend", _blend_each, restored, plan.fidelity)
+        pairs = [(pick.aligned, blended[pick.index].pixels) for pick in picks if pick.aligned is not None]
+        result = await watch.compute(
+            "paste", paste, image, pairs, upscale=options.upscale, background=options.background
+        )
+        output_format = options.output_format or image.source_format
+        data = await watch.compute("encode", encode, result, output_format, options.quality)
+        faces = tuple(_report_face(pick, image, blended) for pick in picks)
+        for face in faces:
+            self.metrics.faces(face.status.value)
+        report = Report(
+            id=plan.job_id,
+            model=f"{self.manifest.name}@{self.manifest.version}",
+            width=result.pixels.shape[1],
+            height=result.pixels.shape[0],
+            seed=plan.seed,
+            num_steps=plan.num_steps,
+            fidelity=plan.fidelity,
+            faces=faces,
+            timings_ms=watch.report_ms(_slowest_ms(restored)),
+            output_format=output_format,
+        )
+        return Restoration(data, report)
+
+    def _decode_limits(self) -> DecodeLimits:
+        return DecodeLimits(
+            max_upload_bytes=self.settings.max_upload_bytes,
+            max_image_px=self.settings.max_image_px,
+            min_image_side_px=self.settings.min_image_side_px,
+        )
+
+    def _check_output_size(self, image: DecodedImage, options: RestoreOptions) -> None:
+        height, width = image.pixels.shape[:2]
+        output_px = round(height * options.upscale) * round(width * options.upscale)
+        if output_px > self.settings.max_output_px:
+            raise ImageTooLarge(
+                f"{width} x {height} times {options.upscale:g} is {output_px} pixels",
+                hint="choose a smaller upscale",
+                output_px=output_px,
+                max_output_px=self.settings.max_output_px,
+            )
+
+    async def _find_faces(self, image: DecodedImage, options: RestoreOptions, watch: Stopwatch) -> _Found:
+        """Every face of the photo, with the reason why it is left out, if it is.
+
+        Raises:
+            TooManyFaces: More faces would be restored than the service restores in one photo.
+        """
+        detection = self.detector.detect(
+            image.pixels, det_threshold=options.det_threshold, min_face_px=options.min_face_px
+        )
+        faces = await watch.wait("detect", detection)
+        height, width = image.pixels.shape[:2]
+        found = select_faces(
+            faces,
+            selection=options.faces,
+            max_faces=options.max_faces,
+            min_face_px=options.min_face_px,
+            size=(width, height),
+        )
+        chosen = sum(reason is None for _, reason in found)
+        if chosen > self.settings.max_faces:
+            raise TooManyFaces(
+                f"{chosen} faces would be restored; at most {self.settings.max_faces} are",
+                hint="set max_faces to restore the largest ones",
+                faces=chosen,
+                max_faces=self.settings.max_faces,
+            )
+        return found
+
+    def _align(self, image: DecodedImage, found: _Found, options: RestoreOptions) -> list[_Pick]:
+        """Bring the chosen faces to the template; a photo that is aligned is a face by itself."""
+        size_px = self.manifest.image_size_px
+        if options.aligned:
+            return [_Pick(0, None, align_whole(image, size_px))]
+        return [_align_one(image, index, *pair, size_px=size_px) for index, pair in enumerate(found)]
+
+    async def _restore_faces(self, picks: Sequence[_Pick], plan: _Plan) -> list[RestoredFace]:
+        """Fan out to the workers, wait for all faces; whatever ends the wait early withdraws the job."""
+        jobs = [
+            FaceJob(
+                job_id=plan.job_id,
+                face_index=pick.index,
+                crop=pick.aligned.crop,
+                num_steps=plan.num_steps,
+                seed=plan.seed,
+                deadline_s=plan.deadline_s,
+            )
+            for pick in picks
+            if pick.aligned is not None
+        ]
+        if not jobs:
+            return []
+        await self.broker.submit(jobs)
+        try:
+            return await self.broker.results(plan.job_id, plan.deadline_s - time.time())
+        except BaseException:
+            await asyncio.shield(self.broker.cancel(plan.job_id))
+            raise
+
+
+def _align_one(image: DecodedImage, index: int, face: Face, reason: str | None, *, size_px: int) -> _Pick:
+    if reason is not None:
+        return _Pick(index, face, None, reason)
+    try:
+        (aligned,) = align(image, [face], size_px)
+    except ValueError:
+        return _Pick(index, face, None, "degenerate_landmarks")
+    return _Pick(index, face, replace(aligned, index=index))
+
+
+def _require_a_face(picks: Sequence[_Pick], selection: FaceSelection) -> None:
+    if selection is FaceSelection.ANY or any(pick.aligned is not None for pick in picks):
+        return
+    reasons = sorted({pick.reason for pick in picks if pick.reason is not None})
+    seen = f"{len(picks)} seen, none could be restored: {', '.join(reasons)}" if picks else "the detector saw none"
+    raise NoFaceFound(seen, hint="lower det_threshold or min_face_px, or send faces=any to allow a photo without one")
+
+
+def _blend_each(restored: Sequence[RestoredFace], fidelity: float) -> dict[int, BlendedFace]:
+    return {face.face_index: blend(face, fidelity) for face in restored}
+
+
+def _slowest_ms(restored: Sequence[RestoredFace]) -> dict[str, float]:
+    """Per stage, the longest of the photo's faces: they are restored side by side."""
+    slowest: dict[str, float] = {}
+    for face in restored:
+        for stage, value_ms in face.timings_ms.items():
+            slowest[stage] = max(value_ms, slowest.get(stage, 0.0))
+    return slowest
+
+
+def _report_face(pick: _Pick, image: DecodedImage, blended: dict[int, BlendedFace]) -> FaceReport:
+    height, width = image.pixels.shape[:2]
+    face, done = pick.face, blended.get(pick.index)
+    return FaceReport(
+        index=pick.index,
+        box=(0.0, 0.0, float(width), float(height)) if face is None else face.box,
+        landmarks_5=None if face is None else tuple((float(x), float(y)) for x, y in face.landmarks_5),
+        score=None if face is None else face.score,
+        status=FaceStatus.SKIPPED if done is None else FaceStatus.RESTORED,
+        reason=pick.reason,
+        ind_rmse=None if done is None else done.ind_rmse,
+    )

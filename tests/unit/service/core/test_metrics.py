@@ -1,0 +1,45 @@
+"""Metrics: names, labels, and that two services in one process do not share a registry."""
+
+from __future__ import annotations
+
+from service.core.metrics import Metrics
+
+
+def test_every_metric_is_rendered_under_the_prefix_with_its_labels() -> None:
+    metrics = Metrics()
+    metrics.requests("/restore", 200)
+    metrics.observe_request("/restore", 0.3)
+    metrics.observe_stage("paste", 0.004)
+    metrics.observe_queue_wait("interactive", 0.01)
+    metrics.observe_network("velocity", 3, 0.05)
+    metrics.queue_depth("batch", 7)
+    metrics.slots_active(2)
+    metrics.ode_steps(3)
+    metrics.faces("restored")
+    metrics.rejected("queue_full")
+    metrics.cancelled("running")
+    metrics.build_info(version="1", model="xs@2")
+    text = metrics.render().decode()
+    for line in (
+        'restore_requests_total{code="200",route="/restore"} 1.0',
+        'restore_request_duration_seconds_count{route="/restore"} 1.0',
+        'restore_stage_duration_seconds_count{stage="paste"} 1.0',
+        'restore_queue_wait_seconds_count{lane="interactive"} 1.0',
+        'restore_batch_size_sum{network="velocity"} 3.0',
+        'restore_network_duration_seconds_count{network="velocity"} 1.0',
+        'restore_queue_depth{lane="batch"} 7.0',
+        "restore_batch_slots_active 2.0",
+        "restore_ode_steps_total 3.0",
+        'restore_faces_total{outcome="restored"} 1.0',
+        'restore_rejected_total{reason="queue_full"} 1.0',
+        'restore_cancelled_total{phase="running"} 1.0',
+        'restore_build_info{model="xs@2",version="1"} 1.0',
+    ):
+        assert line in text.splitlines()
+    assert metrics.content_type.startswith("text/plain")
+
+
+def test_two_instances_do_not_meet() -> None:
+    first, second = Metrics(), Metrics()
+    first.faces("restored")
+    assert b"restore_faces_total{" not in second.render()
