@@ -131,16 +131,18 @@ evaluate: install-dev ## quality of the bundled model on DATA/val: table, model 
 bench: install-dev ## speed and memory of the embedded service
 	@$(VENV_DEV)/bin/python -m loadtest.bench $(ARGS)
 
-# The union of both environments at the newest versions pyproject.toml allows; local tags (+cpu) are the index's affair.
+# The union of both environments at the newest versions pyproject.toml allows. Two exceptions: torch moves by hand, after
+# checking that a CPU wheel exists, and local tags (+cpu) are the index's affair.
 .PHONY: lock
 lock: ## renew constraints.txt from a scratch environment (run the tests afterwards)
 	$(call create_venv,build/lock)
 	@echo "==> resolving"
-	@build/lock/bin/python -m pip install -qq --disable-pip-version-check --editable '$(EVERYTHING)'
+	@grep '^torch==' constraints.txt > build/torch.txt
+	@build/lock/bin/python -m pip install -qq --disable-pip-version-check --constraint build/torch.txt --editable '$(EVERYTHING)'
 	@{ echo '# Exact versions of both environments; written by `make lock`.'; \
 		build/lock/bin/python -m pip freeze --all --exclude-editable | grep -v '^pip==' | sed 's/+.*//'; } > build/constraints.txt
 	@mv build/constraints.txt constraints.txt
-	@rm -rf build/lock
+	@rm -rf build/lock build/torch.txt
 
 .PHONY: clean
 clean: ## remove environments and caches; keeps weights and training runs

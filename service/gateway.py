@@ -195,7 +195,7 @@ class Gateway:
         return DecodeLimits(
             max_upload_bytes=self.settings.max_upload_bytes,
             max_image_px=self.settings.max_image_px,
-            min_image_side_px=self.settings.min_image_side_px,
+            min_side_px=self.settings.min_image_side_px,
         )
 
     def _check_output_size(self, image: DecodedImage, options: RestoreOptions) -> None:

@@ -68,9 +68,7 @@ def ms_ssim(image: Image, reference: Image) -> float:
 def laplacian_variance(image: Image) -> float:
     """Variance of the 4-neighbour Laplacian of the luma: fine detail, and just as well grain and noise."""
     grey = luma(image)
-    laplacian = (
-        grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * grey[1:-1, 1:-1]
-    )
+    laplacian = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * grey[1:-1, 1:-1]
     return float(np.var(laplacian, dtype=np.float64))
 
 

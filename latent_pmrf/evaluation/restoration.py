@@ -79,9 +79,7 @@ def restore_faces(
     )
 
 
-def _batches(
-    faces: Sequence[ValidationFace], batch_size: int
-) -> Iterator[tuple[int, Sequence[ValidationFace]]]:
+def _batches(faces: Sequence[ValidationFace], batch_size: int) -> Iterator[tuple[int, Sequence[ValidationFace]]]:
     for start in range(0, len(faces), batch_size):
         yield start, faces[start : start + batch_size]
 

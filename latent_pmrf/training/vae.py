@@ -50,10 +50,12 @@ class VAEStage:
         self._band_weight = band_weight
 
     def build(self) -> nn.Module:
-        """Sim-VAE; with a linear skip it starts as the PCA of the training patches."""
+        """Sim-VAE; with a linear skip it starts as the PCA of the training patches, which stays fixed."""
         vae = SimVAE(self.config)
         if self.config.linear_skip:
             vae.init_linear_skip_(*patch_pca(self._crops(64, 0), self.config.downscale, self.config.latent_channels))
+            for name, parameter in vae.named_parameters():
+                parameter.requires_grad_(".skip." not in name)
         return vae.to(memory_format=torch.channels_last)
 
     def batch(self, step: int) -> torch.Tensor:

@@ -1,0 +1,56 @@
+"""The FastAPI application: routes, error handlers and documentation around one context."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from service.api import documents, operations, problems, routes
+from service.api.context import ApiContext
+from service.api.openapi import complete_openapi
+from service.api.watch import WatchRequests
+from service.core.errors import ServiceError
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+_TAGS = [
+    {"name": "restorations", "description": "Photos in, restored photos and reports out."},
+    {"name": "service", "description": "What the service accepts and says."},
+    {"name": "operations", "description": "Health and metrics."},
+]
+
+
+def create_app(context: ApiContext, *, lifespan: Lifespan | None = None) -> FastAPI:
+    """Build the application.
+
+    Args:
+        context: The parts behind the routes.
+        lifespan: What to start before and stop after serving.
+    """
+    app = FastAPI(
+        title="Latent-PMRF face restoration",
+        version=context.version,
+        summary="Restores the faces of photographs.",
+        description="Errors are problem documents (RFC 9457); decide by their `code`.",
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        openapi_tags=_TAGS,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    app.state.context = context
+    app.add_middleware(WatchRequests, metrics=context.gateway.metrics)
+    app.add_exception_handler(ServiceError, problems.of_service_error)
+    app.add_exception_handler(HTTPException, problems.of_http_exception)
+    app.add_exception_handler(RequestValidationError, problems.of_validation_error)
+    app.add_exception_handler(Exception, problems.of_defect)
+    for part in (routes, operations, documents):
+        app.include_router(part.router)
+    documents.mount_files(app)
+    app.openapi = partial(complete_openapi, app)  # type: ignore[method-assign]
+    return app

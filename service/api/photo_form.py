@@ -1,0 +1,151 @@
+"""Request body in, photo and option fields out; the byte limit holds while the body streams.
+
+The length a client declares may be a lie, so bytes are counted as they arrive. Parts stay in memory: a photo never
+touches the disk, and the file system may be read-only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+
+from service.core.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    EmptyUpload,
+    InvalidOption,
+    MalformedRequest,
+    UnsupportedMediaType,
+    UploadTooLarge,
+)
+from service.core.types import Upload
+
+FIELD = "image"
+_MAX_FIELDS = 32
+_MAX_FIELD_BYTES = 1024
+_EXAMPLE = "curl -F image=@photo.jpg http://HOST/restore -o restored.jpg"
+
+
+@dataclass(frozen=True, slots=True)
+class PhotoForm:
+    """A parsed request.
+
+    Attributes:
+        upload: The photo.
+        options: Option fields by name, as text.
+    """
+
+    upload: Upload
+    options: dict[str, str]
+
+
+class _MemoryParser(MultiPartParser):
+    spool_max_size = 0  # a spooled file without a maximum never moves to disk
+
+
+async def read_photo_form(request: Request, *, max_bytes: int, timeout_s: float) -> PhotoForm:
+    """Read and take apart a multipart request.
+
+    Args:
+        request: Its body has not been read.
+        max_bytes: Largest body.
+        timeout_s: Longest time the body may take to arrive.
+
+    Raises:
+        UploadTooLarge: The body is above the limit, as declared or as counted.
+        EmptyUpload: There is no body, or the photo has no bytes.
+        UnsupportedMediaType: The body is not multipart/form-data.
+        MalformedRequest: The body cannot be parsed, or has not exactly one photo.
+        InvalidOption: A field is there twice.
+        DeadlineExceeded: The body did not arrive in time.
+        Cancelled: The client went away.
+    """
+    _check_headers(request, max_bytes)
+    try:
+        async with asyncio.timeout(timeout_s), aclosing(_counted(request, max_bytes)) as body:
+            form = await _MemoryParser(
+                request.headers,
+                body,
+                max_files=1,
+                max_fields=_MAX_FIELDS,
+                max_part_size=_MAX_FIELD_BYTES,
+            ).parse()
+    except MultiPartException as error:
+        raise MalformedRequest(error.message, hint=f"for example: {_EXAMPLE}") from error
+    except ClientDisconnect as error:
+        raise Cancelled("the client went away before its request was complete") from error
+    except TimeoutError as error:
+        raise DeadlineExceeded(f"the request body took longer than {timeout_s:g} s") from error
+    try:
+        return PhotoForm(Upload(await _photo(form)), _options(form))
+    finally:
+        await form.close()
+
+
+def _check_headers(request: Request, max_bytes: int) -> None:
+    declared = request.headers.get("content-length")
+    if declared is not None and declared.isdigit() and int(declared) > max_bytes:
+        raise _too_large(int(declared), max_bytes)
+    if declared == "0" or (declared is None and "transfer-encoding" not in request.headers):
+        raise EmptyUpload("the request has no body", hint=f"for example: {_EXAMPLE}")
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "multipart/form-data":
+        raise UnsupportedMediaType(
+            f"the request is {media_type or 'of no content type'}, not multipart/form-data",
+            hint=f"for example: {_EXAMPLE}",
+            content_type=media_type,
+        )
+
+
+async def _counted(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
+    count_bytes = 0
+    async with aclosing(request.stream()) as chunks:
+        async for chunk in chunks:
+            count_bytes += len(chunk)
+            if count_bytes > max_bytes:
+                raise _too_large(count_bytes, max_bytes)
+            yield chunk
+    if count_bytes == 0:
+        raise EmptyUpload("the request has no body", hint=f"for example: {_EXAMPLE}")
+
+
+def _too_large(size_bytes: int, max_bytes: int) -> UploadTooLarge:
+    return UploadTooLarge(
+        f"at least {size_bytes} bytes were sent; the limit is {max_bytes}",
+        hint="send a smaller file",
+        max_upload_bytes=max_bytes,
+    )
+
+
+async def _photo(form: FormData) -> bytes:
+    photo = form.get(FIELD)
+    if photo is None:
+        names = ", ".join(sorted(form)) or "none"
+        raise MalformedRequest(
+            f"there is no file field {FIELD!r}; fields are: {names[:200]}", hint=f"for example: {_EXAMPLE}"
+        )
+    if not isinstance(photo, UploadFile):
+        raise MalformedRequest(f"field {FIELD!r} is text, not a file", hint=f"for example: {_EXAMPLE}")
+    data = await photo.read()
+    if not data:
+        raise EmptyUpload(f"field {FIELD!r} has no bytes", hint="was the file read?")
+    return data
+
+
+def _options(form: FormData) -> dict[str, str]:
+    options: dict[str, str] = {}
+    for name, value in form.multi_items():
+        if name == FIELD:
+            continue
+        if isinstance(value, UploadFile):
+            raise MalformedRequest(f"unexpected file field {name[:80]!r}", hint=f"send the photo as {FIELD!r}")
+        if name in options:
+            raise InvalidOption(f"option {name[:80]!r} is there twice", option=name[:80])
+        options[name] = value
+    return options

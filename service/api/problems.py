@@ -1,0 +1,174 @@
+"""Errors in, problem documents out (RFC 9457): the one place that knows which error is which HTTP status.
+
+Every class of `service.core.errors` has its own line here; a contract test fails when one is missing. What is not in
+the tree is a defect of ours: the caller gets an instance id, the log gets the rest.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import uuid
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from service.core import errors
+from service.core.errors import ServiceError
+
+MEDIA_TYPE = "application/problem+json"
+CLIENT_CLOSED_REQUEST = 499  # nginx's number: nobody is left to read it, but it keeps such ends apart in the metrics
+
+STATUS: Mapping[type[ServiceError], int] = {
+    errors.ServiceError: 500,
+    errors.InputError: 422,
+    errors.EmptyUpload: 400,
+    errors.UploadTooLarge: 413,
+    errors.UnsupportedFormat: 415,
+    errors.CorruptImage: 422,
+    errors.ImageTooLarge: 413,
+    errors.ImageTooSmall: 422,
+    errors.AnimatedImage: 422,
+    errors.NoFaceFound: 422,
+    errors.TooManyFaces: 422,
+    errors.InvalidOption: 422,
+    errors.MalformedRequest: 400,
+    errors.UnsupportedMediaType: 415,
+    errors.NotAcceptable: 406,
+    errors.NotFound: 404,
+    errors.QueueFull: 429,
+    errors.Draining: 503,
+    errors.DependencyUnavailable: 503,
+    errors.DeadlineExceeded: 504,
+    errors.Cancelled: CLIENT_CLOSED_REQUEST,
+    errors.ManifestMismatch: 500,
+    errors.InferenceFailed: 500,
+}
+
+_RETRY_AFTER_S = {429: 1, 503: 5}
+_FRAMEWORK_CODES = {404: "not_found", 405: "method_not_allowed"}
+
+logger = logging.getLogger(__name__)
+
+
+def status_of(error: ServiceError) -> int:
+    """HTTP status of an error.
+
+    Raises:
+        KeyError: The class has no line in `STATUS`.
+    """
+    return STATUS[type(error)]
+
+
+def problem_type(code: str) -> str:
+    """Reference to the page that explains a code."""
+    return f"/problems/{code}"
+
+
+class ProblemResponse(JSONResponse):
+    """A problem document."""
+
+    media_type = MEDIA_TYPE
+
+
+def of_service_error(_request: Request, error: Exception) -> ProblemResponse:
+    """Answer an error of the tree; those that are ours and not the caller's are logged."""
+    if not isinstance(error, ServiceError):
+        raise TypeError("registered for ServiceError")
+    status = status_of(error)
+    instance = _new_instance()
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        logger.error("%s %s: %s", instance, error.code, error.detail)
+    own = {"retryable": error.retryable, **error.extra}
+    headers = {}
+    if status in _RETRY_AFTER_S:
+        headers["Retry-After"] = str(math.ceil(error.extra.get("retry_after_s", _RETRY_AFTER_S[status])))
+    members = {
+        "type": problem_type(error.code),
+        "title": error.title,
+        "status": status,
+        "detail": error.detail,
+        "instance": instance,
+        "code": error.code,
+        **({"hint": error.hint} if error.hint else {}),
+        **own,
+    }
+    return _respond(members, headers)
+
+
+def of_http_exception(request: Request, error: Exception) -> ProblemResponse:
+    """Answer what the framework refuses: unknown paths and methods."""
+    if not isinstance(error, HTTPException):
+        raise TypeError("registered for HTTPException")
+    phrase = HTTPStatus(error.status_code).phrase
+    code = _FRAMEWORK_CODES.get(error.status_code, "http_error")
+    members = {
+        "type": problem_type(code),
+        "title": phrase,
+        "status": error.status_code,
+        "detail": f"{request.method} {request.url.path}",
+        "instance": _new_instance(),
+        "code": code,
+        "hint": "see /docs",
+        "retryable": False,
+    }
+    return _respond(members, dict(error.headers or {}))
+
+
+def of_validation_error(request: Request, error: Exception) -> ProblemResponse:
+    """Answer path or query values the framework refuses."""
+    if not isinstance(error, RequestValidationError):
+        raise TypeError("registered for RequestValidationError")
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return of_service_error(request, errors.InvalidOption(f"{where}: {first['msg']}", option=where))
+
+
+def of_defect(request: Request, error: Exception) -> ProblemResponse:
+    """Answer anything else without telling what it was; the instance id leads to the log."""
+    instance = _new_instance()
+    logger.error("%s %s %s", instance, request.method, request.url.path, exc_info=error)
+    members = {
+        "type": problem_type(ServiceError.code),
+        "title": ServiceError.title,
+        "status": 500,
+        "detail": "the service failed; the operator finds the cause in the log under this instance",
+        "instance": instance,
+        "code": ServiceError.code,
+        "retryable": False,
+    }
+    return _respond(members, {})
+
+
+def catalogue() -> dict[str, dict[str, Any]]:
+    """Every code a client may meet: its title, status and whether trying again may help."""
+    known = {
+        error.code: {"title": error.title, "status": status, "retryable": error.retryable}
+        for error, status in STATUS.items()
+    }
+    for status, code in _FRAMEWORK_CODES.items():
+        known.setdefault(code, {"title": HTTPStatus(status).phrase, "status": status, "retryable": False})
+    return known
+
+
+def explanation(code: str) -> str | None:
+    """What a code means, from the error tree; None for an unknown code."""
+    for error in STATUS:
+        if error.code == code:
+            return (error.__doc__ or error.title).strip().splitlines()[0]
+    return "The path exists, but not with this method." if code == "method_not_allowed" else None
+
+
+def _new_instance() -> str:
+    return uuid.uuid4().urn
+
+
+def _respond(members: dict[str, Any], headers: dict[str, str]) -> ProblemResponse:
+    # Set here too: an answer to a defect leaves outside the middleware that sets them for all others.
+    safe = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+    return ProblemResponse(members, status_code=int(members["status"]), headers={**headers, **safe})

@@ -1,0 +1,226 @@
+"""The JSON this service speaks, as models: what the documentation shows is what the code sends."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.core.manifest import Manifest
+from service.core.options import option_schemas
+from service.core.results import StoredResult
+from service.core.settings import Settings
+from service.core.types import FaceReport, FaceStatus, OutputFormat, Report
+
+_PROBLEM_EXAMPLE = {
+    "type": "/problems/no_face_found",
+    "title": "No face was found",
+    "status": 422,
+    "detail": "the detector saw none",
+    "instance": "urn:uuid:6f1c1b0e-4f0a-4b57-9d8e-0d2f6f7c9a11",
+    "code": "no_face_found",
+    "hint": "lower det_threshold or min_face_px, or send faces=any to allow a photo without one",
+    "retryable": False,
+}
+
+
+class _Schema(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class FaceSchema(_Schema):
+    """What the service did with one detected face."""
+
+    index: int = Field(description="Faces are ordered by the area of their box, largest first.")
+    box: tuple[float, float, float, float] = Field(description="Left, top, right, bottom, in pixels of the photo.")
+    landmarks_5: tuple[tuple[float, float], ...] | None = Field(
+        description="x, y of left eye, right eye, nose tip, left and right mouth corner; null for an aligned photo."
+    )
+    score: float | None = Field(description="Detector confidence, 0 to 1; null for an aligned photo.")
+    status: FaceStatus
+    reason: str | None = Field(
+        description="Why it was skipped: `below_min_face_px`, `not_selected`, `over_max_faces`, `degenerate_landmarks`."
+    )
+    ind_rmse: float | None = Field(
+        description="RMSE between the face in the result and its posterior mean, on [0, 1] pixels; higher means less "
+        "certain."
+    )
+
+    @classmethod
+    def of(cls, face: FaceReport) -> Self:
+        """Copy the pipeline's report."""
+        return cls(**{name: getattr(face, name) for name in cls.model_fields})
+
+
+class UrlsSchema(_Schema):
+    """Where to go from here, relative to the service."""
+
+    report: str = Field(description="What the service did, as JSON.")
+    result: str = Field(description="The restored image.")
+
+
+class RestorationSchema(_Schema):
+    """What the service did with one photo."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "kq3yS0V1mJxTtq8yJ4c1WmZp",
+                    "status": "succeeded",
+                    "model": "latent-pmrf-xs@1",
+                    "width": 512,
+                    "height": 512,
+                    "output_format": "jpeg",
+                    "seed": 7,
+                    "num_steps": 10,
+                    "fidelity": 0.5,
+                    "faces": [
+                        {
+                            "index": 0,
+                            "box": [178.2, 72.5, 270.9, 200.1],
+                            "landmarks_5": [
+                                [202.1, 116.0],
+                                [244.6, 114.9],
+                                [225.3, 138.8],
+                                [208.7, 165.2],
+                                [243.5, 164.0],
+                            ],
+                            "score": 0.97,
+                            "status": "restored",
+                            "reason": None,
+                            "ind_rmse": 0.021,
+                        }
+                    ],
+                    "timings_ms": {
+                        "decode": 6.1,
+                        "detect": 41.0,
+                        "align": 1.2,
+                        "paste": 3.3,
+                        "encode": 7.9,
+                        "total": 391.5,
+                    },
+                    "expires_at": "2026-11-24T13:00:00Z",
+                    "urls": {
+                        "report": "/v1/restorations/kq3yS0V1mJxTtq8yJ4c1WmZp",
+                        "result": "/v1/restorations/kq3yS0V1mJxTtq8yJ4c1WmZp/result",
+                    },
+                }
+            ]
+        },
+    )
+
+    id: str
+    status: Literal["succeeded"]
+    model: str = Field(description="Bundle, `name@version`.")
+    width: int = Field(description="Of the result, in pixels.")
+    height: int = Field(description="Of the result, in pixels.")
+    output_format: OutputFormat
+    seed: int = Field(description="Send it again to get the same result.")
+    num_steps: int
+    fidelity: float
+    faces: tuple[FaceSchema, ...]
+    timings_ms: dict[str, float] = Field(description="Milliseconds by stage, and `total`.")
+    expires_at: datetime | None = Field(description="When the result is forgotten; null if it was not kept.")
+    urls: UrlsSchema | None = Field(description="Null if the result was not kept, being above the memory budget.")
+
+    @classmethod
+    def of(cls, report: Report, stored: StoredResult | None) -> Self:
+        """Describe a finished restoration and where it can be fetched."""
+        return cls(
+            id=report.id,
+            status="succeeded",
+            model=report.model,
+            width=report.width,
+            height=report.height,
+            output_format=report.output_format,
+            seed=report.seed,
+            num_steps=report.num_steps,
+            fidelity=report.fidelity,
+            faces=tuple(FaceSchema.of(face) for face in report.faces),
+            timings_ms=report.timings_ms,
+            expires_at=None if stored is None else datetime.fromtimestamp(round(stored.expires_at_s), UTC),
+            urls=None if stored is None else UrlsSchema(report=report_url(report.id), result=result_url(report.id)),
+        )
+
+
+class LimitsSchema(_Schema):
+    """What this service accepts."""
+
+    model: str
+    input_formats: tuple[OutputFormat, ...]
+    output_formats: tuple[OutputFormat, ...]
+    max_upload_bytes: int
+    max_image_px: int
+    min_image_side_px: int
+    max_output_px: int
+    max_faces: int
+    request_timeout_s: float
+    result_ttl_s: float
+    options: dict[str, dict[str, Any]] = Field(description="JSON schema of each option, with this bundle's defaults.")
+
+    @classmethod
+    def of(cls, settings: Settings, manifest: Manifest) -> Self:
+        """Collect the operator's and the bundle's limits."""
+        options = {name: dict(schema) for name, schema in option_schemas().items()}
+        options["fidelity"]["default"] = manifest.default_fidelity
+        options["num_steps"] |= {"default": manifest.default_num_steps, "maximum": manifest.max_num_steps}
+        options["max_faces"]["maximum"] = settings.max_faces
+        own = {name: getattr(settings, name) for name in cls.model_fields if name in type(settings).model_fields}
+        return cls(
+            model=f"{manifest.name}@{manifest.version}",
+            input_formats=tuple(OutputFormat),
+            output_formats=tuple(OutputFormat),
+            options=options,
+            **own,
+        )
+
+
+class ReadinessSchema(_Schema):
+    """Whether photos can be restored now."""
+
+    ready: bool
+    reasons: list[str] = Field(description="Why not; empty when ready.")
+
+
+class LivenessSchema(_Schema):
+    """The process answers."""
+
+    live: bool
+
+
+class ProblemCodeSchema(_Schema):
+    """What a problem code means."""
+
+    code: str
+    title: str
+    status: int
+    retryable: bool
+    meaning: str
+
+
+class ProblemSchema(BaseModel):
+    """A problem document (RFC 9457); further members hold values for machines, such as limits."""
+
+    model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [_PROBLEM_EXAMPLE]})
+
+    type: str = Field(description="Reference to an explanation of the code.")
+    title: str
+    status: int
+    detail: str = Field(description="What happened this time.")
+    instance: str = Field(description="Names this occurrence; the service's log knows it.")
+    code: str = Field(description="Stable; decide by it.")
+    hint: str | None = Field(None, description="What to do about it.")
+    retryable: bool = Field(description="Whether the same request may succeed later.")
+
+
+def report_url(job_id: str) -> str:
+    """Path of a restoration's report."""
+    return f"/v1/restorations/{job_id}"
+
+
+def result_url(job_id: str) -> str:
+    """Path of a restoration's image."""
+    return f"{report_url(job_id)}/result"

@@ -1,0 +1,143 @@
+"""JPEG: bytes -> `Container`, by walking the marker segments up to the first scan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from service.core.errors import CorruptImage, UnsupportedFormat
+from service.core.types import OutputFormat
+from service.stages.containers.container import MAX_ICC_BYTES, MAX_PARTS, Container
+
+SIGNATURE = b"\xff\xd8\xff"
+MAX_SCANS = 100  #: a progressive file has about ten; thousands of empty scans only burn time
+
+_SOS, _EOI, _APP0, _APP1, _APP2, _APP14, _COM = 0xDA, 0xD9, 0xE0, 0xE1, 0xE2, 0xEE, 0xFE
+_DCT_FRAMES = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}
+_OTHER_FRAMES = {0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF}
+_ALONE = {0x01, *range(0xD0, 0xD8)}
+_METADATA = {*range(0xE0, 0xF0), _COM} - {_APP0, _APP14}  # JFIF and Adobe segments tell the colour transform
+_EXIF_PREFIX = b"Exif\0\0"
+_ICC_PREFIX = b"ICC_PROFILE\0"
+
+
+@dataclass(frozen=True, slots=True)
+class _Segment:
+    marker: int
+    body: memoryview
+    whole: memoryview
+    start: int
+
+
+@dataclass(slots=True)
+class _Parts:
+    pixel_segments: list[memoryview] = field(default_factory=list)
+    frame: bytes | None = None
+    exif: bytes | None = None
+    icc: dict[int, bytes] = field(default_factory=dict)
+    icc_count: int = 0
+    scan_start: int | None = None
+
+
+def read_jpeg(data: bytes) -> Container:
+    """Read header and metadata of a JPEG file.
+
+    Raises:
+        CorruptImage: No frame header can be found. Later damage is reported in `Container.damage`.
+        UnsupportedFormat: A 12-bit, lossless or hierarchical file.
+    """
+    parts = _collect(data)
+    if parts.frame is None or len(parts.frame) < 6:
+        raise CorruptImage("the JPEG file has no frame header")
+    height_px = int.from_bytes(parts.frame[1:3], "big")
+    width_px = int.from_bytes(parts.frame[3:5], "big")
+    components = parts.frame[5]
+    if not width_px or not height_px:
+        raise CorruptImage("the JPEG file's frame header is invalid")
+    if parts.frame[0] != 8 or components not in (1, 3, 4):
+        raise UnsupportedFormat(
+            f"{parts.frame[0]}-bit JPEG with {components} components", hint="save it as an 8-bit JPEG or as PNG"
+        )
+    damage = _damage(data, parts)
+    stripped = b""
+    if damage is None:
+        stripped = b"".join([SIGNATURE[:2], *parts.pixel_segments, memoryview(data)[parts.scan_start :]])
+    return Container(
+        format=OutputFormat.JPEG,
+        width_px=width_px,
+        height_px=height_px,
+        is_grey=components == 1,
+        icc_profile=_profile(parts),
+        exif=parts.exif,
+        stripped=stripped,
+        damage=damage,
+    )
+
+
+def _segments(data: bytes) -> Iterator[_Segment]:
+    """Segments up to and including the header of the first scan; ends early where the file does."""
+    view, position = memoryview(data), 2
+    while position + 2 <= len(data):
+        if data[position] != 0xFF:
+            return
+        marker = data[position + 1]
+        if marker == 0xFF:  # fill byte
+            position += 1
+            continue
+        if marker in _ALONE:
+            position += 2
+            continue
+        length = int.from_bytes(view[position + 2 : position + 4], "big")
+        end = position + 2 + length
+        if length < 2 or end > len(data):
+            return
+        yield _Segment(marker, view[position + 4 : end], view[position:end], position)
+        if marker == _SOS:
+            return
+        position = end
+
+
+def _collect(data: bytes) -> _Parts:
+    parts = _Parts()
+    for number, segment in enumerate(_segments(data)):
+        if number >= MAX_PARTS:
+            return parts
+        if segment.marker == _SOS:
+            parts.scan_start = segment.start
+        elif segment.marker in _METADATA:
+            _keep_metadata(parts, segment)
+        elif segment.marker in _OTHER_FRAMES:
+            raise UnsupportedFormat("a lossless or hierarchical JPEG", hint="save it as a baseline JPEG or as PNG")
+        else:
+            parts.pixel_segments.append(segment.whole)
+            if segment.marker in _DCT_FRAMES and parts.frame is None:
+                parts.frame = bytes(segment.body)
+    return parts
+
+
+def _keep_metadata(parts: _Parts, segment: _Segment) -> None:
+    head = bytes(segment.body[:14])
+    if segment.marker == _APP1 and head.startswith(_EXIF_PREFIX) and parts.exif is None:
+        parts.exif = bytes(segment.body[len(_EXIF_PREFIX) :])
+    elif segment.marker == _APP2 and head.startswith(_ICC_PREFIX) and len(head) == 14:
+        parts.icc[head[12]] = bytes(segment.body[14:])
+        parts.icc_count = head[13]
+
+
+def _profile(parts: _Parts) -> bytes | None:
+    if not parts.icc or sorted(parts.icc) != list(range(1, parts.icc_count + 1)):
+        return None
+    if sum(map(len, parts.icc.values())) > MAX_ICC_BYTES:
+        return None
+    return b"".join(parts.icc[number] for number in sorted(parts.icc))
+
+
+def _damage(data: bytes, parts: _Parts) -> str | None:
+    if parts.scan_start is None:
+        return "the JPEG file ends before its first scan"
+    # In a scan's data 0xFF is always followed by a zero or a restart marker, so these byte pairs are real markers.
+    if data.find(bytes((0xFF, _EOI)), parts.scan_start) < 0:
+        return "the JPEG file ends before its end-of-image marker"
+    if data.count(bytes((0xFF, _SOS)), parts.scan_start) > MAX_SCANS:
+        return f"the JPEG file has more than {MAX_SCANS} scans"
+    return None

@@ -1,0 +1,40 @@
+"""Bytes -> `Container`: the signature alone decides the format, never a file name or a declared type."""
+
+from __future__ import annotations
+
+from service.core.errors import AnimatedImage, UnsupportedFormat
+from service.stages.containers import gif, jpeg, png, webp
+from service.stages.containers.container import Container
+
+ANIMATED_HINT = "send one frame"
+_HINT = "send a JPEG, PNG or WebP file"
+_OTHERS = (
+    (0, b"GIF8", "a GIF file"),
+    (0, b"BM", "a BMP file"),
+    (0, b"II*\0", "a TIFF file"),
+    (0, b"MM\0*", "a TIFF file"),
+    (0, b"%PDF", "a PDF file"),
+    (4, b"ftypavi", "an AVIF file"),
+    (4, b"ftyphe", "a HEIC file"),
+    (4, b"ftypmif1", "a HEIC file"),
+)
+
+
+def read_container(data: bytes) -> Container:
+    """Recognise a file and read its header and metadata.
+
+    Raises:
+        UnsupportedFormat: Neither JPEG, PNG nor WebP, or a kind of JPEG without a decoder.
+        AnimatedImage: An animated GIF. Animated PNG and WebP files are flagged in the container instead.
+        CorruptImage: The signature is known and the header is not valid.
+    """
+    if data.startswith(jpeg.SIGNATURE):
+        return jpeg.read_jpeg(data)
+    if data.startswith(png.SIGNATURE):
+        return png.read_png(data)
+    if webp.is_webp(data):
+        return webp.read_webp(data)
+    if data.startswith(gif.SIGNATURES) and gif.is_animated_gif(data):
+        raise AnimatedImage("the upload is an animated GIF", hint=ANIMATED_HINT)
+    kind = next((name for at, magic, name in _OTHERS if data[at:].startswith(magic)), "not an image file known here")
+    raise UnsupportedFormat(f"the upload is {kind}", hint=_HINT)

@@ -1,0 +1,117 @@
+"""Anti-aliased affine resampling, shared by align (photo -> crop) and paste (crop -> photo).
+
+Coordinates are those of pixel centres: (0, 0) is the middle of the first pixel, and a picture of W x H pixels spans
+-0.5 to W - 0.5 and -0.5 to H - 0.5. Enlarging a picture by f therefore maps x to (x + 0.5) f - 0.5.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TypeVar
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+F64Matrix = npt.NDArray[np.float64]
+Picture = TypeVar("Picture", npt.NDArray[np.uint8], npt.NDArray[np.uint16], npt.NDArray[np.float32])
+
+
+def scaling(scale_x: float, scale_y: float) -> F64Matrix:
+    """(2, 3) map of pixel centres when a picture is resized by these factors."""
+    return np.array([[scale_x, 0.0, (scale_x - 1) / 2], [0.0, scale_y, (scale_y - 1) / 2]])
+
+
+def translation(x: float, y: float) -> F64Matrix:
+    """(2, 3) map that adds (x, y)."""
+    return np.array([[1.0, 0.0, x], [0.0, 1.0, y]])
+
+
+def compose(outer: F64Matrix, inner: F64Matrix) -> F64Matrix:
+    """(2, 3) map that applies `inner`, then `outer`."""
+    linear = outer[:, :2] @ inner[:, :2]
+    offset = outer[:, :2] @ inner[:, 2] + outer[:, 2]
+    return np.column_stack([linear, offset])
+
+
+def invert(affine: F64Matrix) -> F64Matrix:
+    """Inverse of a (2, 3) map.
+
+    Raises:
+        ValueError: The map is singular or not finite.
+    """
+    (a, b), (c, d) = affine[:, :2].tolist()
+    determinant = a * d - b * c
+    if not math.isfinite(determinant) or abs(determinant) < 1e-18:
+        raise ValueError("the affine map cannot be inverted")
+    linear = np.array([[d, -b], [-c, a]]) / determinant
+    return np.column_stack([linear, -linear @ affine[:, 2]])
+
+
+def bounds(affine: F64Matrix, width_px: float, height_px: float) -> tuple[float, float, float, float]:
+    """Left, top, right, bottom of a whole picture of this size (pixel borders included) after an affine map."""
+    xs, ys = (-0.5, width_px - 0.5), (-0.5, height_px - 0.5)
+    corners = np.array([[x, y] for x in xs for y in ys]) @ affine[:, :2].T + affine[:, 2]
+    left, top = corners.min(axis=0).tolist()
+    right, bottom = corners.max(axis=0).tolist()
+    return left, top, right, bottom
+
+
+def warp(source: Picture, affine: F64Matrix, width_px: int, height_px: int) -> Picture:
+    """Resample a picture by an affine map, reading only the part of `source` that is needed.
+
+    Where the map shrinks, the source is first averaged over whole-pixel boxes and then resampled on a grid twice as
+    fine that is averaged too, so that detail finer than the target's pixels turns grey instead of into false
+    patterns. Where it enlarges, the interpolation is cubic. Beyond the source's border its mirror image is used.
+
+    Args:
+        source: (H, W) or (H, W, C), uint8, uint16 or float32.
+        affine: (2, 3) source pixel centres to target pixel centres.
+        width_px: Width of the result.
+        height_px: Height of the result.
+
+    Returns:
+        (height_px, width_px) or (height_px, width_px, C) of the source's dtype.
+
+    Raises:
+        ValueError: The map is singular, or the target lies wholly outside the source.
+    """
+    inverse = invert(affine)
+    shrink = math.sqrt(abs(float(np.linalg.det(inverse[:, :2]))))
+    left, top, right, bottom = bounds(inverse, width_px, height_px)
+    box = max(1, math.floor(shrink))
+    margin = 2 * box + 2
+    x0, x1 = _span(left, right, margin, box, source.shape[1])
+    y0, y1 = _span(top, bottom, margin, box, source.shape[0])
+    box = min(box, x1 - x0, y1 - y0)
+    part = source[y0:y1, x0:x1]
+    placed = compose(affine, translation(x0, y0))
+    if box > 1:
+        columns, rows = (x1 - x0) // box, (y1 - y0) // box
+        part = _same(cv2.resize(part[: rows * box, : columns * box], (columns, rows), interpolation=cv2.INTER_AREA), source)
+        placed = compose(placed, scaling(box, box))
+    fine = 2 if shrink > 1.01 else 1
+    resampled = cv2.warpAffine(
+        part,
+        compose(scaling(fine, fine), placed),
+        (fine * width_px, fine * height_px),
+        flags=cv2.INTER_CUBIC,
+        borderMode=cv2.BORDER_REFLECT_101,
+    )
+    if fine > 1:
+        resampled = cv2.resize(resampled, (width_px, height_px), interpolation=cv2.INTER_AREA)
+    return _same(resampled, source)
+
+
+def _span(low: float, high: float, margin: int, box: int, size_px: int) -> tuple[int, int]:
+    """First and last + 1 index of the source along one axis, a multiple of `box` where the source has room."""
+    if not (math.isfinite(low) and math.isfinite(high)) or high < -0.5 or low > size_px - 0.5:
+        raise ValueError("the area to resample lies outside the picture")
+    first = max(0, math.floor(max(low, -1.0)) - margin)
+    last = min(size_px, math.ceil(min(high, float(size_px))) + margin + 1)
+    first = max(0, first - (first - last) % box)
+    return first, last
+
+
+def _same(result: cv2.typing.MatLike, source: Picture) -> Picture:
+    return np.asarray(result).astype(source.dtype, copy=False)
