@@ -2,8 +2,10 @@
 #
 #   HOST, PORT   where `make serve` listens                    127.0.0.1, 8000
 #   PYTHON       interpreter of the environments, 3.11 or later
-#   DATA, RUNS   training faces and training runs              ../shared/faces, runs
-#   ARGS         more arguments for serve, test, integration, evaluate or bench
+#   DATA, RUNS   training faces and training runs              ../shared/faces, runs/PRESET
+#   PRESET       folder of recipes                             xs
+#   DEVICE       where to train                                cpu
+#   ARGS         more arguments of serve, test, integration, train, evaluate or bench
 #
 # pip's own configuration and PIP_* variables apply as everywhere (mirrors, certificates, extra indices).
 
@@ -16,8 +18,9 @@ MAKEFLAGS += --no-print-directory
 HOST ?= 127.0.0.1
 PORT ?= 8000
 DATA ?= ../shared/faces
-RUNS ?= runs
 PRESET ?= xs
+RUNS ?= runs/$(PRESET)
+DEVICE ?= cpu
 ARGS ?=
 
 VENV := .venv
@@ -118,14 +121,16 @@ format: $(VENV_DEV)/.installed ## sort imports, mend what ruff can mend, format
 train: install-dev ## train the bundled model on DATA (three stages, resumable) and export it
 	@for stage in estimator vae flow; do \
 		echo "==> training: $$stage"; \
-		$(VENV_DEV)/bin/python -m latent_pmrf.cli train $$stage --config $(PRESETS)/$$stage.yaml --data $(DATA) --runs $(RUNS); \
+		$(VENV_DEV)/bin/python -m latent_pmrf.cli train $$stage --config $(PRESETS)/$$stage.yaml \
+			--data $(DATA) --runs $(RUNS) --device $(DEVICE) $(ARGS); \
 	done
 	@echo "==> exporting"
 	@$(VENV_DEV)/bin/python -m export.cli bundle --runs $(RUNS) --model-repository $(REPOSITORY)
 
 .PHONY: evaluate
 evaluate: install-dev ## quality of the bundled model on DATA/val: table, model card, sheet of pictures
-	@$(VENV_DEV)/bin/python -m latent_pmrf.cli evaluate --data $(DATA) --model-repository $(REPOSITORY) $(ARGS)
+	@$(VENV_DEV)/bin/python -m latent_pmrf.cli evaluate --bundle $(REPOSITORY) --data $(DATA)/val \
+		--out runs/evaluation --model-card docs/MODEL_CARD.md $(ARGS)
 
 .PHONY: bench
 bench: install-dev ## speed and memory of the embedded service

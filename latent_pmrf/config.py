@@ -173,10 +173,10 @@ ESTIMATOR_PRESETS: Mapping[str, SwinIRConfig | UNetConfig] = {
 VAE_PRESETS: Mapping[str, SimVAEConfig] = {
     "published": SimVAEConfig(),
     "xs": SimVAEConfig(
-        block_out_channels=(48, 96, 160),
+        block_out_channels=(32, 64, 128),
         layers_per_block=1,
         decoder_layers_per_block=2,
-        layers_mid_block=2,
+        layers_mid_block=1,
         latent_channels=32,
         stem_unshuffle=2,
         linear_skip=True,

@@ -44,6 +44,7 @@ from service.stages.decode import DecodeLimits, decode
 from service.stages.detect import select_faces
 from service.stages.encode import encode
 from service.stages.paste import paste
+from service.stages.samples import Samples
 
 _SEEDS = 2**32  # random seeds stay in what every JSON reader keeps exact; callers may use larger ones
 
@@ -51,7 +52,7 @@ _SEEDS = 2**32  # random seeds stay in what every JSON reader keeps exact; calle
 class Detector(Protocol):
     """What the gateway asks of a face detector."""
 
-    async def detect(self, pixels: Pixels, *, det_threshold: float, min_face_px: int) -> list[Face]:
+    async def detect(self, pixels: Samples, *, det_threshold: float, min_face_px: int) -> list[Face]:
         """Every face of the photo, largest box first."""
         ...
 

@@ -124,6 +124,8 @@ def augment(image: U8Image, augmentation: Augmentation, rng: np.random.Generator
         image = image[:, ::-1]
     angle = rng.uniform(-augmentation.rotate_deg, augmentation.rotate_deg)
     scale = 1.0 + rng.uniform(-augmentation.scale, augmentation.scale)
+    if angle == 0 and scale == 1 and augmentation.shift == 0:
+        return image
     centre = (side - 1) / 2
     matrix = cv2.getRotationMatrix2D((centre, centre), angle, scale)
     matrix[:, 2] += rng.uniform(-augmentation.shift, augmentation.shift, size=2) * side

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from latent_pmrf.evaluation import tables
 from latent_pmrf.evaluation.model_card import bundle_size_bytes, write_card_pictures, write_model_card
@@ -75,7 +75,7 @@ class _Display(AbstractContextManager["_Display"]):
     def __init__(self, console: Console) -> None:
         self._console = console
         self._stage = ""
-        self._task = None
+        self._task: TaskID | None = None
         self._started = self._spoken = time.monotonic()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         self._bars = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)

@@ -162,7 +162,8 @@ def _ssim_terms(image: Image, reference: Image) -> tuple[Image, Image]:
 def _blur(image: Image) -> Image:
     kernel = cv2.getGaussianKernel(_WINDOW, _SIGMA, cv2.CV_32F if image.dtype == np.float32 else cv2.CV_64F)
     margin = _WINDOW // 2
-    return np.asarray(cv2.sepFilter2D(image, -1, kernel, kernel))[margin:-margin, margin:-margin]
+    smooth = np.asarray(cv2.sepFilter2D(image, -1, kernel, kernel), dtype=image.dtype)
+    return smooth[margin:-margin, margin:-margin]
 
 
 def _halve(image: Image) -> Image:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latent_pmrf.config import HDiTConfig
-from latent_pmrf.nets.attention import neighborhood_attention, rotate
+from latent_pmrf.nets.attention import attend, neighborhood_attention, rotate
 from latent_pmrf.nets.layers import FourierFeatures, MappingNetwork, rms_normalize
 
 AUGMENTATION_WIDTH = 9
@@ -118,7 +118,7 @@ class Attention(nn.Module):
         v = v.squeeze(0)
         if self.kernel is None:
             q, k, v = (y.reshape(b, self.heads, h * w, self.head_dim) for y in (q, k, v))
-            y = F.scaled_dot_product_attention(q, k, v, scale=logit_scale)
+            y = attend(q, k, v, scale=logit_scale)
             y = y.reshape(b, self.heads, h, w, self.head_dim)
         else:
             y = neighborhood_attention(q, k, v, self.kernel, logit_scale)

@@ -18,6 +18,10 @@ from latent_pmrf.nets.sim_vae import SimVAE
 from latent_pmrf.training.estimator import psnr_db
 from latent_pmrf.training.losses import band_energy, kl_divergence, laplacian_pyramid_l1
 
+# The noise of a training step stays below an eighth of a normalised latent's spread: one step that lets the variance
+# escape destroys the decoder.
+_MAX_LOGVAR = -4.0
+
 
 class VAEStage:
     """Trains Sim-VAE on crops of clean faces; images in [-1, 1]."""
@@ -39,7 +43,7 @@ class VAEStage:
         band_weight: float = 1.0,
     ) -> None:
         self.config = config
-        self._images = images
+        self._images = [resize(image, size_px) for image in images]
         self._size_px = size_px
         self._crop_px = crop_px
         self._batch_size = batch_size
@@ -66,6 +70,7 @@ class VAEStage:
         """L1 + band L1 + KL; the latent is sampled."""
         assert isinstance(model, SimVAE)  # noqa: S101 - narrows the type
         mean, logvar = model.encode(batch)
+        logvar = logvar.clamp(max=_MAX_LOGVAR)
         generator = torch.Generator().manual_seed((self._seed << 32) + step)
         noise = torch.randn(mean.shape, generator=generator).to(mean.device)
         image = model.decode(mean + (0.5 * logvar).exp() * noise).float()
@@ -95,7 +100,7 @@ class VAEStage:
         rng = np.random.default_rng((self._seed, step))
         crops = []
         for index in rng.integers(len(self._images), size=count):
-            image = resize(augment(self._images[index], self._augmentation, rng), self._size_px)
+            image = augment(self._images[index], self._augmentation, rng)
             top, left = rng.integers(0, self._size_px - self._crop_px + 1, size=2)
             crops.append(image[top : top + self._crop_px, left : left + self._crop_px])
         return to_tensor(np.stack(crops))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 
 from service.api.context import Context
+from service.api.openapi import Responses
 from service.api.schemas import LivenessSchema, ReadinessSchema
 
-_NOT_READY = {503: {"model": ReadinessSchema, "description": "Not ready, with the reasons."}}
+_NOT_READY: Responses = {503: {"model": ReadinessSchema, "description": "Not ready, with the reasons."}}
 
 router = APIRouter(tags=["operations"])
 
@@ -19,8 +20,8 @@ async def live() -> LivenessSchema:
     return LivenessSchema(live=True)
 
 
-@router.get("/readyz", summary="Can photos be restored now?", responses={**_NOT_READY})
-@router.get("/v2/health/ready", summary="Can photos be restored now? (KServe v2)", responses={**_NOT_READY})
+@router.get("/readyz", summary="Can photos be restored now?", responses=_NOT_READY)
+@router.get("/v2/health/ready", summary="Can photos be restored now? (KServe v2)", responses=_NOT_READY)
 async def ready(context: Context, response: Response) -> ReadinessSchema:
     """200 when queue, networks and workers are there and the process is not shutting down; otherwise 503."""
     reasons = await context.reasons_not_ready()

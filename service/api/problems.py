@@ -84,7 +84,6 @@ def of_service_error(_request: Request, error: Exception) -> ProblemResponse:
     instance = _new_instance()
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         logger.error("%s %s: %s", instance, error.code, error.detail)
-    own = {"retryable": error.retryable, **error.extra}
     headers = {}
     if status in _RETRY_AFTER_S:
         headers["Retry-After"] = str(math.ceil(error.extra.get("retry_after_s", _RETRY_AFTER_S[status])))
@@ -96,8 +95,10 @@ def of_service_error(_request: Request, error: Exception) -> ProblemResponse:
         "instance": instance,
         "code": error.code,
         **({"hint": error.hint} if error.hint else {}),
-        **own,
+        "retryable": error.retryable,
     }
+    for name, value in error.extra.items():
+        members.setdefault(name, value)
     return _respond(members, headers)
 
 

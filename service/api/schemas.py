@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
 
 from service.core.manifest import Manifest
 from service.core.options import option_schemas
@@ -13,7 +14,7 @@ from service.core.results import StoredResult
 from service.core.settings import Settings
 from service.core.types import FaceReport, FaceStatus, OutputFormat, Report
 
-_PROBLEM_EXAMPLE = {
+_PROBLEM_EXAMPLE: JsonDict = {
     "type": "/problems/no_face_found",
     "title": "No face was found",
     "status": 422,

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from service.core.errors import NotFound
 from service.core.types import Restoration
 
-_REPORT_BYTES = 4096  # a generous guess of a report's weight: tiny images must not fill the memory with reports
-    4096  # a generous guess of what a report weighs, so that tiny images cannot fill the memory with reports
-)
+# A generous guess of a report's weight: tiny images must not fill the memory with reports.
+_REPORT_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)

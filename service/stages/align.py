@@ -9,9 +9,10 @@ import numpy.typing as npt
 
 from service.core.errors import InvalidOption
 from service.core.types import AlignedFace, DecodedImage, Face, U8Image
+from service.stages.samples import as_samples, to_8bit
 from service.stages.warp import F64Matrix, scaling, warp
 
-#: Where the five landmarks lie in a 512 x 512 crop (FFHQ): x, y of pixel centres, the first pixel's centre being (0, 0).
+#: Landmarks in a 512 x 512 crop (FFHQ): x, y of pixel centres, the centre of the first pixel being (0, 0).
 TEMPLATE_512: tuple[tuple[float, float], ...] = (
     (192.98, 239.95),
     (318.90, 240.19),
@@ -133,11 +134,6 @@ def _least_squares(z: npt.NDArray[np.complex128], w: npt.NDArray[np.complex128])
 
 
 def _crop(image: DecodedImage, affine: F64Matrix, size_px: int) -> U8Image:
-    pixels = image.pixels
-    if pixels.dtype == np.uint16:
-        wide = warp(pixels.astype(np.uint16, copy=False), affine, size_px, size_px)
-        crop = ((wide.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    else:
-        crop = warp(pixels.astype(np.uint8, copy=False), affine, size_px, size_px)
+    crop = to_8bit(as_samples(warp(image.pixels, affine, size_px, size_px)))
     crop.setflags(write=False)
     return crop

@@ -8,12 +8,12 @@ thresholds are process-wide settings.
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import numpy.typing as npt
-from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from service.core.errors import (
     AnimatedImage,
@@ -28,10 +28,9 @@ from service.stages.containers import exif
 from service.stages.containers.container import Container
 from service.stages.containers.icc import profile_for, to_srgb
 from service.stages.containers.sniff import ANIMATED_HINT, read_container
+from service.stages.samples import Samples, as_samples, read_only
 
-Samples = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
-
-_OPENERS = {
+_OPENERS: dict[OutputFormat, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
     OutputFormat.JPEG: JpegImagePlugin.JpegImageFile,
     OutputFormat.PNG: PngImagePlugin.PngImageFile,
     OutputFormat.WEBP: WebPImagePlugin.WebPImageFile,
@@ -112,8 +111,8 @@ def decode(upload: Upload, limits: DecodeLimits) -> DecodedImage:
         raise CorruptImage("the picture has another size than its header declares")
     turn = exif.orientation(container.exif)
     return DecodedImage(
-        pixels=_read_only(_turned(pixels.rgb, turn)),
-        alpha=None if pixels.alpha is None else _read_only(_turned(pixels.alpha, turn)),
+        pixels=read_only(_turned(pixels.rgb, turn)),
+        alpha=None if pixels.alpha is None else read_only(_turned(pixels.alpha, turn)),
         icc_profile=(
             None if pixels.converted else profile_for(container.icc_profile, "GRAY" if container.is_grey else "RGB")
         ),
@@ -153,16 +152,16 @@ def _decode_8bit(container: Container) -> _Pixels:
             raise CorruptImage("the picture has another size than its header declares")
         image.load()
         if image.mode == "CMYK":
-            return _Pixels(_samples(to_srgb(image, container.icc_profile)), None, converted=True)
+            return _Pixels(as_samples(to_srgb(image, container.icc_profile)), None, converted=True)
         if image.mode == "P":
-            stored = _samples(image.convert("RGBA" if "transparency" in image.info else "RGB"))
+            stored = as_samples(image.convert("RGBA" if "transparency" in image.info else "RGB"))
         else:
-            stored = _samples(image.convert("L") if image.mode == "1" else image)
+            stored = as_samples(image.convert("L") if image.mode == "1" else image)
     if stored.ndim == 3 and stored.shape[2] == 2:
-        return _Pixels(_replicate(cv2.extractChannel(stored, 0)), _samples(cv2.extractChannel(stored, 1)))
+        return _Pixels(_replicate(cv2.extractChannel(stored, 0)), as_samples(cv2.extractChannel(stored, 1)))
     if stored.ndim == 3 and stored.shape[2] == 4:
-        rgb = _samples(cv2.cvtColor(stored, cv2.COLOR_RGBA2RGB))
-        return _Pixels(rgb, _samples(cv2.extractChannel(stored, 3)))
+        rgb = as_samples(cv2.cvtColor(stored, cv2.COLOR_RGBA2RGB))
+        return _Pixels(rgb, as_samples(cv2.extractChannel(stored, 3)))
     return _Pixels(_replicate(stored) if stored.ndim == 2 else stored, _keyed_alpha(stored, container.colour_key))
 
 
@@ -172,27 +171,25 @@ def _decode_png16(container: Container) -> _Pixels:
     if stored is None or stored.dtype != np.uint16:
         raise CorruptImage("the 16-bit PNG file cannot be decoded")
     if stored.ndim == 2:
-        samples = _samples(stored)
+        samples = as_samples(stored)
         return _Pixels(_replicate(samples), _keyed_alpha(samples, container.colour_key))
     if stored.shape[2] == 3:
-        samples = _samples(cv2.cvtColor(stored, cv2.COLOR_BGR2RGB))
+        samples = as_samples(cv2.cvtColor(stored, cv2.COLOR_BGR2RGB))
         return _Pixels(samples, _keyed_alpha(samples, container.colour_key))
-    return _Pixels(_samples(cv2.cvtColor(stored, cv2.COLOR_BGRA2RGB)), _samples(cv2.extractChannel(stored, 3)))
+    return _Pixels(as_samples(cv2.cvtColor(stored, cv2.COLOR_BGRA2RGB)), as_samples(cv2.extractChannel(stored, 3)))
 
 
 def _keyed_alpha(stored: Samples, key: tuple[int, ...] | None) -> Samples | None:
     """Alpha of a PNG that marks one colour as transparent."""
     if key is None:
         return None
-    matches = stored == np.array(key if stored.ndim == 3 else key[0], stored.dtype)
-    opaque = ~(matches.all(axis=2) if stored.ndim == 3 else matches)
-    if stored.dtype == np.uint16:
-        return opaque.astype(np.uint16) * np.uint16(65535)
-    return opaque.astype(np.uint8) * np.uint8(255)
+    differs = stored != np.array(key if stored.ndim == 3 else key[0], stored.dtype)
+    opaque = differs.any(axis=2) if stored.ndim == 3 else differs
+    return as_samples(opaque.astype(stored.dtype) * stored.dtype.type(np.iinfo(stored.dtype).max))
 
 
 def _replicate(grey: Samples | cv2.typing.MatLike) -> Samples:
-    return _samples(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB))
+    return as_samples(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB))
 
 
 def _turned(samples: Samples, orientation: int) -> Samples:
@@ -200,20 +197,9 @@ def _turned(samples: Samples, orientation: int) -> Samples:
     if orientation == 1:
         return samples
     if orientation in (5, 7):
-        samples = _samples(cv2.transpose(samples))
-        return samples if orientation == 5 else _samples(cv2.rotate(samples, cv2.ROTATE_180))
+        samples = as_samples(cv2.transpose(samples))
+        return samples if orientation == 5 else as_samples(cv2.rotate(samples, cv2.ROTATE_180))
     if orientation in (2, 4):
-        return _samples(cv2.flip(samples, 1 if orientation == 2 else 0))
+        return as_samples(cv2.flip(samples, 1 if orientation == 2 else 0))
     turns = {3: cv2.ROTATE_180, 6: cv2.ROTATE_90_CLOCKWISE, 8: cv2.ROTATE_90_COUNTERCLOCKWISE}
-    return _samples(cv2.rotate(samples, turns[orientation]))
-
-
-def _samples(picture: Image.Image | cv2.typing.MatLike | Samples) -> Samples:
-    """A contiguous uint8 or uint16 array."""
-    array = np.ascontiguousarray(picture)
-    return array.view(np.uint16) if array.dtype == np.uint16 else array.astype(np.uint8, copy=False)
-
-
-def _read_only(samples: Samples) -> Samples:
-    samples.setflags(write=False)
-    return samples
+    return as_samples(cv2.rotate(samples, turns[orientation]))

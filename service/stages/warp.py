@@ -7,14 +7,14 @@ Coordinates are those of pixel centres: (0, 0) is the middle of the first pixel,
 from __future__ import annotations
 
 import math
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 F64Matrix = npt.NDArray[np.float64]
-Picture = TypeVar("Picture", npt.NDArray[np.uint8], npt.NDArray[np.uint16], npt.NDArray[np.float32])
+Picture = TypeVar("Picture", bound=npt.NDArray[np.uint8] | npt.NDArray[np.uint16] | npt.NDArray[np.float32])
 
 
 def scaling(scale_x: float, scale_y: float) -> F64Matrix:
@@ -88,7 +88,8 @@ def warp(source: Picture, affine: F64Matrix, width_px: int, height_px: int) -> P
     placed = compose(affine, translation(x0, y0))
     if box > 1:
         columns, rows = (x1 - x0) // box, (y1 - y0) // box
-        part = _same(cv2.resize(part[: rows * box, : columns * box], (columns, rows), interpolation=cv2.INTER_AREA), source)
+        whole = part[: rows * box, : columns * box]
+        part = _same(cv2.resize(whole, (columns, rows), interpolation=cv2.INTER_AREA), source)
         placed = compose(placed, scaling(box, box))
     fine = 2 if shrink > 1.01 else 1
     resampled = cv2.warpAffine(
@@ -114,4 +115,4 @@ def _span(low: float, high: float, margin: int, box: int, size_px: int) -> tuple
 
 
 def _same(result: cv2.typing.MatLike, source: Picture) -> Picture:
-    return np.asarray(result).astype(source.dtype, copy=False)
+    return cast("Picture", np.asarray(result).astype(source.dtype, copy=False))

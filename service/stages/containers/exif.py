@@ -44,7 +44,7 @@ _Order = Literal["<", ">"]
 
 class _Entry(NamedTuple):
     kind: int
-    count: int
+    values: int
     value: bytes
 
 
@@ -133,7 +133,7 @@ def _read(block: bytes, order: _Order, offset: int | None) -> _Directory | None:
 
 def _pointer(directory: _Directory, tag: int, order: _Order) -> int | None:
     entry = directory.get(tag)
-    if entry is None or entry.kind != _LONG or entry.count != 1:
+    if entry is None or entry.kind != _LONG or entry.values != 1:
         return None
     return int(struct.unpack(f"{order}I", entry.value)[0])
 

@@ -1,0 +1,170 @@
+"""Photos on disk in, restored photos on disk out, through a gateway in this process.
+
+A bad file does not stop the others: each ends as an `Outcome` that says what became of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from service.core.errors import InvalidOption, NotFound, QueueFull, ServiceError, UploadTooLarge
+from service.core.types import OutputFormat, Report, RestoreOptions, Upload
+from service.gateway import Gateway
+
+SUFFIXES = {
+    ".jpg": OutputFormat.JPEG,
+    ".jpeg": OutputFormat.JPEG,
+    ".png": OutputFormat.PNG,
+    ".webp": OutputFormat.WEBP,
+}
+_SUFFIX_OF = {OutputFormat.JPEG: ".jpg", OutputFormat.PNG: ".png", OutputFormat.WEBP: ".webp"}
+
+
+@dataclass(frozen=True, slots=True)
+class FileTask:
+    """One photo and where its result goes; the result's suffix decides its encoding."""
+
+    source: Path
+    target: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a task: a report, or the error."""
+
+    task: FileTask
+    report: Report | None = None
+    error: ServiceError | None = None
+
+
+def plan_files(source: Path, target: Path | None, output_format: OutputFormat | None) -> list[FileTask]:
+    """Decide what is restored into what; nothing is read or written.
+
+    A file `a.jpg` goes to `a_restored.jpg` beside it, a folder `photos` to `photos_restored` with the same tree below.
+
+    Args:
+        source: A photo, or a folder whose photos are taken with those of its subfolders.
+        target: File or folder of the results, or None for the names above.
+        output_format: Encoding of the results, or None for each photo's own.
+
+    Raises:
+        NotFound: `source` does not exist, or is a folder without photos.
+        InvalidOption: A result would overwrite a photo, or its suffix is none the service writes.
+    """
+    if source.is_dir():
+        folder = target or source.with_name(f"{source.resolve().name}_restored")
+        if folder.resolve() == source.resolve():
+            raise InvalidOption(f"{folder} is the folder of the photos", hint="choose another folder for the results")
+        tasks = _folder_tasks(source, folder, output_format)
+    elif source.is_file():
+        tasks = [FileTask(source, _file_target(source, target, output_format))]
+    else:
+        raise NotFound(f"{source} does not exist")
+    photos = {task.source.resolve() for task in tasks}
+    for task in tasks:
+        if task.target.resolve() in photos:
+            raise InvalidOption(f"{task.target} would overwrite a photo", hint="choose another place for the results")
+        written = SUFFIXES.get(task.target.suffix.lower())
+        if written is None:
+            raise InvalidOption(f"{task.target} has no suffix the service writes", hint=f"use {', '.join(SUFFIXES)}")
+        if output_format not in (None, written):
+            raise InvalidOption(f"{task.target} is not named as a {output_format} file", hint="change one of the two")
+    return tasks
+
+
+async def restore_files(
+    gateway: Gateway, tasks: Sequence[FileTask], options: RestoreOptions, *, at_once: int
+) -> AsyncIterator[Outcome]:
+    """Restore photos, some at once so that their faces share network calls.
+
+    Args:
+        gateway: Restores them.
+        tasks: What to do.
+        options: The caller's choices; the encoding comes from each target's suffix.
+        at_once: Photos under way together.
+
+    Yields:
+        One outcome per task, in order of completion.
+    """
+    room = asyncio.Semaphore(at_once)
+
+    async def one(task: FileTask) -> Outcome:
+        async with room:
+            try:
+                return Outcome(task, report=await _restore_file(gateway, task, options))
+            except ServiceError as error:
+                return Outcome(task, error=error)
+
+    running = [asyncio.ensure_future(one(task)) for task in tasks]
+    try:
+        for finished in asyncio.as_completed(running):
+            yield await finished
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+async def _restore_file(gateway: Gateway, task: FileTask, options: RestoreOptions) -> Report:
+    upload = await asyncio.to_thread(_read, task.source, gateway.settings.max_upload_bytes)
+    own = replace(options, output_format=SUFFIXES[task.target.suffix.lower()])
+    while True:
+        try:
+            restoration = await gateway.restore(upload, own)
+            break
+        except QueueFull as full:
+            await asyncio.sleep(full.extra.get("retry_after_s", 1))
+    await asyncio.to_thread(_write, task.target, restoration.data)
+    return restoration.report
+
+
+def _read(path: Path, max_bytes: int) -> Upload:
+    try:
+        size_bytes = path.stat().st_size
+        if size_bytes > max_bytes:
+            raise UploadTooLarge(f"{size_bytes} bytes; the limit is {max_bytes}", max_upload_bytes=max_bytes)
+        return Upload(path.read_bytes())
+    except OSError as error:
+        raise NotFound(f"cannot be read: {error.strerror}") from error
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write under another name first: an interrupted run leaves no half picture."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(data)
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise NotFound(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _file_target(source: Path, target: Path | None, output_format: OutputFormat | None) -> Path:
+    suffix = _SUFFIX_OF[output_format] if output_format else source.suffix
+    if target is None:
+        return source.with_name(f"{source.stem}_restored{suffix}")
+    return target / f"{source.stem}{suffix}" if target.is_dir() or not target.suffix else target
+
+
+def _folder_tasks(source: Path, folder: Path, output_format: OutputFormat | None) -> list[FileTask]:
+    tasks: list[FileTask] = []
+    taken: set[Path] = set()
+    for photo in sorted(source.rglob("*")):
+        inside_results = folder.resolve() in photo.resolve().parents
+        if photo.suffix.lower() not in SUFFIXES or not photo.is_file() or inside_results:
+            continue
+        target = folder / photo.relative_to(source)
+        if output_format and SUFFIXES[photo.suffix.lower()] is not output_format:
+            target = target.with_suffix(_SUFFIX_OF[output_format])
+        if target in taken:  # a.jpg and a.png, both to become a.jpg
+            target = target.with_name(f"{target.stem}_{photo.suffix[1:].lower()}{target.suffix}")
+        taken.add(target)
+        tasks.append(FileTask(photo, target))
+    if not tasks:
+        raise NotFound(f"{source} has no photos ({', '.join(SUFFIXES)})")
+    return tasks

@@ -1,0 +1,37 @@
+"""What every test shares: the skip of tests whose machine is missing, and one profile for generated examples."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+
+import hypothesis
+import pytest
+
+hypothesis.settings.register_profile("house", deadline=None, derandomize=True, print_blob=True)
+hypothesis.settings.load_profile("house")
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _has_browser() -> bool:
+    return any(shutil.which(name) for name in ("chromium", "google-chrome", "chrome"))
+
+
+_NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
+    "gpu": (_has_gpu, "needs a CUDA device"),
+    "browser": (_has_browser, "needs Chromium or Chrome on the PATH"),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip by marker, with the reason in the summary, never by an `if` inside a test."""
+    for marker, (available, reason) in _NEEDS.items():
+        marked = [item for item in items if item.get_closest_marker(marker)]
+        if marked and not available():
+            for item in marked:
+                item.add_marker(pytest.mark.skip(reason=reason))

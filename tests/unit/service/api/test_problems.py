@@ -1,0 +1,64 @@
+import json
+
+import pytest
+from starlette.requests import Request
+
+from service.api import problems
+from service.core.errors import InferenceFailed, InvalidOption, QueueFull
+
+
+@pytest.fixture
+def request_():
+    return Request({"type": "http", "method": "POST", "path": "/restore", "headers": [], "query_string": b""})
+
+
+def body(response):
+    return json.loads(response.body)
+
+
+def test_a_problem_has_every_member(request_):
+    error = InvalidOption("fidelity=2", hint="0 to 1", option="fidelity", allowed={"maximum": 1})
+    response = problems.of_service_error(request_, error)
+    document = body(response)
+    assert response.media_type == "application/problem+json"
+    assert document.pop("instance").startswith("urn:uuid:")
+    assert document == {
+        "type": "/problems/invalid_option",
+        "title": "An option is invalid",
+        "status": 422,
+        "detail": "fidelity=2",
+        "code": "invalid_option",
+        "hint": "0 to 1",
+        "retryable": False,
+        "option": "fidelity",
+        "allowed": {"maximum": 1},
+    }
+
+
+def test_a_full_queue_says_when_to_come_back(request_):
+    response = problems.of_service_error(request_, QueueFull("full", retry_after_s=2.3))
+    assert response.status_code == 429
+    assert response.headers["retry-after"] == "3"
+
+
+def test_a_defect_tells_nothing_but_leads_to_the_log(request_, caplog):
+    response = problems.of_defect(request_, RuntimeError("password is swordfish"))
+    document = body(response)
+    assert response.status_code == 500
+    assert document["code"] == "internal"
+    assert b"swordfish" not in response.body
+    assert document["instance"] in caplog.text
+    assert "swordfish" in caplog.text
+
+
+def test_our_own_failures_are_logged_and_the_callers_are_not(request_, caplog):
+    problems.of_service_error(request_, InvalidOption("no"))
+    assert caplog.text == ""
+    problems.of_service_error(request_, InferenceFailed("velocity"))
+    assert "inference_failed" in caplog.text
+
+
+def test_an_extra_value_cannot_replace_a_member(request_):
+    document = body(problems.of_service_error(request_, InvalidOption("no", status=200, limit=3)))
+    assert document["status"] == 422
+    assert document["limit"] == 3

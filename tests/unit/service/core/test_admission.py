@@ -1,0 +1,98 @@
+import asyncio
+
+import pytest
+
+from service.core.admission import Admission
+from service.core.errors import Draining, QueueFull
+
+
+async def hold(admission, begun, release):
+    async with admission.place():
+        begun.set()
+        await release.wait()
+
+
+async def full(places, waiting, clock=lambda: 0.0):
+    """An admission with every place and the whole line taken."""
+    admission, release = Admission(places, waiting, clock=clock), asyncio.Event()
+    tasks = []
+    for _ in range(places + waiting):
+        tasks.append(asyncio.create_task(hold(admission, asyncio.Event(), release)))
+        await asyncio.sleep(0)
+    return admission, release, tasks
+
+
+async def test_line_then_refusal():
+    admission, release, tasks = await full(2, 3)
+    assert (admission.active, admission.waiting) == (2, 3)
+    with pytest.raises(QueueFull) as caught:
+        async with admission.place():
+            pass
+    assert 1 <= caught.value.extra["retry_after_s"] <= 60
+    release.set()
+    await asyncio.gather(*tasks)
+    assert (admission.active, admission.waiting) == (0, 0)
+
+
+async def test_without_a_line():
+    admission, release, tasks = await full(1, 0)
+    with pytest.raises(QueueFull):
+        async with admission.place():
+            pass
+    release.set()
+    await asyncio.gather(*tasks)
+    async with admission.place():
+        assert admission.active == 1
+
+
+async def test_a_cancelled_waiter_frees_its_place_in_line():
+    admission, release, tasks = await full(1, 1)
+    tasks[1].cancel()
+    await asyncio.gather(tasks[1], return_exceptions=True)
+    assert admission.waiting == 0
+    release.set()
+    await tasks[0]
+    async with admission.place():
+        assert admission.active == 1
+
+
+async def test_an_error_inside_frees_the_place():
+    admission = Admission(1, 0)
+    with pytest.raises(KeyError):
+        async with admission.place():
+            raise KeyError
+    assert admission.active == 0
+
+
+async def test_closing_refuses_newcomers_and_lets_the_line_finish():
+    admission, release, tasks = await full(1, 1)
+    admission.close()
+    with pytest.raises(Draining):
+        async with admission.place():
+            pass
+    release.set()
+    await asyncio.gather(*tasks)
+    assert admission.closed
+
+
+async def test_retry_after_follows_how_long_photos_stay():
+    now = iter(range(0, 100_000, 40))
+    admission = Admission(1, 0, clock=lambda: next(now))
+    for _ in range(30):
+        async with admission.place():
+            pass
+    release = asyncio.Event()
+    holder = asyncio.create_task(hold(admission, asyncio.Event(), release))
+    await asyncio.sleep(0)
+    with pytest.raises(QueueFull) as caught:
+        async with admission.place():
+            pass
+    assert caught.value.extra["retry_after_s"] == pytest.approx(40, abs=2)
+    release.set()
+    await holder
+
+
+@pytest.mark.parametrize(("places", "waiting"), [(0, 1), (1, -1)])
+def test_nonsense_is_refused(places, waiting):
+    with pytest.raises(ValueError, match="places"):
+        Admission(places, waiting)

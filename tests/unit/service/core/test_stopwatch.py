@@ -1,0 +1,33 @@
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from service.core.metrics import Metrics
+from service.core.stopwatch import Stopwatch
+
+
+@pytest.fixture
+def pool():
+    with ThreadPoolExecutor(1) as executor:
+        yield executor
+
+
+async def test_stages_are_timed_and_told(pool):
+    metrics = Metrics()
+    watch = Stopwatch(pool, metrics)
+    assert await watch.compute("decode", divmod, 7, 2) == (3, 1)
+    assert await watch.compute("encode", sorted, [2, 1], reverse=True) == [2, 1]
+    await watch.wait("detect", asyncio.sleep(0))
+    report = watch.report_ms({"velocity": 12.0})
+    assert list(report) == ["decode", "encode", "detect", "velocity", "total"]
+    assert report["velocity"] == 12.0
+    assert all(value >= 0 for value in report.values())
+    assert b'restore_stage_duration_seconds_count{stage="decode"} 1.0' in metrics.render()
+
+
+async def test_an_error_of_a_stage_comes_through_untimed(pool):
+    watch = Stopwatch(pool, Metrics())
+    with pytest.raises(ZeroDivisionError):
+        await watch.compute("decode", divmod, 1, 0)
+    assert list(watch.report_ms({})) == ["total"]

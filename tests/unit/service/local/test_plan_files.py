@@ -1,0 +1,80 @@
+import pytest
+
+from service.core.errors import InvalidOption, NotFound
+from service.core.types import OutputFormat
+from service.local.files import plan_files
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    (folder / "sub").mkdir(parents=True)
+    for name in ("a.jpg", "b.PNG", "sub/c.webp", "notes.txt"):
+        (folder / name).write_bytes(b"x")
+    return folder
+
+
+def pairs(tasks, root):
+    return {(str(task.source.relative_to(root)), str(task.target.relative_to(root))) for task in tasks}
+
+
+def test_a_file_gets_a_name_beside_it(photos):
+    (task,) = plan_files(photos / "a.jpg", None, None)
+    assert task.target == photos / "a_restored.jpg"
+    (task,) = plan_files(photos / "a.jpg", None, OutputFormat.PNG)
+    assert task.target == photos / "a_restored.png"
+
+
+def test_a_file_into_a_folder(photos, tmp_path):
+    assert plan_files(photos / "a.jpg", tmp_path, None)[0].target == tmp_path / "a.jpg"
+    assert plan_files(photos / "a.jpg", tmp_path / "new", OutputFormat.WEBP)[0].target == tmp_path / "new" / "a.webp"
+
+
+def test_a_file_to_a_file(photos, tmp_path):
+    assert plan_files(photos / "a.jpg", tmp_path / "z.png", None)[0].target == tmp_path / "z.png"
+
+
+def test_a_folder_keeps_its_tree(photos, tmp_path):
+    assert pairs(plan_files(photos, None, None), tmp_path) == {
+        ("photos/a.jpg", "photos_restored/a.jpg"),
+        ("photos/b.PNG", "photos_restored/b.PNG"),
+        ("photos/sub/c.webp", "photos_restored/sub/c.webp"),
+    }
+
+
+def test_results_inside_the_folder_are_not_restored_again(photos):
+    (photos / "out").mkdir()
+    (photos / "out" / "a.jpg").write_bytes(b"x")
+    assert len(plan_files(photos, photos / "out", None)) == 3
+
+
+def test_two_photos_of_one_name_do_not_become_one(photos, tmp_path):
+    (photos / "a.png").write_bytes(b"x")
+    targets = [task.target for task in plan_files(photos, tmp_path / "out", OutputFormat.JPEG)]
+    assert len(set(targets)) == len(targets) == 4
+
+
+def test_a_photo_is_never_overwritten(photos, tmp_path):
+    (tmp_path / "link.jpg").symlink_to(photos / "a.jpg")
+    for target in (photos / "a.jpg", photos, tmp_path / "link.jpg"):
+        with pytest.raises(InvalidOption, match=r"overwrite|folder of the photos"):
+            plan_files(photos / "a.jpg" if target != photos else photos, target, None)
+
+
+def test_a_photo_is_never_overwritten_by_its_own_folder(photos):
+    with pytest.raises(InvalidOption, match="overwrite"):
+        plan_files(photos / "a.jpg", photos, None)
+
+
+def test_a_suffix_the_service_does_not_write(photos, tmp_path):
+    with pytest.raises(InvalidOption, match=r"z\.gif"):
+        plan_files(photos / "a.jpg", tmp_path / "z.gif", None)
+    with pytest.raises(InvalidOption, match=r"z\.png"):
+        plan_files(photos / "a.jpg", tmp_path / "z.png", OutputFormat.JPEG)
+
+
+def test_nothing_there(photos, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for source in (tmp_path / "missing.jpg", tmp_path / "empty"):
+        with pytest.raises(NotFound):
+            plan_files(source, None, None)
