@@ -1,0 +1,77 @@
+"""Starts the service as its users do, in a process of its own, and looks at that process from outside."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import httpx
+import psutil
+
+_START_TIMEOUT_S = 120.0
+_STOP_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunningService:
+    """A service under measurement.
+
+    Attributes:
+        client: HTTP client of its address.
+        process: Its operating-system process.
+        start_s: Seconds from the start of the process to readiness.
+    """
+
+    client: httpx.Client
+    process: psutil.Process
+    start_s: float
+
+    def resident_bytes(self) -> int:
+        """Resident memory of the process and its children."""
+        family = [self.process, *self.process.children(recursive=True)]
+        return sum(int(member.memory_info().rss) for member in family)
+
+
+@contextlib.contextmanager
+def running_service(settings: Mapping[str, str] | None = None) -> Iterator[RunningService]:
+    """Start `latent-pmrf serve` on a free loopback port; it ends with the block.
+
+    Args:
+        settings: Environment variables for it (`LATENT_PMRF_...`).
+
+    Raises:
+        RuntimeError: It ended early or did not become ready.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "service.cli", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    begin_s = time.perf_counter()
+    with subprocess.Popen(command, env={**os.environ, **(settings or {})}) as child:  # noqa: S603 - our own command
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=300.0) as client:
+                _wait_until_ready(client, child)
+                yield RunningService(client, psutil.Process(child.pid), time.perf_counter() - begin_s)
+        finally:
+            child.terminate()
+            try:
+                child.wait(_STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                child.kill()
+
+
+def _wait_until_ready(client: httpx.Client, child: subprocess.Popen[bytes]) -> None:
+    deadline_s = time.monotonic() + _START_TIMEOUT_S
+    while time.monotonic() < deadline_s:
+        if child.poll() is not None:
+            raise RuntimeError(f"the service ended with status {child.returncode} before it was ready")
+        with contextlib.suppress(httpx.TransportError):
+            if client.get("/readyz").status_code == httpx.codes.OK:
+                return
+        time.sleep(0.05)
+    raise RuntimeError(f"the service was not ready after {_START_TIMEOUT_S:g} s")
