@@ -1,8 +1,8 @@
 """Public checkpoints to state dicts of our networks.
 
 A public file flows through `read_public` (format, wrapper, prefix) and `convert` (names, shapes, values) into a state
-dict that `load_state_dict` takes strictly. Module names here follow the public code of SwinIR (DifFace@5c9ab80), Sim-VAE
-and LooUFormer (Latent-PMRF@846b904); PMRF's transformer (PMRF@b6f16a4) has the renaming table below.
+dict that `load_state_dict` takes strictly. Module names here follow the public code of SwinIR (DifFace@5c9ab80),
+Sim-VAE and LooUFormer (Latent-PMRF@846b904); PMRF's transformer (PMRF@b6f16a4) has the renaming table below.
 
 Tensors that are functions of the sizes (relative positions, shift masks, rotary frequencies) may be present or absent
 in a public file; where present they must equal what our networks compute.
@@ -20,11 +20,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from latent_pmrf.config import HDiTConfig, NetworkConfig, SimVAEConfig, SwinIRConfig
+from latent_pmrf.config import HDiTConfig, NetworkConfig, SwinIRConfig
 from latent_pmrf.nets.attention import rotary_frequencies
-from latent_pmrf.nets.hdit import HDiT
-from latent_pmrf.nets.sim_vae import SimVAE
-from latent_pmrf.nets.swinir import SwinIR, relative_position_index, shift_mask
+from latent_pmrf.nets.build import build
+from latent_pmrf.nets.swinir import relative_position_index, shift_mask
 
 WRAPPERS = ("params_ema", "ema", "params", "state_dict")
 """Keys under which public files put their state dict, in the order in which they are tried."""
@@ -88,13 +87,6 @@ class PublicTensor:
     own_shape: tuple[int, ...]
 
 
-def build(config: NetworkConfig) -> SwinIR | SimVAE | HDiT:
-    """Network of a specification, freshly initialised."""
-    if isinstance(config, SwinIRConfig):
-        return SwinIR(config)
-    return SimVAE(config) if isinstance(config, SimVAEConfig) else HDiT(config)
-
-
 def read_public(path: Path, prefix: str = "") -> dict[str, Tensor]:
     """Tensors of a public file, unwrapped.
 
@@ -120,6 +112,7 @@ def read_public(path: Path, prefix: str = "") -> dict[str, Tensor]:
 def unwrap(content: Mapping[str, Any]) -> dict[str, Tensor]:
     """State dict inside a loaded file, averaged weights where there are any, without `module.` prefixes."""
     average = content.get("ema")
+    state: Mapping[str, Any]
     if isinstance(average, Mapping) and "shadow_params" in average:
         state = _with_average(content["state_dict"], average["shadow_params"])
     else:

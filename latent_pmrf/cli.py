@@ -1,4 +1,7 @@
-"""`python -m latent_pmrf.cli`: train a stage, or evaluate a bundle."""
+"""`python -m latent_pmrf.cli`: train a stage, or evaluate a bundle.
+
+torch is imported by `train` alone; dlib, onnxruntime and matplotlib by `evaluate` when it comes to them.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from pathlib import Path
 
 from rich.logging import RichHandler
 
+from latent_pmrf.evaluation import command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,13 +28,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     train.add_argument("--device", default="cpu")
     train.add_argument("--steps", type=int, help="replace the recipe's number of steps")
     train.add_argument("--restart", action="store_true", help="ignore an earlier checkpoint")
+    command.add_arguments(commands.add_parser("evaluate", help="measure a bundle against the quality floors"))
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
-    return _train(options)
+    return _train(options) if options.command == "train" else command.run(options)
 
 
 def _train(options: argparse.Namespace) -> int:
-    from latent_pmrf.training.recipe import Places, build_trainer, load_recipe
+    from latent_pmrf.training.recipe import Places, build_trainer, load_recipe  # deferred: torch takes seconds
 
     overrides = {} if options.steps is None else {"steps": options.steps}
     try:

@@ -83,7 +83,8 @@ class SimVAEConfig:
         image_channels: Channels of the image, in [-1, 1].
         block_out_channels: Width of each level; each level but the last halves the resolution.
         layers_per_block: Residual blocks per encoder level.
-        decoder_layers_per_block: Residual blocks per decoder level; the published network has one more than the encoder.
+        decoder_layers_per_block: Residual blocks per decoder level; the published network has one more than its encoder
+            has.
         layers_mid_block: Residual blocks at the lowest resolution, in encoder and decoder each.
         latent_channels: Channels of the latent (the encoder predicts mean and log-variance).
         stem_unshuffle: Pixels per side folded into channels before the first convolution and unfolded after the
@@ -112,8 +113,8 @@ class HDiTConfig:
     """Hourglass diffusion transformer (Crowson et al., 2024) as velocity network.
 
     Two published variants exist. `flavour="pmrf"` is PMRF's pixel network: linear layers without biases, cosine
-    attention with a learnt scale, 2x2 token merge and split. `flavour="latent_pmrf"` is Latent-PMRF's: convolutions with
-    biases, plain softmax scale, strided convolution down, nearest + convolution up.
+    attention with a learnt scale, 2x2 token merge and split. `flavour="latent_pmrf"` is Latent-PMRF's: convolutions
+    with biases, plain softmax scale, strided convolution down, nearest + convolution up.
 
     Attributes:
         in_channels: Channels of `x_t` and of the velocity.
@@ -128,9 +129,9 @@ class HDiTConfig:
         ff_mult: Hidden width of every feed-forward over its width.
         depthwise_conv: Depth-wise 3x3 convolution after the query/key/value and feed-forward input projections.
         flavour: Which published variant, see above.
-        time_convention: What the weights were trained on. `t`: time runs from source (0) to data (1) and the velocity is
-            data - source. `sigma`: the public Latent-PMRF code, sigma = 1 - t and velocity source - data; the network
-            converts at its entrance and exit, so that its callers always see the convention `t`.
+        time_convention: What the weights were trained on. `t`: time runs from source (0) to data (1) and the velocity
+            is data - source. `sigma`: the public Latent-PMRF code, sigma = 1 - t and velocity source - data; the
+            network converts at its entrance and exit, so that its callers always see the convention `t`.
     """
 
     in_channels: int = 32
@@ -185,9 +186,7 @@ VAE_PRESETS: Mapping[str, SimVAEConfig] = {
 
 VELOCITY_PRESETS: Mapping[str, HDiTConfig] = {
     "published": HDiTConfig(),
-    "pmrf-published": HDiTConfig(
-        in_channels=3, patch_size=4, depths=(2, 2, 8), depthwise_conv=False, flavour="pmrf"
-    ),
+    "pmrf-published": HDiTConfig(in_channels=3, patch_size=4, depths=(2, 2, 8), depthwise_conv=False, flavour="pmrf"),
     "xs": HDiTConfig(
         widths=(128, 256, 384),
         depths=(2, 2, 2),
@@ -210,7 +209,7 @@ def from_dict(values: Mapping[str, Any]) -> NetworkConfig:
     Raises:
         ValueError: The kind or a field is unknown.
     """
-    kinds = {cls.__name__: cls for cls in (SwinIRConfig, UNetConfig, SimVAEConfig, HDiTConfig)}
+    kinds: dict[str, type[Any]] = {cls.__name__: cls for cls in (SwinIRConfig, UNetConfig, SimVAEConfig, HDiTConfig)}
     fields = dict(values)
     kind = fields.pop("kind", None)
     if kind not in kinds:
@@ -220,4 +219,7 @@ def from_dict(values: Mapping[str, Any]) -> NetworkConfig:
     unknown = sorted(set(fields) - known)
     if unknown:
         raise ValueError(f"{kind} has no field {unknown}")
-    return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+    config: NetworkConfig = cls(
+        **{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+    )
+    return config

@@ -80,7 +80,8 @@ class Degradation:
         low_u8 = np.clip(np.rint(low + self.noise_sigma * noise), 0, 255).astype(np.uint8)
         if self.gray:
             low_u8 = cv2.cvtColor(cv2.cvtColor(low_u8, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-        return cv2.resize(_jpeg(low_u8, self.jpeg_quality), (side, side), interpolation=cv2.INTER_LINEAR)
+        compressed = _jpeg(low_u8, self.jpeg_quality)
+        return np.asarray(cv2.resize(compressed, (side, side), interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
 
 
 def draw_degradation(ranges: DegradationRange, rng: np.random.Generator) -> Degradation:
@@ -128,7 +129,7 @@ def _blur(image: U8Image, sigma: tuple[float, float], theta: float, kernel_size:
 
 def _jpeg(image: U8Image, quality: int) -> U8Image:
     _, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1], dtype=np.uint8)
+    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), dtype=np.uint8)[..., ::-1]
 
 
 def _uniform(rng: np.random.Generator, bounds: tuple[float, float]) -> float:

@@ -29,5 +29,5 @@ def euler(velocity: Callable[[Array, float], Array], x_0: Array, num_steps: int)
     """
     x_t = x_0
     for t in time_grid(num_steps):
-        x_t = x_t + velocity(x_t, t) / num_steps  # type: ignore[operator]
+        x_t = x_t + velocity(x_t, t) / num_steps  # type: ignore[operator, assignment]
     return x_t

@@ -12,6 +12,7 @@ Masks and rotations depend on sizes alone: they are built with numpy and cached,
 from __future__ import annotations
 
 import functools
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,7 +52,7 @@ class AxisTiling:
         if self.count == 1:
             return x
         cuts = sorted({edge for start in self.starts for edge in (start, start + self.span)})
-        pieces = x.split([end - start for start, end in zip(cuts, cuts[1:], strict=False)], dim)
+        pieces = x.split([end - start for start, end in itertools.pairwise(cuts)], dim)
         runs = [range(cuts.index(start), cuts.index(start + self.span)) for start in self.starts]
         return torch.cat([pieces[i] for run in runs for i in run], dim)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from latent_pmrf.config import HDiTConfig
 from latent_pmrf.nets.attention import attend, neighborhood_attention, rotate
-from latent_pmrf.nets.layers import FourierFeatures, MappingNetwork, rms_normalize
+from latent_pmrf.nets.layers import FourierFeatures, MappingNetwork, rms_normalize, zero_init
 
 AUGMENTATION_WIDTH = 9
 """Width of PMRF's augmentation condition, always zero."""
@@ -102,7 +102,7 @@ class Attention(nn.Module):
         cosine = config.flavour == "pmrf"
         self.qkv_proj = Projection(width, 3 * width, config.depthwise_conv)
         self.scale = nn.Parameter(torch.full((self.heads,), INITIAL_COSINE_SCALE)) if cosine else None
-        self.out_proj = _zero_init(nn.Conv2d(width, width, 1, bias=config.flavour == "latent_pmrf"))
+        self.out_proj = zero_init(nn.Conv2d(width, width, 1, bias=config.flavour == "latent_pmrf"))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C, H, W)."""
@@ -134,7 +134,7 @@ class FeedForward(nn.Module):
         hidden = hidden_width(config, width)
         self.gelu_first = config.flavour == "latent_pmrf"
         self.project_in = Projection(width, 2 * hidden, config.depthwise_conv)
-        self.down_proj = _zero_init(nn.Conv2d(hidden, width, 1, bias=config.flavour == "latent_pmrf"))
+        self.down_proj = zero_init(nn.Conv2d(hidden, width, 1, bias=config.flavour == "latent_pmrf"))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C, H, W)."""
@@ -189,10 +189,7 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """Map (B, C, H, W) and the skip (B, C', 2H, 2W) to (B, C', 2H, 2W)."""
-        if self.split:
-            x = unpatchify(self.conv(x), 2)
-        else:
-            x = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        x = unpatchify(self.conv(x), 2) if self.split else self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
         return skip + self.fac.to(x.dtype) * (x - skip)
 
 
@@ -243,7 +240,7 @@ class HDiT(nn.Module):
         self.up_blocks = nn.ModuleList(_level(config, i) for i in outer)
         self.out_norm = OutNorm(widths[0], NORM_EPS if flavour == "pmrf" else torch.finfo(torch.float32).eps)
         self.proj_out = Patch(flavour, widths[0], pixels)
-        _zero_init(self.proj_out.proj)
+        zero_init(self.proj_out.proj)
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Velocity at a state.
@@ -290,14 +287,7 @@ def _level(config: HDiTConfig, level: int) -> nn.ModuleList:
     return nn.ModuleList(Block(config, level) for _ in range(config.depths[level]))
 
 
-def _run(blocks: nn.ModuleList, x: Tensor, cond: Tensor) -> Tensor:
-    for block in blocks:
+def _run(blocks: nn.Module, x: Tensor, cond: Tensor) -> Tensor:
+    for block in blocks.children():
         x = block(x, cond)
     return x
-
-
-def _zero_init(conv: nn.Conv2d) -> nn.Conv2d:
-    nn.init.zeros_(conv.weight)
-    if conv.bias is not None:
-        nn.init.zeros_(conv.bias)
-    return conv

@@ -7,16 +7,33 @@ Everything takes and returns feature maps `(B, C, H, W)` or vectors `(B, C)`. Th
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+def channels_last(module: ModuleT) -> ModuleT:
+    """Put the weights of all convolutions in channels-last memory order, in place; oneDNN prefers it."""
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's annotation lacks it
+    return module
+
+
+def zero_init(conv: nn.Conv2d) -> nn.Conv2d:
+    """Set weight and bias to zero, in place."""
+    nn.init.zeros_(conv.weight)
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+    return conv
+
 
 class ChannelLayerNorm(nn.LayerNorm):
     """LayerNorm over the channels of every pixel of a map (Latent-PMRF, section 4; Latent-PMRF@846b904)."""
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the parameter name of the base class
+    def forward(self, input: Tensor) -> Tensor:  # the base class calls it so
         """Normalise every pixel."""
         x = input.permute(0, 2, 3, 1)  # (B, H, W, C)
         x = F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latent_pmrf.config import SimVAEConfig
-from latent_pmrf.nets.layers import ChannelLayerNorm
+from latent_pmrf.nets.layers import ChannelLayerNorm, zero_init
 
 LOGVAR_RANGE = (-30.0, 20.0)
 INITIAL_LOGVAR = -9.0
@@ -86,7 +86,8 @@ class Encoder(nn.Module):
         self.stem_unshuffle = stem
         self.conv_in = nn.Conv2d(config.image_channels * stem * stem, widths[0], 3, padding=1)
         self.down_blocks = nn.ModuleList(
-            Level(width, config.layers_per_block, Downsampler(width, following)) for width, following in pairwise(widths)
+            Level(width, config.layers_per_block, Downsampler(width, following))
+            for width, following in pairwise(widths)
         )
         self.down_blocks.append(Level(widths[-1], config.layers_per_block))
         self.mid_block = Level(widths[-1], config.layers_mid_block)
@@ -199,11 +200,8 @@ class SimVAE(nn.Module):
         if (mean.shape, components.shape, std.shape) != ((patch,), (latent, patch), (latent,)):
             raise ValueError(f"expected mean ({patch},), components ({latent}, {patch}) and std ({latent},)")
         whiten = components / std[:, None]
-        encode.weight.copy_(whiten.reshape(encode.weight.shape))
-        encode.bias.copy_(-(whiten @ mean))
-        decode.weight.copy_((components * std[:, None]).T.reshape(decode.weight.shape))
-        decode.bias.copy_(mean)
-        for conv in (self.encoder.conv_out, self.decoder.conv_out):
-            conv.weight.zero_()
-            conv.bias.zero_()
-        self.encoder.conv_out.bias[latent:] = INITIAL_LOGVAR
+        colour = (components * std[:, None]).T
+        encode.load_state_dict({"weight": whiten.reshape(encode.weight.shape), "bias": -(whiten @ mean)})
+        decode.load_state_dict({"weight": colour.reshape(decode.weight.shape), "bias": mean})
+        zero_init(self.decoder.conv_out)
+        zero_init(self.encoder.conv_out).get_parameter("bias")[latent:] = INITIAL_LOGVAR

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latent_pmrf.config import SwinIRConfig
+from latent_pmrf.nets.layers import zero_init
 
 DATASET_MEAN = (0.4488, 0.4371, 0.4040)
 MASKED = -100.0
@@ -142,7 +143,7 @@ class ResidualGroup(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, H, W, C) to (B, H, W, C)."""
         y = x
-        for block in self.residual_group["blocks"]:
+        for block in self.residual_group["blocks"].children():
             y = block(y)
         return x + self.conv(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
@@ -162,9 +163,7 @@ class SwinIR(nn.Module):
         channels, width, side = config.image_channels, config.embed_dim, config.unshuffle
         mean = DATASET_MEAN if channels == len(DATASET_MEAN) else (0.0,) * channels
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.conv_first = nn.Sequential(
-            nn.PixelUnshuffle(side), nn.Conv2d(channels * side * side, width, 3, padding=1)
-        )
+        self.conv_first = nn.Sequential(nn.PixelUnshuffle(side), nn.Conv2d(channels * side * side, width, 3, padding=1))
         self.patch_embed = nn.ModuleDict({"norm": nn.LayerNorm(width)})
         self.layers = nn.ModuleList(
             ResidualGroup(width, depth, heads, config.window_size, config.mlp_ratio)
@@ -185,8 +184,7 @@ class SwinIR(nn.Module):
             self.upsample = nn.Sequential(last, nn.PixelShuffle(side))
         self.apply(_init_linear)
         if config.image_skip:
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+            zero_init(last)
 
     def forward(self, y: Tensor) -> Tensor:
         """Estimate the posterior mean.

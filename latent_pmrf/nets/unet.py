@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latent_pmrf.config import UNetConfig
-from latent_pmrf.nets.layers import ChannelLayerNorm
+from latent_pmrf.nets.layers import ChannelLayerNorm, zero_init
 from latent_pmrf.nets.sim_vae import Downsampler, ResidualBlock, Upsampler
 
 
@@ -27,9 +27,7 @@ class GlobalAttention(nn.Module):
         self.norm = ChannelLayerNorm(width, eps=1e-6)
         self.position = nn.Parameter(torch.zeros(1, width, cells, cells))
         self.qkv = nn.Conv2d(width, 3 * width, 1)
-        self.out = nn.Conv2d(width, width, 1)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        self.out = zero_init(nn.Conv2d(width, width, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C, H, W)."""
@@ -59,9 +57,7 @@ class UNet(nn.Module):
         self.middle = _blocks(widths[-1], config.depth)
         self.upsamplers = nn.ModuleList(Upsampler(wider, width) for width, wider in pairwise(widths))
         self.up = nn.ModuleList(_blocks(width, config.depth) for width in widths[:-1])
-        self.conv_out = nn.Conv2d(widths[0], folded, 3, padding=1)
-        nn.init.zeros_(self.conv_out.weight)
-        nn.init.zeros_(self.conv_out.bias)
+        self.conv_out = zero_init(nn.Conv2d(widths[0], folded, 3, padding=1))
 
     def forward(self, y: Tensor) -> Tensor:
         """Map (B, 3, S, S) in [0, 1] to the estimate (B, 3, S, S), not clamped.

@@ -46,9 +46,7 @@ def save_training_state(
     _save(path, tensors, {"info": dict(info)})
 
 
-def load_training_state(
-    path: Path, model: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer
-) -> dict[str, Any]:
+def load_training_state(path: Path, model: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Restore what `save_training_state` wrote, in place, and return its info."""
     tensors, metadata = _load(path)
     model.load_state_dict(_with_prefix(tensors, "model."))
@@ -62,7 +60,9 @@ def load_training_state(
     return dict(metadata["info"])
 
 
-def save_weights(path: Path, config: NetworkConfig, state_dict: Mapping[str, torch.Tensor], info: Mapping[str, Any]) -> None:
+def save_weights(
+    path: Path, config: NetworkConfig, state_dict: Mapping[str, torch.Tensor], info: Mapping[str, Any]
+) -> None:
     """Write a network: weights, specification and facts about where they come from."""
     _save(path, dict(state_dict), {"config": to_dict(config), "info": dict(info)})
 

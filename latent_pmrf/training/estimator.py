@@ -13,8 +13,8 @@ from torch import nn
 from latent_pmrf.config import SwinIRConfig, UNetConfig
 from latent_pmrf.data.datasets import FacePairs
 from latent_pmrf.data.validation import ValidationSet, to_tensor
-from latent_pmrf.nets.swinir import SwinIR
-from latent_pmrf.nets.unet import UNet
+from latent_pmrf.nets.build import build
+from latent_pmrf.nets.layers import channels_last
 from latent_pmrf.training.losses import relative_mse
 
 Pair = tuple[torch.Tensor, torch.Tensor]
@@ -26,7 +26,12 @@ class EstimatorStage:
     name = "estimator"
 
     def __init__(
-        self, config: SwinIRConfig | UNetConfig, pairs: FacePairs, batch_size: int, seed: int, validation: Sequence[ValidationSet]
+        self,
+        config: SwinIRConfig | UNetConfig,
+        pairs: FacePairs,
+        batch_size: int,
+        seed: int,
+        validation: Sequence[ValidationSet],
     ) -> None:
         self.config = config
         self._pairs = pairs
@@ -36,15 +41,19 @@ class EstimatorStage:
 
     def build(self) -> nn.Module:
         """The network in channels-last, which oneDNN prefers for its convolutions."""
-        network = UNet(self.config) if isinstance(self.config, UNetConfig) else SwinIR(self.config)
-        return network.to(memory_format=torch.channels_last)
+        return channels_last(build(self.config))
 
     def batch(self, step: int) -> Pair:
         """(y, x), each (B, 3, S, S) in [0, 1]."""
         lq, hq = self._pairs.batch(self._batch_size, np.random.default_rng((self._seed, step)))
         return to_tensor(lq), to_tensor(hq)
 
-    def loss(self, model: nn.Module, batch: Pair, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss(
+        self,
+        model: nn.Module,
+        batch: Pair,
+        step: int,  # noqa: ARG002 - the loop's signature; nothing here is drawn
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """MSE relative to the degraded image's."""
         y, x = batch
         loss = relative_mse(model(y), x, y)

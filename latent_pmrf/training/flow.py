@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ from latent_pmrf.flow.path import sample_path, stratified_times
 from latent_pmrf.flow.solver import euler
 from latent_pmrf.flow.source import add_source_noise
 from latent_pmrf.nets.hdit import HDiT
+from latent_pmrf.nets.layers import channels_last
 from latent_pmrf.nets.sim_vae import SimVAE
 from latent_pmrf.training.estimator import psnr_db
 from latent_pmrf.training.losses import band_energy
@@ -63,12 +64,12 @@ class LatentStatistics:
 class LatentPairs:
     """Cached raw latents (z_0, z_1) of `copies` degradations of every photograph."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the facts of a cache
         self, pairs: FacePairs, estimator: nn.Module, vae: SimVAE, *, copies: int, seed: int, cache_dir: Path
     ) -> None:
         self._pairs = pairs
-        self._estimator = estimator.eval().requires_grad_(False).to(memory_format=torch.channels_last)
-        self._vae = vae.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self._estimator = channels_last(estimator.eval().requires_grad_(False))
+        self._vae = channels_last(vae.eval().requires_grad_(False))
         self._seed = seed
         self.count = copies * len(pairs.images)
         cells = pairs.size_px // vae.config.downscale
@@ -145,8 +146,8 @@ class FlowStage:
         """Normalised (z_0, z_1): one photograph of each epoch's permutation, one degradation copy per epoch."""
         positions = step * self._batch_size + np.arange(self._batch_size)
         epochs, offsets = np.divmod(positions, self._latents.count)
-        order = {int(e): np.random.default_rng((self._seed, 2, int(e))).permutation(self._latents.count) for e in set(epochs)}
-        indices = np.array([order[int(e)][o] for e, o in zip(epochs, offsets, strict=True)], dtype=np.int64)
+        orders = {int(epoch): self._order(int(epoch)) for epoch in set(epochs)}
+        indices = np.array([orders[int(e)][o] for e, o in zip(epochs, offsets, strict=True)], dtype=np.int64)
         z_0, z_1 = self._latents.get(indices)
         return self.statistics.normalise(z_0), self.statistics.normalise(z_1)
 
@@ -190,6 +191,9 @@ class FlowStage:
             "noise_factor": self._noise_factor,
         }
 
+    def _order(self, epoch: int) -> npt.NDArray[np.int64]:
+        return np.random.default_rng((self._seed, 2, epoch)).permutation(self._latents.count)
+
     def _statistics(self, path: Path) -> LatentStatistics:
         if path.exists():
             return LatentStatistics(**{key: tuple(values) for key, values in json.loads(path.read_text()).items()})
@@ -212,5 +216,5 @@ def latents_of(level: ValidationSet, latents: LatentPairs) -> Pair:
 
 
 def _memmap(path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> npt.NDArray[Any]:
-    mode = "r+" if path.exists() else "w+"
+    mode: Literal["r+", "w+"] = "r+" if path.exists() else "w+"
     return np.memmap(path, dtype=dtype, mode=mode, shape=shape)

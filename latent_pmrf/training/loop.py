@@ -87,7 +87,11 @@ class Stage(Protocol[Batch]):
     """What the loop needs to know of a stage."""
 
     name: str
-    config: NetworkConfig
+
+    @property
+    def config(self) -> NetworkConfig:
+        """Specification of the network."""
+        ...
 
     def build(self) -> nn.Module:
         """The network at its start."""
@@ -151,8 +155,8 @@ class Trainer(Generic[Batch]):
         prefetcher = Prefetcher(self.stage.batch, self.step)
         writer = SummaryWriter(self.run_dir / "tensorboard", purge_step=self.step)
         console = Console()
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
-        progress = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        progress = Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console)
         progress.disable = not console.is_terminal
         try:
             with progress:
@@ -210,7 +214,7 @@ class Trainer(Generic[Batch]):
         else:
             self.optimizer.step()
         self.ema.update(self.model, self.step)
-        return float(loss.detach()), {name: float(value) for name, value in scalars.items()} | {"grad_norm": float(norm)}
+        return float(loss.detach()), {name: float(value) for name, value in {**scalars, "grad_norm": norm}.items()}
 
     def _validate(self, writer: SummaryWriter) -> None:
         weights = {name: value.clone() for name, value in self.model.state_dict().items()}

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 def relative_mse(prediction: torch.Tensor, target: torch.Tensor, observed: torch.Tensor) -> torch.Tensor:
     """Mean over images of MSE(prediction) / (MSE(observed) + 0.001).
 
-    Plain MSE is dominated by the most degraded photographs. The weight depends on the degradation and hardly on what the
-    network can change, so the minimiser stays (nearly) the posterior mean, and moderate and severe degradations count
-    alike. The constant (an input of 30 dB) keeps photographs that are hardly degraded from dominating in turn.
+    Plain MSE is dominated by the most degraded photographs. The weight depends on the degradation and hardly on what
+    the network can change, so the minimiser stays (nearly) the posterior mean, and moderate and severe degradations
+    count alike. The constant (an input of 30 dB) keeps photographs that are hardly degraded from dominating in turn.
 
     Args:
         prediction: (B, C, H, W).

@@ -9,16 +9,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from torch import nn
 
-from latent_pmrf.config import ESTIMATOR_PRESETS, VAE_PRESETS, VELOCITY_PRESETS, SimVAEConfig, SwinIRConfig, UNetConfig
+from latent_pmrf.config import ESTIMATOR_PRESETS, VAE_PRESETS, VELOCITY_PRESETS
 from latent_pmrf.data.datasets import Augmentation, FacePairs, load_images
 from latent_pmrf.data.degradation import DegradationRange
 from latent_pmrf.data.validation import load_validation
-from latent_pmrf.nets.hdit import HDiT
+from latent_pmrf.nets.build import Network, build
 from latent_pmrf.nets.sim_vae import SimVAE
-from latent_pmrf.nets.swinir import SwinIR
-from latent_pmrf.nets.unet import UNet
 from latent_pmrf.training.checkpoint import load_weights
 from latent_pmrf.training.estimator import EstimatorStage
 from latent_pmrf.training.flow import FlowStage, LatentPairs
@@ -130,7 +127,7 @@ def build_trainer(recipe: Recipe, places: Places, device: str = "cpu") -> Traine
     return Trainer(stage, recipe.optim, run_dir, device)
 
 
-def load_network(path: Path) -> nn.Module:
+def load_network(path: Path) -> Network:
     """The network of a weights file, in evaluation mode.
 
     Raises:
@@ -139,15 +136,7 @@ def load_network(path: Path) -> nn.Module:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; train that stage first")
     weights = load_weights(path)
-    network: nn.Module
-    if isinstance(weights.config, SwinIRConfig):
-        network = SwinIR(weights.config)
-    elif isinstance(weights.config, UNetConfig):
-        network = UNet(weights.config)
-    elif isinstance(weights.config, SimVAEConfig):
-        network = SimVAE(weights.config)
-    else:
-        network = HDiT(weights.config)
+    network = build(weights.config)
     network.load_state_dict(weights.state_dict)
     return network.eval()
 
@@ -167,5 +156,3 @@ def _fill(cls: type[T], values: Mapping[str, Any]) -> T:
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
     except TypeError as error:
         raise ValueError(f"{cls.__name__}: {error}") from error
-
-

@@ -14,6 +14,7 @@ from latent_pmrf.config import SimVAEConfig
 from latent_pmrf.data.datasets import Augmentation, U8Image, augment
 from latent_pmrf.data.degradation import resize
 from latent_pmrf.data.validation import ValidationSet, to_tensor
+from latent_pmrf.nets.layers import channels_last
 from latent_pmrf.nets.sim_vae import SimVAE
 from latent_pmrf.training.estimator import psnr_db
 from latent_pmrf.training.losses import band_energy, kl_divergence, laplacian_pyramid_l1
@@ -60,7 +61,7 @@ class VAEStage:
             vae.init_linear_skip_(*patch_pca(self._crops(64, 0), self.config.downscale, self.config.latent_channels))
             for name, parameter in vae.named_parameters():
                 parameter.requires_grad_(".skip." not in name)
-        return vae.to(memory_format=torch.channels_last)
+        return channels_last(vae)
 
     def batch(self, step: int) -> torch.Tensor:
         """(B, 3, crop, crop) in [-1, 1]."""
@@ -106,9 +107,7 @@ class VAEStage:
         return to_tensor(np.stack(crops))
 
 
-def patch_pca(
-    images: torch.Tensor, patch_px: int, components: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def patch_pca(images: torch.Tensor, patch_px: int, components: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Principal components of the square patches of (N, 3, H, W) images in [0, 1], on the [-1, 1] scale.
 
     Returns:
@@ -120,5 +119,8 @@ def patch_pca(
     mean = data.mean(axis=0)
     variance, vectors = np.linalg.eigh(np.cov(data.T))
     order = np.argsort(variance)[::-1][:components]
-    to_float = (lambda array: torch.from_numpy(np.ascontiguousarray(array)).float())
-    return to_float(mean), to_float(vectors[:, order].T), to_float(np.sqrt(variance[order]))
+    return _float_tensor(mean), _float_tensor(vectors[:, order].T), _float_tensor(np.sqrt(variance[order]))
+
+
+def _float_tensor(array: npt.NDArray[np.float64]) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array)).float()
