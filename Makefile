@@ -64,6 +64,15 @@ define install
 	@touch $@
 endef
 
+# Debian's Chromium for the tests of the page, where it may be installed; elsewhere those tests are skipped and say so.
+define offer_browser
+	@if ! command -v chromedriver >/dev/null && [ "$$(id -u)" = 0 ] && grep -qsx 'ID=debian' /etc/os-release; then \
+		echo "==> installing chromium"; \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends \
+			chromium chromium-driver; } >/dev/null 2>&1 || echo "chromium could not be installed; going on without it" >&2; \
+	fi
+endef
+
 # $(call fetch_detector,FOLDER)
 define fetch_detector
 	@if [ ! -s $(DETECTOR) ]; then \
@@ -99,6 +108,7 @@ serve: install ## set up what is missing and serve on HOST:PORT
 
 .PHONY: test
 test: install-dev ## every test; those that need a GPU or a browser are skipped visibly
+	$(call offer_browser)
 	@$(VENV_DEV)/bin/python -m pytest $(ARGS)
 
 .PHONY: integration

@@ -19,12 +19,12 @@ def _has_gpu() -> bool:
 
 
 def _has_browser() -> bool:
-    return any(shutil.which(name) for name in ("chromium", "google-chrome", "chrome"))
+    return shutil.which("chromedriver") is not None and any(map(shutil.which, ("chromium", "google-chrome", "chrome")))
 
 
 _NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
     "gpu": (_has_gpu, "needs a CUDA device"),
-    "browser": (_has_browser, "needs Chromium or Chrome on the PATH"),
+    "browser": (_has_browser, "needs chromedriver and Chromium or Chrome on the PATH"),
 }
 
 
