@@ -155,7 +155,7 @@ def test_a_pickle_with_code_is_not_run(tmp_path):
 
 
 def training_checkpoint():
-    """A Lightning checkpoint of PMRF with the tiny transformer, in the public order; the average is twice the weights."""
+    """A Lightning checkpoint of PMRF with the tiny transformer, in public order; the average is twice the weights."""
     folder = parity_folder("hdit")
     weights = {f"model.{name}": value for name, value in tiny_weights(folder).items()}
     state = {name: weights[name] for name in public_shapes(folder) if name in weights}
