@@ -146,6 +146,10 @@ evaluate: install-dev ## quality of the bundled model on DATA/val: table, model 
 bench: install-dev ## speed and memory of the embedded service
 	@$(VENV_DEV)/bin/python -m loadtest.bench $(ARGS)
 
+.PHONY: showcase
+showcase: install-dev ## the README's before and after picture, made by the service
+	@$(VENV_DEV)/bin/python -m loadtest.showcase $(ARGS)
+
 # The union of both environments at the newest versions pyproject.toml allows. Two exceptions: torch moves by hand, after
 # checking that a CPU wheel exists, and local tags (+cpu) are the index's affair.
 .PHONY: lock
