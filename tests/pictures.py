@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -18,19 +19,35 @@ def pixels(width: int = 120, height: int = 100, seed: int = 0) -> U8Image:
     return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def encoded(picture: U8Image | None = None, kind: str = "PNG") -> bytes:
+def encoded(picture: U8Image | None = None, kind: str = "PNG", **parameters: Any) -> bytes:
     """A file of the picture."""
+    return saved(Image.fromarray(pixels() if picture is None else picture), kind, **parameters)
+
+
+def saved(image: Image.Image, kind: str, **parameters: Any) -> bytes:
+    """A file of a Pillow picture."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels() if picture is None else picture).save(buffer, kind)
+    image.save(buffer, kind, **parameters)
     return buffer.getvalue()
+
+
+def png_file(*chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG file of these chunks, each a kind and a body, with right checksums."""
+    parts = (
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    )
+    return b"".join([b"\x89PNG\r\n\x1a\n", *parts])
+
+
+def png_header(width: int, height: int, bit_depth: int = 8, colour: int = 2) -> tuple[bytes, bytes]:
+    """The IHDR chunk for `png_file`."""
+    return b"IHDR", struct.pack(">IIBBBBB", width, height, bit_depth, colour, 0, 0, 0)
 
 
 def animated(kind: str) -> bytes:
     """A file of two frames."""
-    buffer = io.BytesIO()
     frames = [Image.fromarray(pixels(seed=seed)) for seed in range(2)]
-    frames[0].save(buffer, kind, save_all=True, append_images=frames[1:], duration=100)
-    return buffer.getvalue()
+    return saved(frames[0], kind, save_all=True, append_images=frames[1:], duration=100)
 
 
 def png_bomb(side_px: int = 50_000) -> bytes:
@@ -38,15 +55,10 @@ def png_bomb(side_px: int = 50_000) -> bytes:
     packer = zlib.compressobj(9)
     row = bytes(side_px // 8 + 1)
     rows = b"".join(packer.compress(row) for _ in range(side_px)) + packer.flush()
-    header = struct.pack(">IIBBBBB", side_px, side_px, 1, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", rows) + _chunk(b"IEND", b"")
+    return png_file(png_header(side_px, side_px, 1, 0), (b"IDAT", rows), (b"IEND", b""))
 
 
-def decoded(data: bytes) -> U8Image:
-    """Pixels of a file."""
+def decoded(data: bytes, mode: str | None = None) -> U8Image:
+    """Pixels of a file, in Pillow's `mode` or the file's own."""
     with Image.open(io.BytesIO(data)) as image:
-        return np.asarray(image)
-
-
-def _chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        return np.asarray(image if mode is None else image.convert(mode))

@@ -1,7 +1,11 @@
-"""JPEG: bytes -> `Container`, by walking the marker segments up to the first scan."""
+"""JPEG: bytes -> `Container`, by walking the marker segments.
+
+What follows the end-of-image marker (further pictures, a phone's film of the moment) is left alone and not kept.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -17,6 +21,8 @@ _DCT_FRAMES = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}
 _OTHER_FRAMES = {0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF}
 _ALONE = {0x01, *range(0xD0, 0xD8)}
 _METADATA = {*range(0xE0, 0xF0), _COM} - {_APP0, _APP14}  # JFIF and Adobe segments tell the colour transform
+# In a scan's data 0xFF is always followed by a zero or a restart marker; fill bytes may precede a marker.
+_MARKER_IN_SCAN = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])", re.DOTALL)
 _EXIF_PREFIX = b"Exif\0\0"
 _ICC_PREFIX = b"ICC_PROFILE\0"
 
@@ -58,10 +64,11 @@ def read_jpeg(data: bytes) -> Container:
         raise UnsupportedFormat(
             f"{parts.frame[0]}-bit JPEG with {components} components", hint="save it as an 8-bit JPEG or as PNG"
         )
-    damage = _damage(data, parts)
-    stripped = b""
-    if damage is None:
-        stripped = b"".join([SIGNATURE[:2], *parts.pixel_segments, memoryview(data)[parts.scan_start :]])
+    stripped, damage = b"", "the JPEG file ends before its first scan"
+    if parts.scan_start is not None:
+        end, damage = _end_of_image(data, parts.scan_start)
+        if damage is None:
+            stripped = b"".join([SIGNATURE[:2], *parts.pixel_segments, memoryview(data)[parts.scan_start : end]])
     return Container(
         format=OutputFormat.JPEG,
         width_px=width_px,
@@ -132,12 +139,18 @@ def _profile(parts: _Parts) -> bytes | None:
     return b"".join(parts.icc[number] for number in sorted(parts.icc))
 
 
-def _damage(data: bytes, parts: _Parts) -> str | None:
-    if parts.scan_start is None:
-        return "the JPEG file ends before its first scan"
-    # In a scan's data 0xFF is always followed by a zero or a restart marker, so these byte pairs are real markers.
-    if data.find(bytes((0xFF, _EOI)), parts.scan_start) < 0:
-        return "the JPEG file ends before its end-of-image marker"
-    if data.count(bytes((0xFF, _SOS)), parts.scan_start) > MAX_SCANS:
-        return f"the JPEG file has more than {MAX_SCANS} scans"
-    return None
+def _end_of_image(data: bytes, start: int) -> tuple[int, str | None]:
+    """End of the picture whose first scan's header is at `start`, or what is wrong with its scans."""
+    position, scans = start, 0
+    for _ in range(MAX_PARTS):
+        found = _MARKER_IN_SCAN.search(data, position)
+        if found is None:
+            break
+        marker = found[1][0]
+        if marker == _EOI:
+            return found.end(), None
+        scans += marker == _SOS
+        if scans > MAX_SCANS:
+            return 0, f"the JPEG file has more than {MAX_SCANS} scans"
+        position = found.end() + (0 if marker in _ALONE else int.from_bytes(data[found.end() : found.end() + 2], "big"))
+    return 0, "the JPEG file ends before its end-of-image marker"

@@ -36,7 +36,7 @@ def read_webp(data: bytes) -> Container:
         width, height = _size(kind, bytes(body[:10]))
         width_px, height_px = max(width_px, width), max(height_px, height)
         frames += kind == b"ANMF"
-        if kind == b"VP8X":
+        if kind == b"VP8X" and body:
             kept.append(b"".join([whole[:8], bytes((body[0] & ~_METADATA_FLAGS,)), whole[9:]]))
         elif kind in _PICTURE_CHUNKS:
             kept.append(whole)
@@ -55,7 +55,7 @@ def read_webp(data: bytes) -> Container:
         height_px=height_px,
         animated=frames > 1,
         icc_profile=icc_profile if icc_profile and len(icc_profile) <= MAX_ICC_BYTES else None,
-        exif=found.get(b"EXIF"),
+        exif=found.get(b"EXIF", b"").removeprefix(b"Exif\0\0") or None,  # some writers keep JPEG's prefix
         stripped=stripped,
         damage=damage,
     )
@@ -72,14 +72,12 @@ def _chunks(data: bytes, end: int) -> Iterator[tuple[bytes, memoryview, memoryvi
 
 
 def _size(kind: bytes, head: bytes) -> tuple[int, int]:
-    """Width and height that a chunk declares, (0, 0) where it declares none."""
-    if len(head) < 10:
-        head = head.ljust(10, b"\0")
-    if kind == b"VP8X":
+    """Width and height that the first ten bytes of a chunk declare, (0, 0) where they declare none."""
+    if kind == b"VP8X" and len(head) == 10:
         return 1 + int.from_bytes(head[4:7], "little"), 1 + int.from_bytes(head[7:10], "little")
-    if kind == b"VP8 " and head[3:6] == b"\x9d\x01\x2a":
+    if kind == b"VP8 " and head[3:6] == b"\x9d\x01\x2a" and len(head) == 10:
         return int.from_bytes(head[6:8], "little") & 0x3FFF, int.from_bytes(head[8:10], "little") & 0x3FFF
-    if kind == b"VP8L" and head[0] == 0x2F:
+    if kind == b"VP8L" and head[:1] == b"\x2f" and len(head) >= 5:
         bits = int.from_bytes(head[1:5], "little")
         return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
     return 0, 0
