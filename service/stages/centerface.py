@@ -1,8 +1,8 @@
 """CenterFace's tensors: pictures in, candidates out.
 
-The network (Xu et al., 2019, https://arxiv.org/abs/1911.03599) predicts faces as points. On a map with one cell for each
-4 x 4 pixels, `heatmap` peaks at the middle of a face, `scale` is the logarithm of the height and width of its box in
-cells, `offset` moves the middle within its cell (y, x), and `landmarks` are five places (y, x) as shares of the box.
+The network (Xu et al., 2019, https://arxiv.org/abs/1911.03599) predicts faces as points. On a map with one cell for
+each 4 x 4 pixels, `heatmap` peaks at the middle of a face, `scale` is the logarithm of the height and width of its box
+in cells, `offset` moves the middle within its cell (y, x), and `landmarks` are five places (y, x) as shares of the box.
 
 Coordinates here are those of pixel borders: 0 is the left border of the first pixel.
 """
