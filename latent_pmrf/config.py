@@ -10,9 +10,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Attention = Literal["neighborhood", "global"]
+Upsampler = Literal["nearest+conv", "pixelshuffledirect"]
+Flavour = Literal["pmrf", "latent_pmrf"]
+TimeConvention = Literal["t", "sigma"]
+
+
+def _check_choice(name: str, value: str, choices: Any) -> None:  # noqa: ANN401 - a Literal has no type of its own
+    if value not in get_args(choices):
+        raise ValueError(f"{name} must be one of {get_args(choices)}, not {value!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +49,7 @@ class SwinIRConfig:
     window_size: int = 8
     mlp_ratio: float = 2.0
     unshuffle: int = 8
-    upsampler: Literal["nearest+conv", "pixelshuffledirect"] = "nearest+conv"
+    upsampler: Upsampler = "nearest+conv"
     upsample_width: int = 64
     image_skip: bool = False
     mask_size: int | None = None
@@ -52,6 +60,9 @@ class SwinIRConfig:
             raise ValueError("depths and num_heads must have one entry per residual group")
         if any(self.embed_dim % heads for heads in self.num_heads):
             raise ValueError(f"embed_dim {self.embed_dim} must be divisible by every entry of num_heads")
+        _check_choice("upsampler", self.upsampler, Upsampler)
+        if self.upsampler == "nearest+conv" and self.unshuffle.bit_count() != 1:
+            raise ValueError(f"unshuffle {self.unshuffle} must be a power of two: the head doubles the resolution")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +84,14 @@ class UNetConfig:
     widths: tuple[int, ...] = (48, 96, 192)
     depth: int = 2
     heads: int = 4
+
+    def __post_init__(self) -> None:
+        """Refuse inconsistent sizes with a message that names the field."""
+        multiple = self.unshuffle * 2 ** (len(self.widths) - 1)
+        if self.image_size_px % multiple:
+            raise ValueError(f"image_size_px {self.image_size_px} must be a multiple of {multiple}")
+        if self.widths[-1] % self.heads:
+            raise ValueError(f"heads {self.heads} must divide the last of widths {self.widths}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +164,8 @@ class HDiTConfig:
     mapping_depth: int = 2
     ff_mult: float = 3.0
     depthwise_conv: bool = True
-    flavour: Literal["pmrf", "latent_pmrf"] = "latent_pmrf"
-    time_convention: Literal["t", "sigma"] = "t"
+    flavour: Flavour = "latent_pmrf"
+    time_convention: TimeConvention = "t"
 
     def __post_init__(self) -> None:
         """Refuse inconsistent sizes with a message that names the field."""
@@ -155,6 +174,14 @@ class HDiTConfig:
         for width, head_dim in zip(self.widths, self.head_dim, strict=True):
             if width % head_dim:
                 raise ValueError(f"width {width} must be divisible by its head_dim {head_dim}")
+            if head_dim % 8:
+                raise ValueError(f"head_dim {head_dim} must be a multiple of 8 for the rotary positions")
+        if self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size {self.kernel_size} must be odd")
+        for attention in self.attention:
+            _check_choice("attention", attention, Attention)
+        _check_choice("flavour", self.flavour, Flavour)
+        _check_choice("time_convention", self.time_convention, TimeConvention)
 
 
 NetworkConfig = SwinIRConfig | UNetConfig | SimVAEConfig | HDiTConfig
