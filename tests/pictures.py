@@ -51,7 +51,7 @@ def animated(kind: str) -> bytes:
 
 
 def png_bomb(side_px: int = 50_000) -> bytes:
-    """A PNG file of some 100 KB that declares `side_px` squared and would fill gigabytes."""
+    """A PNG file of some 300 KB that declares `side_px` squared and would fill gigabytes."""
     packer = zlib.compressobj(9)
     row = bytes(side_px // 8 + 1)
     rows = b"".join(packer.compress(row) for _ in range(side_px)) + packer.flush()

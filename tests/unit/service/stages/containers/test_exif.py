@@ -1,0 +1,136 @@
+"""EXIF blocks: what is read, what is kept, what never leaves."""
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from service.stages.containers import exif
+
+ASCII, SHORT, LONG, RATIONAL, BYTES = 2, 3, 4, 5, 7
+MAKE, ORIENTATION, CAMERA, GPS, INTEROP, EXPOSURE = 0x010F, 0x0112, 0x8769, 0x8825, 0xA005, 0x829A
+SECRET = b"a place nobody is to know"
+
+
+def block(order, entries, *, after=b"", next_directory=0, offset=8):
+    """A TIFF stream of one directory; an entry is (tag, type, count, four bytes or an int)."""
+    packed = b"".join(
+        struct.pack(f"{order}HHI", tag, kind, count)
+        + (value if isinstance(value, bytes) else struct.pack(f"{order}I", value))
+        for tag, kind, count, value in entries
+    )
+    magic = b"II*\0" if order == "<" else b"MM\0*"
+    directory = struct.pack(f"{order}H", len(entries)) + packed + struct.pack(f"{order}I", next_directory)
+    return magic + struct.pack(f"{order}I", offset) + directory + after
+
+
+def read(data):
+    image_exif = Image.Exif()
+    image_exif.load(data)
+    return image_exif
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("value", range(1, 9))
+def test_orientation_in_both_byte_orders(order, value):
+    assert exif.orientation(block(order, [(ORIENTATION, SHORT, 1, struct.pack(f"{order}HH", value, 0))])) == value
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        None,
+        b"",
+        b"II*\0",
+        b"II*\0\xff\xff\xff\xff",
+        b"II*\0\x08\0\0\0\xff\xff",
+        b"XX*\0\x08\0\0\0\0\0",
+        block("<", [(ORIENTATION, ASCII, 2, b"6\0\0\0")]),
+        block("<", [(ORIENTATION, SHORT, 0, 6)]),
+        block("<", [(ORIENTATION, 77, 1, 6)]),
+        block("<", []),
+    ],
+)
+def test_what_says_nothing_turns_nothing_and_is_not_kept(data):
+    assert exif.orientation(data) == 1
+    assert exif.sanitise(data) is None
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_camera_data_is_kept_in_its_byte_order(order):
+    at = 8 + 2 + 3 * 12 + 4
+    tail = b"A maker's name\0\0" + struct.pack(f"{order}H", 1)
+    tail += struct.pack(f"{order}HHII", EXPOSURE, RATIONAL, 1, at + 16 + 18) + struct.pack(f"{order}III", 0, 1, 100)
+    data = block(
+        order,
+        [(MAKE, ASCII, 15, at), (ORIENTATION, SHORT, 1, struct.pack(f"{order}HH", 6, 0)), (CAMERA, LONG, 1, at + 16)],
+        after=tail,
+    )
+    kept = exif.sanitise(data)
+    assert kept[:4] == data[:4]
+    assert read(kept)[MAKE] == "A maker's name"
+    assert read(kept).get_ifd(CAMERA)[EXPOSURE] == pytest.approx(0.01)
+    assert ORIENTATION not in read(kept)
+    assert exif.sanitise(kept) == kept
+
+
+def test_interoperability_is_kept_and_linked():
+    given = Image.Exif()
+    given[MAKE] = "x"
+    given.get_ifd(CAMERA)[EXPOSURE] = 0.5
+    given.get_ifd(CAMERA)[INTEROP] = {1: "R98"}
+    kept = read(exif.sanitise(given.tobytes()[6:]))
+    assert kept.get_ifd(CAMERA)[EXPOSURE] == pytest.approx(0.5)
+    assert kept.get_ifd(INTEROP)[1] == "R98"
+
+
+@pytest.mark.parametrize(
+    "tag", [0x02BC, 0x83BB, 0x8649, 0x927C, 0xC4A5, 0x014A, 0x0201, GPS], ids=lambda tag: f"{tag:#06x}"
+)
+def test_what_must_not_leave(tag):
+    at = 8 + 2 + 2 * 12 + 4
+    data = block("<", [(MAKE, ASCII, 2, b"x\0\0\0"), (tag, BYTES, len(SECRET), at)], after=SECRET)
+    kept = exif.sanitise(data)
+    assert read(kept)[MAKE] == "x"
+    assert SECRET not in kept
+    assert tag not in read(kept)
+
+
+def test_position_and_thumbnail_bytes_are_gone():
+    given = Image.Exif()
+    given[MAKE] = "x"
+    given.get_ifd(GPS).update({1: "N", 0x1D: "2026:11:24"})
+    first = given.tobytes()[6:]
+    thumbnail = block("<", [(MAKE, ASCII, 2, b"x\0\0\0")], next_directory=26, after=SECRET)
+    for data, secret in ((first, b"2026:11:24"), (thumbnail, SECRET)):
+        assert secret in data
+        assert secret not in exif.sanitise(data)
+
+
+def test_entries_that_lie_are_left_out_one_by_one():
+    entries = [
+        (MAKE, ASCII, 2, b"x\0\0\0"),
+        (0x0110, ASCII, 1000, 8),
+        (0x0131, ASCII, 2**31, 8),
+        (0x0132, ASCII, 9, 2**31),
+    ]
+    assert set(read(exif.sanitise(block("<", entries)))) == {MAKE}
+
+
+def test_directories_that_point_at_each_other_end():
+    loop = block("<", [(MAKE, ASCII, 2, b"x\0\0\0"), (CAMERA, LONG, 1, 8)], next_directory=8)
+    assert len(exif.sanitise(loop)) < 200
+
+
+def test_many_entries_over_the_same_bytes_do_not_unpack_to_much():
+    entries = [(tag, BYTES, 60_000, 8) for tag in range(0x9000, 0x9000 + 5000)]
+    assert exif.sanitise(block("<", entries, after=bytes(60_000))) is None
+
+
+@given(st.binary(max_size=200), st.sampled_from([b"II*\0\x08\0\0\0", b"MM\0*\0\0\0\x08"]))
+def test_nonsense_is_survived(data, magic):
+    assert 1 <= exif.orientation(magic + data) <= 8
+    kept = exif.sanitise(magic + data)
+    assert kept is None or exif.sanitise(kept) is not None

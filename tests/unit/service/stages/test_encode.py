@@ -1,0 +1,171 @@
+"""Encode, and the round trip of decode and encode."""
+
+import dataclasses
+import io
+import struct
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from service.core.errors import InvalidOption
+from service.core.types import DecodedImage, OutputFormat, Upload
+from service.stages.decode import DecodeLimits, decode
+from service.stages.encode import encode
+from tests.pictures import decoded, encoded, pixels
+
+JPEG, PNG, WEBP = OutputFormat
+LIMITS = DecodeLimits(max_upload_bytes=10**8, max_image_px=10**7, min_side_px=1)
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+CAMERA = Image.Exif()
+CAMERA[0x010F] = "Maker"
+EXIF = CAMERA.tobytes()[6:]
+
+
+def grey_profile(gamma):
+    """The least profile of grey pixels: white point and tone curve."""
+    curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256)) + b"\0\0"
+    white = b"XYZ \0\0\0\0" + struct.pack(">iii", 0xF6D6, 0x10000, 0xD32D)
+    table = struct.pack(">I", 2) + b"wtpt" + struct.pack(">II", 156, 20) + b"kTRC" + struct.pack(">II", 176, 16)
+    header = struct.pack(">I4sI4s4s4s", 192, b"lcms", 0x02400000, b"mntr", b"GRAY", b"XYZ ") + bytes(12) + b"acsp"
+    return header.ljust(128, b"\0") + table + white + curve
+
+
+def photo(*, dtype=np.uint8, alpha=False, grey=False, profile=None, exif=None):
+    values = pixels().astype(dtype) * (257 if dtype == np.uint16 else 1)
+    if dtype == np.uint16:
+        values += np.arange(120, dtype=np.uint16)[:, None]
+    if grey:
+        values = np.repeat(values[:, :, :1], 3, axis=2)
+    fade = np.tile(np.linspace(0, np.iinfo(dtype).max, 120).astype(dtype), (100, 1))
+    return DecodedImage(values, fade if alpha else None, profile, exif, PNG, grey)
+
+
+def again(image, output_format, quality=95):
+    return decode(Upload(encode(image, output_format, quality)), LIMITS)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.parametrize("alpha", [False, True])
+def test_png_keeps_everything(dtype, grey, alpha):
+    profile = grey_profile(2.2) if grey else SRGB
+    image = photo(dtype=dtype, alpha=alpha, grey=grey, profile=profile, exif=EXIF)
+    back = again(image, PNG)
+    np.testing.assert_array_equal(back.pixels, image.pixels)
+    np.testing.assert_array_equal(back.alpha, image.alpha)
+    assert back.pixels.dtype == dtype
+    assert (back.icc_profile, back.exif, back.is_grey) == (profile, EXIF, grey)
+
+
+@pytest.mark.parametrize("output_format", [JPEG, WEBP])
+def test_jpeg_and_webp_keep_profile_and_exif(output_format):
+    back = again(photo(profile=SRGB, exif=EXIF), output_format)
+    assert (back.icc_profile, back.exif) == (SRGB, EXIF)
+    assert np.abs(back.pixels.astype(int) - pixels()).max() <= 10
+
+
+@pytest.mark.parametrize("output_format", OutputFormat)
+def test_what_comes_in_goes_out_without_position(output_format):
+    given = Image.Exif()
+    given[0x010F], given[0x0112] = "Maker", 6
+    given.get_ifd(0x8825)[1] = "N"
+    kind = output_format.value.upper()
+    out = encode(decode(Upload(encoded(kind=kind, exif=given, icc_profile=SRGB)), LIMITS), output_format, 95)
+    with Image.open(io.BytesIO(out)) as image:
+        kept = image.getexif()
+        assert dict(kept) == {0x010F: "Maker"}
+        assert not kept.get_ifd(0x8825)
+        assert image.info["icc_profile"] == SRGB
+        assert image.size == (100, 120)
+
+
+@pytest.mark.parametrize("output_format", [JPEG, WEBP])
+def test_16_bits_are_rounded(output_format):
+    out = encode(photo(dtype=np.uint16), output_format, 95)
+    assert np.abs(decoded(out).astype(int) - pixels()).max() <= 10
+
+
+def test_webp_keeps_alpha_and_the_colours_beneath():
+    image = photo(alpha=True)
+    back = again(image, WEBP)
+    np.testing.assert_array_equal(back.alpha, image.alpha)
+    assert np.abs(back.pixels.astype(int) - image.pixels).max() <= 12
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("grey", [False, True])
+def test_jpeg_lays_alpha_over_white(dtype, grey):
+    image = photo(dtype=dtype, alpha=True, grey=grey)
+    out = decoded(encode(image, JPEG, 95), "RGB").astype(int)
+    assert out[:, 0].min() >= 250
+    assert np.abs(out[:, -1] - photo(grey=grey).pixels[:, -1]).max() <= 6
+    half = (photo(grey=grey).pixels[:, 60].astype(int) + 255) // 2
+    assert np.abs(out[:, 60] - half).max() <= 8
+
+
+def test_grey_stays_grey():
+    for output_format in (JPEG, PNG):
+        back = again(photo(grey=True, profile=grey_profile(1.8)), output_format)
+        assert back.is_grey
+        assert back.icc_profile == grey_profile(1.8)
+    webp = decoded(encode(photo(grey=True), WEBP, 95), "RGB").astype(int)
+    assert np.ptp(webp, axis=2).max() <= 4
+
+
+def test_a_grey_profile_webp_cannot_hold_is_applied():
+    image = photo(grey=True, profile=grey_profile(1.0))
+    back = again(image, WEBP)
+    assert back.icc_profile is None
+    linear = image.pixels / 255
+    srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    assert np.abs(back.pixels - 255 * srgb).max() < 8
+
+
+def test_quality_counts():
+    sizes = {
+        output_format: [len(encode(photo(), output_format, quality)) for quality in (10, 50, 100)]
+        for output_format in (JPEG, WEBP)
+    }
+    for kind in sizes.values():
+        assert kind == sorted(set(kind))
+    assert len(encode(photo(), PNG, 1)) == len(encode(photo(), PNG, 100))
+
+
+def test_colour_planes_are_full_from_quality_90():
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = (255, 0, 0)
+    stripes[:, 1::2] = (0, 0, 255)
+    image = dataclasses.replace(photo(), pixels=stripes)
+    error = {
+        quality: np.abs(decoded(encode(image, JPEG, quality)).astype(int) - stripes).mean() for quality in (89, 90)
+    }
+    assert error[90] < error[89] / 3
+
+
+@pytest.mark.parametrize("quality", [0, 101])
+def test_a_quality_that_is_none(quality):
+    with pytest.raises(ValueError, match="quality"):
+        encode(photo(), JPEG, quality)
+
+
+@pytest.mark.parametrize(("output_format", "side_px"), [(JPEG, 65_501), (WEBP, 16_384)])
+def test_a_side_the_format_cannot_hold(output_format, side_px):
+    long = dataclasses.replace(photo(), pixels=np.zeros((2, side_px, 3), np.uint8))
+    with pytest.raises(InvalidOption, match=output_format.value) as caught:
+        encode(long, output_format, 95)
+    assert caught.value.extra["option"] == "output_format"
+    assert again(long, PNG).pixels.shape == (2, side_px, 3)
+    assert again(dataclasses.replace(long, pixels=long.pixels[:, 1:]), output_format).pixels.shape == (
+        2,
+        side_px - 1,
+        3,
+    )
+
+
+def test_nothing_is_written_to():
+    image = photo(alpha=True, grey=True, profile=grey_profile(2.2), exif=EXIF)
+    for array in (image.pixels, image.alpha):
+        array.setflags(write=False)
+    for output_format in OutputFormat:
+        encode(image, output_format, 80)
