@@ -41,7 +41,7 @@ def load_validation(root: Path, size_px: int, limit: int | None = None) -> list[
     """Load `root/{clean,moderate,severe}`, shrunk to `size_px` by Lanczos.
 
     Raises:
-        FileNotFoundError: The folder holds no clean faces.
+        FileNotFoundError: The folder holds no clean faces, or one lacks a degraded version.
     """
     names = sorted(path.stem for path in (root / "clean").glob("*.*"))
     if not names:
@@ -60,7 +60,10 @@ def to_tensor(images: U8Image) -> torch.Tensor:
 def _load(folder: Path, names: Sequence[str], size_px: int) -> npt.NDArray[np.float32]:
     images = []
     for name in names:
-        with Image.open(next(folder.glob(f"{name}.*"))) as image:
+        path = next(folder.glob(f"{name}.*"), None)
+        if path is None:
+            raise FileNotFoundError(f"{folder / name}.* does not exist")
+        with Image.open(path) as image:
             resized = image.convert("RGB").resize((size_px, size_px), Image.Resampling.LANCZOS)
             images.append(np.asarray(resized, dtype=np.float32).transpose(2, 0, 1) / 255)
     return np.stack(images)

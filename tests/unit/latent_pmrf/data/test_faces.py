@@ -1,0 +1,229 @@
+import io
+import tarfile
+import threading
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from latent_pmrf.data.datasets import Augmentation, FacePairs, Prefetcher, augment, load_images
+from latent_pmrf.data.degradation import DegradationRange
+from latent_pmrf.data.validation import load_validation, to_tensor
+
+STILL = Augmentation(flip=False, rotate_deg=0.0, scale=0.0, shift=0.0)
+
+
+def picture(value, side=32):
+    ramp = np.linspace(0, 60, side, dtype=np.uint8)
+    return np.stack([np.tile(ramp, (side, 1)), np.tile(ramp[:, None], side), np.full((side, side), value)], -1).astype(
+        np.uint8
+    )
+
+
+def encoded(image, kind="PNG"):
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, kind, quality=95)
+    return buffer.getvalue()
+
+
+def write_shard(path, members):
+    with tarfile.open(path, "w") as archive:
+        for name, data in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+
+
+def blues(images):
+    return [int(image[0, 0, 2]) for image in images]
+
+
+def test_shards_are_read_in_the_order_of_their_names(tmp_path):
+    write_shard(tmp_path / "b.tar", {"1.png": encoded(picture(3))})
+    write_shard(
+        tmp_path / "a.tar", {"9.png": encoded(picture(1)), "notes.txt": b"no picture", "8.JPG": encoded(picture(2))}
+    )
+    images = load_images(tmp_path)
+    assert blues(images) == [1, 2, 3]
+    assert {(image.dtype.name, image.shape) for image in images} == {("uint8", (32, 32, 3))}
+
+
+def test_folders_and_patterns(tmp_path):
+    for name, value in (("train_b.png", 2), ("train_a.png", 1), ("other.png", 9)):
+        (tmp_path / name).write_bytes(encoded(picture(value)))
+    (tmp_path / "train.txt").write_text("no picture")
+    write_shard(tmp_path / "train.tar", {"x.png": encoded(picture(7))})
+    assert blues(load_images(tmp_path, "train*")) == [7, 1, 2]
+    assert blues(load_images(tmp_path, "*.png")) == [9, 1, 2]
+
+
+def test_grey_and_transparent_pictures_become_rgb(tmp_path):
+    Image.fromarray(picture(5)).convert("L").save(tmp_path / "a.png")
+    Image.fromarray(picture(5)).convert("RGBA").save(tmp_path / "b.png")
+    assert [image.shape for image in load_images(tmp_path)] == [(32, 32, 3)] * 2
+
+
+def test_an_empty_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no pictures match .*train\*\.tar"):
+        load_images(tmp_path, "train*.tar")
+
+
+def test_no_augmentation_is_the_identity():
+    np.testing.assert_array_equal(augment(picture(1), STILL, np.random.default_rng(0)), picture(1))
+
+
+def test_half_of_the_photographs_are_mirrored():
+    flip = Augmentation(flip=True, rotate_deg=0.0, scale=0.0, shift=0.0)
+    results = [augment(picture(1), flip, np.random.default_rng(seed)) for seed in range(200)]
+    mirrored = [np.array_equal(result, picture(1)[:, ::-1]) for result in results]
+    assert all(flipped or np.array_equal(result, picture(1)) for flipped, result in zip(mirrored, results, strict=True))
+    assert sum(mirrored) / 200 == pytest.approx(0.5, abs=0.1)
+
+
+def centroid(image):
+    weight = image[..., 0].astype(np.float64)
+    y, x = np.mgrid[: image.shape[0], : image.shape[1]]
+    return np.array([(weight * x).sum(), (weight * y).sum()]) / weight.sum()
+
+
+def blob(at, side=101, radius=3):
+    y, x = np.mgrid[:side, :side]
+    inside = (x - at[0]) ** 2 + (y - at[1]) ** 2 <= radius**2
+    return np.where(inside[..., None], 255, 0).repeat(3, axis=2).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("field", "largest"),
+    [("rotate_deg", 30 * np.deg2rad(20)), ("scale", 30 * 0.2), ("shift", 101 * 0.1 * 2**0.5)],
+)
+def test_geometry_moves_a_point_as_far_as_allowed(field, largest):
+    amount = {"rotate_deg": 20.0, "scale": 0.2, "shift": 0.1}[field]
+    augmentation = Augmentation(**{"flip": False, "rotate_deg": 0.0, "scale": 0.0, "shift": 0.0} | {field: amount})
+    moves = []
+    for seed in range(60):
+        moved = centroid(augment(blob((80, 50)), augmentation, np.random.default_rng(seed))) - (80, 50)
+        moves.append(np.linalg.norm(moved))
+        radial, sideways = np.abs(moved)
+        if field == "rotate_deg":
+            assert radial < 2.5  # the chord's sagitta
+        if field == "scale":
+            assert sideways < 0.3
+    assert largest / 2 < max(moves) < largest * 1.05 + 0.3
+
+
+def test_the_centre_stays_without_a_shift():
+    augmentation = Augmentation(flip=True, rotate_deg=20.0, scale=0.2, shift=0.0)
+    for seed in range(10):
+        moved = centroid(augment(blob((50, 50)), augmentation, np.random.default_rng(seed)))
+        assert moved == pytest.approx([50, 50], abs=0.3)
+
+
+def test_borders_are_reflected_not_black():
+    white = np.full((64, 64, 3), 255, np.uint8)
+    augmentation = Augmentation(rotate_deg=30.0, scale=0.3, shift=0.2)
+    assert all(augment(white, augmentation, np.random.default_rng(seed)).min() == 255 for seed in range(10))
+
+
+@pytest.fixture
+def pairs():
+    images = [picture(value, side) for value, side in ((10, 64), (120, 48), (230, 512))]
+    return FacePairs(images, 32, DegradationRange(), Augmentation())
+
+
+def test_pairs_have_one_size_and_show_the_same_photograph(pairs):
+    for index, value in enumerate((10, 120, 230)):
+        lq, hq = pairs.pair(index, np.random.default_rng(index))
+        assert lq.shape == hq.shape == (32, 32, 3)
+        assert hq[..., 2].mean() == pytest.approx(value, abs=2)
+        assert not np.array_equal(lq, hq)
+
+
+def test_batches_are_a_pure_function_of_their_generator(pairs):
+    one, again, other = (pairs.batch(4, np.random.default_rng((7, step))) for step in (3, 3, 4))
+    assert one[0].shape == one[1].shape == (4, 32, 32, 3)
+    assert all(np.array_equal(a, b) for a, b in zip(one, again, strict=True))
+    assert not np.array_equal(one[1], other[1])
+
+
+def test_mirroring_alone_feeds_the_degradation(pairs):
+    mirror = FacePairs(pairs.images, 32, DegradationRange(), Augmentation(rotate_deg=0.0, scale=0.0, shift=0.0))
+    assert mirror.batch(8, np.random.default_rng(0))[0].shape == (8, 32, 32, 3)
+    plain = FacePairs(pairs.images, 64, DegradationRange())
+    np.testing.assert_array_equal(plain.pair(0, np.random.default_rng(0))[1], pairs.images[0])
+
+
+def test_prefetcher_keeps_the_order_and_stays_ahead():
+    made, ahead = [], threading.Event()
+
+    def make(step):
+        made.append(step)
+        if step == 6:
+            ahead.set()
+        return 10 * step
+
+    prefetcher = Prefetcher(make, first_step=5, depth=2)
+    assert ahead.wait(10)  # computed before anybody asked
+    assert [prefetcher.next() for _ in range(3)] == [50, 60, 70]
+    prefetcher.close()
+    assert made == sorted(made)
+    assert max(made) <= 9
+
+
+def test_prefetcher_raises_where_the_step_is_due():
+    def make(step):
+        if step == 1:
+            raise RuntimeError("step 1 is broken")
+        return step
+
+    prefetcher = Prefetcher(make, first_step=0)
+    assert prefetcher.next() == 0
+    with pytest.raises(RuntimeError, match="step 1"):
+        prefetcher.next()
+    assert prefetcher.next() == 2
+    prefetcher.close()
+
+
+def test_to_tensor_is_channels_first_in_unit_range():
+    tensor = to_tensor(np.stack([picture(255), picture(0)]))
+    assert tensor.shape == (2, 3, 32, 32)
+    assert tensor.is_contiguous(memory_format=torch.channels_last)
+    assert tensor[:, 2, 0, 0].tolist() == [1, 0]
+    assert tensor[0, 0, 0, 31].item() == pytest.approx(60 / 255)  # the red ramp runs along x
+
+
+@pytest.fixture
+def val_folder(tmp_path):
+    for folder, offset in (("clean", 0), ("moderate", 1), ("severe", 2)):
+        (tmp_path / folder).mkdir()
+        for index in range(6):
+            (tmp_path / folder / f"face_{index}.png").write_bytes(encoded(picture(40 * index + offset, 64)))
+    return tmp_path
+
+
+def test_validation_levels_share_their_clean_faces(val_folder):
+    moderate, severe = load_validation(val_folder, 32)
+    assert [moderate.name, severe.name] == ["moderate", "severe"]
+    assert moderate.clean.shape == moderate.degraded.shape == (6, 3, 32, 32)
+    np.testing.assert_array_equal(moderate.clean, severe.clean)
+    assert (moderate.clean[:, 2, 0, 0] * 255).round().tolist() == [0, 40, 80, 120, 160, 200]
+    assert (severe.degraded[:, 2, 0, 0] * 255).round().tolist() == [2, 42, 82, 122, 162, 202]
+
+
+def test_validation_limit_is_spread_over_the_names(val_folder):
+    assert (load_validation(val_folder, 32, limit=3)[0].clean[:, 2, 0, 0] * 255).round().tolist() == [0, 80, 160]
+
+
+def test_validation_map_covers_every_face(val_folder):
+    level = load_validation(val_folder, 32)[0]
+    np.testing.assert_array_equal(
+        level.map(lambda batch: batch.bfloat16() * 0 + 1, batch_size=4), np.ones((6, 3, 32, 32))
+    )
+
+
+def test_missing_validation_faces_are_named(val_folder, tmp_path_factory):
+    with pytest.raises(FileNotFoundError, match="clean"):
+        load_validation(tmp_path_factory.mktemp("empty"), 32)
+    (val_folder / "severe" / "face_4.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"severe/face_4"):
+        load_validation(val_folder, 32)
