@@ -1,0 +1,115 @@
+import numpy as np
+import pytest
+
+from service.stages.warp import bounds, compose, invert, scaling, translation, warp
+from tests.pictures import pixels
+
+
+def turn(degrees, factor=1.0, centre=(0.0, 0.0)):
+    angle = np.radians(degrees)
+    linear = factor * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    return np.column_stack([linear, np.array(centre) - linear @ centre])
+
+
+def gradient(width, height, dtype=np.float32):
+    """x + 3 y, which every interpolation of at least first order keeps."""
+    x, y = np.meshgrid(np.arange(width), np.arange(height))
+    return (x + 3 * y).astype(dtype)
+
+
+def test_maps_compose_and_invert():
+    first, second = turn(30, 1.7, (5, 9)), translation(3, -2)
+    point = np.array([4.0, 7.0])
+    moved = compose(second, first)
+    np.testing.assert_allclose(moved[:, :2] @ point + moved[:, 2], first[:, :2] @ point + first[:, 2] + (3, -2))
+    np.testing.assert_allclose(compose(invert(moved), moved), translation(0, 0), atol=1e-12)
+
+
+@pytest.mark.parametrize("affine", [np.zeros((2, 3)), np.full((2, 3), np.nan), np.array([[1.0, 2, 0], [2, 4, 0]])])
+def test_a_map_without_inverse(affine):
+    with pytest.raises(ValueError, match="inverted"):
+        invert(affine)
+
+
+def test_scaling_keeps_the_borders_of_the_picture():
+    assert bounds(scaling(3, 2), 10, 20) == (-0.5, -0.5, 29.5, 39.5)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("shape", [(40, 50), (40, 50, 3)])
+def test_the_identity_changes_nothing(dtype, shape):
+    source = (np.random.default_rng(0).random(shape) * 255).astype(dtype)
+    result = warp(source, translation(0, 0), 50, 40)
+    assert result.dtype == dtype
+    np.testing.assert_allclose(result, source, atol=1e-4)
+
+
+@pytest.mark.parametrize(("x", "y"), [(3, 5), (-7, 2)])
+def test_whole_pixels_move_exactly(x, y):
+    source = pixels(60, 60)
+    moved = warp(source, translation(x, y), 60, 60)
+    np.testing.assert_array_equal(moved[10:50, 10:50], source[10 - y : 50 - y, 10 - x : 50 - x])
+
+
+@pytest.mark.parametrize("factor", [0.1, 0.25, 0.4, 0.5, 0.77, 1.0, 1.3, 2.0, 5.0])
+def test_a_gradient_stays_in_place_at_every_scale(factor):
+    source = gradient(200, 200)
+    side = round(200 * factor)
+    result = warp(source, scaling(side / 200, side / 200), side, side)
+    x, y = np.meshgrid(*2 * [(np.arange(side) + 0.5) * 200 / side - 0.5])
+    inside = slice(side // 5, -side // 5)
+    error_px = (result - (x + 3 * y))[inside, inside] / (4 * max(1, 1 / factor))  # of the coarser picture
+    assert np.abs(error_px).max() < 0.06
+    assert abs(error_px.mean()) < 0.002
+
+
+@pytest.mark.parametrize("degrees", [0, 17, 90, 133])
+@pytest.mark.parametrize("factor", [0.3, 0.8, 1.6])
+def test_a_gradient_turns_with_the_map(degrees, factor):
+    source = gradient(160, 160)
+    affine = compose(translation(-40, -40), turn(degrees, factor, (80, 80)))
+    result = warp(source, affine, 80, 80)
+    inverse = invert(affine)
+    x, y = np.meshgrid(np.arange(80.0), np.arange(80.0))
+    came_x = inverse[0, 0] * x + inverse[0, 1] * y + inverse[0, 2]
+    came_y = inverse[1, 0] * x + inverse[1, 1] * y + inverse[1, 2]
+    known = (came_x > 8) & (came_x < 151) & (came_y > 8) & (came_y < 151)
+    assert known.sum() > 400
+    error_px = (result - (came_x + 3 * came_y))[known] / (4 * max(1, 1 / factor))
+    assert np.abs(error_px).max() < 0.06
+    assert abs(error_px.mean()) < 0.002
+
+
+@pytest.mark.parametrize("factor", [0.45, 0.3, 0.2, 0.11])
+def test_detail_finer_than_the_target_turns_grey(factor):
+    stripes = np.zeros((400, 400), np.uint8)
+    stripes[:, ::2] = 255
+    side = round(400 * factor)
+    result = warp(stripes, scaling(factor, factor), side, side)
+    assert np.abs(result[4:-4, 4:-4].astype(int) - 127).max() < 30
+
+
+def test_beyond_the_border_is_the_mirror_image():
+    source = pixels(60, 60)
+    result = warp(source, translation(20, 0), 60, 60)
+    np.testing.assert_array_equal(result[:, 20:], source[:, :40])
+    np.testing.assert_array_equal(result[:, :20], source[:, 1:21][:, ::-1])
+
+
+def test_only_the_part_that_is_needed_matters():
+    source = np.full((2000, 2000), np.nan, np.float32)
+    source[900:1000, 900:1000] = gradient(100, 100)
+    result = warp(source, translation(-930, -930), 40, 40)
+    np.testing.assert_allclose(result, gradient(100, 100)[30:70, 30:70], atol=1e-3)
+
+
+@pytest.mark.parametrize("affine", [translation(500, 0), translation(0, -500), np.full((2, 3), np.inf)])
+def test_a_target_outside_the_source(affine):
+    with pytest.raises(ValueError, match=r"outside|inverted"):
+        warp(pixels(60, 60), affine, 60, 60)
+
+
+def test_a_source_that_is_read_only_and_not_contiguous():
+    source = pixels(60, 60)[::-1, ::-1]
+    source.setflags(write=False)
+    np.testing.assert_array_equal(warp(source, translation(0, 0), 60, 60), source)
