@@ -28,10 +28,10 @@ from service.stages.samples import Samples, to_8bit
 _PROPOSAL_WIDTH_PX = 14
 _PROPOSAL_SCORE = 0.05
 _LEVEL_STEP = 4.0
-_COARSEST_PX = 320
+_COARSEST_PX = 256
 _FINEST_SCALE = 1.0  # smaller faces than `_PROPOSAL_WIDTH_PX` hold nothing to restore
 _LARGEST_ZOOM = 4.0  # of photos smaller than the coarsest level
-_TILE_PX = 768
+_MAX_TILE_AREA_PX = 640_000  # some 80 MB of activations
 _TILE_OVERLAP_PX = 64
 _MARGIN_PX = 16
 _MAX_PROPOSALS = 256
@@ -87,7 +87,7 @@ class FaceDetector:
         for level in levels:
             for tile in pyramid.tiles(
                 level,
-                side_px=_TILE_PX,
+                max_area_px=_MAX_TILE_AREA_PX,
                 overlap_px=_TILE_OVERLAP_PX,
                 margin_px=_MARGIN_PX,
                 multiple_px=centerface.SIDE_MULTIPLE_PX,
@@ -154,7 +154,7 @@ def _levels(pixels: Samples, min_face_px: int) -> tuple[U8Image, list[Level]]:
     photo = to_8bit(pixels)
     finest = min(_PROPOSAL_WIDTH_PX / max(1, min_face_px), _FINEST_SCALE)
     overview = min(_COARSEST_PX / max(photo.shape[:2]), _LARGEST_ZOOM)
-    return photo, pyramid.build(photo, max(finest, overview), step=_LEVEL_STEP, least_side_px=_COARSEST_PX)
+    return photo, pyramid.build(photo, max(finest, overview), step=_LEVEL_STEP, coarsest_px=_COARSEST_PX)
 
 
 def _tile_tensor(level: Level, tile: Tile) -> F32Array:

@@ -48,14 +48,14 @@ class Tile:
     height: int
 
 
-def build(photo: U8Image, finest: float, *, step: float, least_side_px: int) -> list[Level]:
-    """The photo at scale `finest`, then shrunken by `step` again and again until it is hardly larger than a face.
+def build(photo: U8Image, finest: float, *, step: float, coarsest_px: int) -> list[Level]:
+    """The photo at scale `finest`, then shrunken by `step` again and again until the largest face fits the network.
 
     Args:
         photo: (H, W, 3) uint8.
         finest: Scale of the first level.
         step: Ratio of two levels, above 1.
-        least_side_px: The last level is the first one whose longer side is at most this.
+        coarsest_px: The last level is the first one whose shorter side is at most this.
     """
     height, width = photo.shape[:2]
     levels = []
@@ -64,24 +64,28 @@ def build(photo: U8Image, finest: float, *, step: float, least_side_px: int) -> 
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         picture = _resized(picture, size)
         levels.append(Level(picture, (size[0] / width, size[1] / height)))
-        if max(size) <= least_side_px:
+        if min(size) <= coarsest_px:
             return levels
         scale /= step
 
 
-def tiles(level: Level, *, side_px: int, overlap_px: int, margin_px: int, multiple_px: int) -> Iterator[Tile]:
-    """Equal rectangles that cover a level and a margin around it.
+def tiles(level: Level, *, max_area_px: int, overlap_px: int, margin_px: int, multiple_px: int) -> Iterator[Tile]:
+    """Equal rectangles that cover a level and a margin around it, with the least area in all.
 
     Args:
         level: What to cover.
-        side_px: Longest side of a tile, a multiple of `multiple_px`.
+        max_area_px: Most pixels of a tile.
         overlap_px: Least overlap of neighbours.
         margin_px: Least room around the level.
         multiple_px: Sides of tiles are multiples of this.
     """
     height, width = level.picture.shape[:2]
-    tile_width, lefts = _intervals(width, side_px, overlap_px, margin_px, multiple_px)
-    tile_height, tops = _intervals(height, side_px, overlap_px, margin_px, multiple_px)
+    most = max_area_px // multiple_px // multiple_px * multiple_px  # longest side that leaves room for the other
+    columns = _divisions(width + 2 * margin_px, most, overlap_px, multiple_px)
+    rows = _divisions(height + 2 * margin_px, most, overlap_px, multiple_px)
+    choices = [(w, across, h, down) for w, across in columns for h, down in rows if w * h <= max_area_px]
+    tile_width, across, tile_height, down = min(choices, key=math.prod)
+    lefts, tops = _starts(width, tile_width, across, margin_px), _starts(height, tile_height, down, margin_px)
     for top in tops:
         for left in lefts:
             yield Tile(left, top, tile_width, tile_height)
@@ -102,17 +106,23 @@ def zoomed(picture: U8Image, tile: Tile, side_px: int) -> U8Image:
     return _resized(cut(picture, tile), (side_px, side_px))
 
 
-def _intervals(
-    length_px: int, side_px: int, overlap_px: int, margin_px: int, multiple_px: int
-) -> tuple[int, list[int]]:
-    """Length of the tiles along one axis, and where each begins."""
-    whole = length_px + 2 * margin_px
-    count = max(1, math.ceil((whole - overlap_px) / (side_px - overlap_px)))
-    size = math.ceil((whole + (count - 1) * overlap_px) / count / multiple_px) * multiple_px
+def _divisions(whole_px: int, most_px: int, overlap_px: int, multiple_px: int) -> list[tuple[int, int]]:
+    """Ways to cut a length: size of a part, and how many there are."""
+    ways: dict[int, int] = {}
+    for size in range(multiple_px, most_px + multiple_px, multiple_px):
+        if size >= whole_px:
+            return [*ways.items(), (size, 1)]
+        if size > 2 * overlap_px:
+            ways[size] = math.ceil((whole_px - overlap_px) / (size - overlap_px))
+    return list(ways.items())
+
+
+def _starts(length_px: int, size_px: int, count: int, margin_px: int) -> list[int]:
+    """Where each part begins; a single one has the picture in its middle."""
     if count == 1:
-        return size, [-((size - length_px) // 2)]
-    first, last = -margin_px, length_px + margin_px - size
-    return size, [first + round(index * (last - first) / (count - 1)) for index in range(count)]
+        return [-((size_px - length_px) // 2)]
+    first, last = -margin_px, length_px + margin_px - size_px
+    return [first + round(index * (last - first) / (count - 1)) for index in range(count)]
 
 
 def _resized(picture: U8Image, size: tuple[int, int]) -> U8Image:
