@@ -85,9 +85,10 @@ async def embedded(settings: Settings) -> AsyncIterator[Embedded]:
     manifest = load_manifest(settings.model_repository)
     metrics = Metrics()
     metrics.build_info(version=version(), model=f"{manifest.name}@{manifest.version}")
-    backend = OrtBackend(manifest, settings.model_repository, threads=settings.inference_threads)
-    broker = MemoryBroker(max_queued_faces=settings.max_queued_faces)
-    worker = Worker(broker, Sampler(backend, manifest, settings.slots))
+    backend = OrtBackend(manifest, settings.model_repository, threads=settings.inference_threads, metrics=metrics)
+    broker = MemoryBroker(max_queued_faces=settings.max_queued_faces, metrics=metrics)
+    sampler = Sampler(backend, manifest, settings.slots, metrics=metrics)
+    worker = Worker(broker, sampler, metrics=metrics)
     stop = asyncio.Event()
     working = asyncio.create_task(worker.run(stop), name="worker")
     with ThreadPoolExecutor(settings.cpu_workers, thread_name_prefix="stage") as pool:

@@ -1,0 +1,252 @@
+"""A queue in this process: lanes of photos, whose faces are handed out in turn.
+
+    submit -> lane -> take -> (worker) -> complete | fail -> results
+
+A job lives from `submit` until its results are fetched, it is withdrawn, or its deadline is long past; whatever arrives
+for a job that is gone is dropped. Everything runs in one event loop, and no method suspends between reading and
+changing the queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from service.core.errors import Cancelled, DeadlineExceeded, Draining, QueueFull, ServiceError
+from service.core.metrics import Metrics
+from service.core.types import FaceJob, Lane, RestoredFace
+
+_INTERACTIVE_PER_BATCH = 4  # interactive faces handed out before a waiting batch face has its turn
+_MAX_RETRY_AFTER_S = 60
+_NEWEST_WEIGHT = 0.2
+_FORGET_AFTER_S = 60.0  # past the deadline; whoever still waits for results has been told long before
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    """A photo.
+
+    Attributes:
+        lane: Where its faces wait.
+        num_faces: How many results it takes.
+        submitted_s: When, on the monotonic clock.
+        forget_s: Unix time after which nobody can be interested.
+        waiting: Faces not yet taken.
+        taken_s: When each face was taken that a worker has now, by face index.
+        restored: Results, by face index.
+        error: Why the job failed, or None.
+        ended: Set when the results, or an error, can be fetched.
+    """
+
+    lane: Lane
+    num_faces: int
+    submitted_s: float
+    forget_s: float
+    waiting: deque[FaceJob]
+    taken_s: dict[int, float] = field(default_factory=dict)
+    restored: dict[int, RestoredFace] = field(default_factory=dict)
+    error: ServiceError | None = None
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class MemoryBroker:
+    """Implements `service.core.interfaces.Broker` for one event loop.
+
+    Photos of a lane take turns, face by face, so that a group picture does not hold up a portrait. The interactive lane
+    comes first; while it is busy, every fifth face is of the batch lane.
+
+    Args:
+        max_queued_faces: Faces that may wait in one lane. A photo with more than that enters an empty lane, because it
+            could not be restored otherwise.
+        metrics: Told about depth, waiting times and withdrawn faces.
+        clock: Seconds, monotonic.
+    """
+
+    def __init__(self, *, max_queued_faces: int, metrics: Metrics, clock: Callable[[], float] = time.monotonic) -> None:
+        if max_queued_faces < 1:
+            raise ValueError(f"max_queued_faces must be at least 1, not {max_queued_faces}")
+        self._max_queued_faces = max_queued_faces
+        self._metrics = metrics
+        self._clock = clock
+        self._jobs: dict[str, _Job] = {}
+        self._lanes: dict[Lane, deque[_Job]] = {lane: deque() for lane in Lane}  # jobs that have waiting faces
+        self._interactive_in_a_row = 0
+        self._seconds_per_face = 1.0
+        self._changed = asyncio.Event()  # set while a face waits or the queue is closed
+        self._closed = False
+
+    async def submit(self, faces: Sequence[FaceJob]) -> None:
+        """Admit all faces of one photo, or none.
+
+        Raises:
+            QueueFull: The lane has no room; `extra["retry_after_s"]` says when to come back.
+            Draining: The queue is closed.
+            ValueError: There is no face, they are not of one photo and lane, or the job is in the queue already.
+        """
+        job_id, lane = _common(faces)
+        if job_id in self._jobs:
+            raise ValueError(f"job {job_id} is in the queue already")
+        if self._closed:
+            raise Draining("the queue is closed", hint="try another instance")
+        self._forget_old_jobs()
+        waiting = self._depth(lane)
+        if waiting and waiting + len(faces) > self._max_queued_faces:
+            raise QueueFull(
+                f"{waiting} faces wait, there is room for {self._max_queued_faces}",
+                hint="come back after the time in Retry-After",
+                retry_after_s=self._retry_after_s(waiting + len(faces) - self._max_queued_faces),
+            )
+        deadlines_s = [math.inf if face.deadline_s is None else face.deadline_s for face in faces]
+        job = _Job(lane, len(faces), self._clock(), max(deadlines_s) + _FORGET_AFTER_S, deque(faces))
+        self._jobs[job_id] = job
+        self._lanes[lane].append(job)
+        self._note_depth(lane)
+
+    async def take(self, max_items: int, wait_s: float) -> list[FaceJob]:
+        """Hand up to `max_items` faces to a worker, interactive lane first; empty after `wait_s` without work.
+
+        A closed queue has no work. Cancelling the call loses no face.
+        """
+        if self._closed:
+            await asyncio.sleep(wait_s)  # a worker that does not know yet must not spin
+            return []
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                while not (self._closed or self._depth()):
+                    await self._changed.wait()
+        faces: list[FaceJob] = []
+        while len(faces) < max_items and (lane := self._next_lane()) is not None:
+            faces.append(self._take_one(lane))
+        return faces
+
+    async def complete(self, result: RestoredFace) -> None:
+        """Store a result; dropped if nobody waits for it."""
+        job = self._jobs.get(result.job_id)
+        taken_s = None if job is None else job.taken_s.get(result.face_index)
+        if job is None or taken_s is None:
+            return
+        stay_s = self._clock() - taken_s
+        in_flight = sum(len(each.taken_s) for each in self._jobs.values())
+        self._seconds_per_face += _NEWEST_WEIGHT * (stay_s / in_flight - self._seconds_per_face)
+        del job.taken_s[result.face_index]
+        timings_ms = {"queue_wait": (taken_s - job.submitted_s) * 1000, **result.timings_ms}
+        job.restored[result.face_index] = replace(result, timings_ms=timings_ms)
+        if len(job.restored) == job.num_faces:
+            job.ended.set()
+
+    async def fail(self, job: FaceJob, error: ServiceError) -> None:
+        """Store a failure: the job has failed, and its other faces are withdrawn."""
+        found = self._jobs.get(job.job_id)
+        if found is not None and job.face_index in found.taken_s:
+            self._end(found, error)
+
+    async def results(self, job_id: str, timeout_s: float | None) -> list[RestoredFace]:
+        """Wait for every face of a job and forget it; ordered by face index.
+
+        Raises:
+            ServiceError: The first failure of a face.
+            Cancelled: The job is not in the queue: withdrawn, fetched before, or never submitted.
+            DeadlineExceeded: `timeout_s` passed; the job is cancelled.
+            Draining: The queue was closed first.
+        """
+        job = self._jobs.get(job_id)
+        if job is None:
+            raise Cancelled(f"job {job_id} is not in the queue")
+        try:
+            async with asyncio.timeout(timeout_s):
+                await job.ended.wait()
+        except TimeoutError as error:
+            await self.cancel(job_id)
+            raise DeadlineExceeded(f"not every face was restored within {timeout_s:g} s") from error
+        self._jobs.pop(job_id, None)
+        if job.error is not None:
+            raise job.error
+        return [job.restored[index] for index in sorted(job.restored)]
+
+    async def cancel(self, job_id: str) -> None:
+        """Withdraw a job: queued faces are dropped, running ones are freed at the next step."""
+        job = self._jobs.pop(job_id, None)
+        if job is not None:
+            self._end(job, Cancelled(f"job {job_id} was withdrawn"))
+
+    async def cancelled(self, job_ids: Sequence[str]) -> set[str]:
+        """Which of these jobs nobody waits for: withdrawn, failed or unknown."""
+        return {job_id for job_id in job_ids if (job := self._jobs.get(job_id)) is None or job.error is not None}
+
+    async def depth(self) -> int:
+        """Faces waiting, all lanes."""
+        return self._depth()
+
+    async def ready(self) -> bool:
+        """Whether the queue can be used."""
+        return not self._closed
+
+    async def close(self) -> None:
+        """Take nothing more, fail what is not finished, wake every waiter."""
+        self._closed = True
+        for job in self._jobs.values():
+            if not job.ended.is_set():
+                self._end(job, Draining("the queue was closed before the faces were restored"))
+        self._changed.set()
+
+    def _depth(self, *lanes: Lane) -> int:
+        return sum(len(job.waiting) for lane in lanes or Lane for job in self._lanes[lane])
+
+    def _next_lane(self) -> Lane | None:
+        interactive, batch = self._lanes[Lane.INTERACTIVE], self._lanes[Lane.BATCH]
+        if interactive and not (batch and self._interactive_in_a_row >= _INTERACTIVE_PER_BATCH):
+            return Lane.INTERACTIVE
+        return Lane.BATCH if batch else None
+
+    def _take_one(self, lane: Lane) -> FaceJob:
+        job = self._lanes[lane].popleft()
+        face = job.waiting.popleft()
+        if job.waiting:
+            self._lanes[lane].append(job)
+        self._interactive_in_a_row = self._interactive_in_a_row + 1 if lane is Lane.INTERACTIVE else 0
+        job.taken_s[face.face_index] = self._clock()
+        self._metrics.observe_queue_wait(lane.value, job.taken_s[face.face_index] - job.submitted_s)
+        self._note_depth(lane)
+        return face
+
+    def _end(self, job: _Job, error: ServiceError) -> None:
+        """Let a job end without results: its waiting faces leave the lane, those of workers are no longer known."""
+        if job.waiting:
+            self._lanes[job.lane].remove(job)
+            for _ in job.waiting:
+                self._metrics.cancelled("queued")
+            job.waiting.clear()
+            self._note_depth(job.lane)
+        job.taken_s.clear()
+        job.restored.clear()
+        job.error = error
+        job.ended.set()
+
+    def _forget_old_jobs(self) -> None:
+        now_s = time.time()
+        for job_id in [job_id for job_id, job in self._jobs.items() if job.forget_s < now_s]:
+            self._end(self._jobs.pop(job_id), DeadlineExceeded("the deadline passed long ago"))
+
+    def _note_depth(self, lane: Lane) -> None:
+        self._metrics.queue_depth(lane.value, self._depth(lane))
+        if self._depth():
+            self._changed.set()
+        elif not self._closed:
+            self._changed.clear()
+
+    def _retry_after_s(self, excess_faces: int) -> int:
+        """When enough faces should have left, given how long they took lately."""
+        return min(_MAX_RETRY_AFTER_S, max(1, math.ceil(self._seconds_per_face * excess_faces)))
+
+
+def _common(faces: Sequence[FaceJob]) -> tuple[str, Lane]:
+    """Job and lane of a photo's faces."""
+    found = {(face.job_id, face.lane) for face in faces}
+    if len(found) != 1 or len({face.face_index for face in faces}) != len(faces):
+        raise ValueError("submit takes the faces of one photo and lane, each once")
+    return found.pop()

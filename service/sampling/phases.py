@@ -1,0 +1,204 @@
+"""The three phases of a face in the sampler, for a batch of faces, and the value ranges between the networks.
+
+    enter     FaceJob  -> estimator -> vae_encoder -> normalise -> + sigma_s * noise -> FlowFace
+    advance   FlowFace -> velocity -> one Euler step -> FlowFace
+    leave     FlowFace -> denormalise -> vae_decoder -> RestoredFace
+
+Nothing is kept between two calls. In `pixel` space (PMRF) the flow's space is the picture itself: no VAE is called.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+
+from service.core.errors import InferenceFailed, ManifestMismatch, ServiceError
+from service.core.interfaces import InferenceBackend
+from service.core.manifest import Manifest
+from service.core.types import F32Array, FaceJob, RestoredFace, U8Image
+from service.sampling.noise import source_noise
+from service.sampling.ode import euler_step, times
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_SIGNATURES = {
+    "estimator": (("image",), "posterior_mean"),
+    "vae_encoder": (("image",), "latent"),
+    "velocity": (("x_t", "t"), "velocity"),
+    "vae_decoder": (("latent",), "image"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FlowFace:
+    """A face on its way from source to target.
+
+    Attributes:
+        job: What was asked for.
+        posterior_mean: (S, S, 3) float32 RGB in [0, 1].
+        z_t: (C, h, w) float32, the state at `t = steps_done / job.num_steps`.
+        steps_done: Euler steps taken.
+        timings_ms: Milliseconds by network so far; a call's time counts in full for each face of its batch.
+    """
+
+    job: FaceJob
+    posterior_mean: F32Array
+    z_t: F32Array
+    steps_done: int
+    timings_ms: Mapping[str, float]
+
+    @property
+    def arrived(self) -> bool:
+        """Whether the state is at `t = 1`."""
+        return self.steps_done == self.job.num_steps
+
+
+class Phases:
+    """The calls of one bundle's networks.
+
+    Args:
+        backend: Runs the networks.
+        manifest: The bundle's contract.
+
+    Raises:
+        ManifestMismatch: A network's inputs or outputs are not called as they are called here.
+    """
+
+    def __init__(self, backend: InferenceBackend, manifest: Manifest) -> None:
+        _check_names(manifest)
+        self._backend = backend
+        self._in_latent_space = manifest.space == "latent"
+        self._mean, self._std, self._sigma_s = (
+            np.asarray(values, np.float32).reshape(1, -1, 1, 1)
+            for values in (manifest.latent.mean, manifest.latent.std, manifest.sigma_s)
+        )
+
+    async def enter(self, jobs: Sequence[FaceJob]) -> list[FlowFace]:
+        """Posterior mean and source of each face.
+
+        Raises:
+            ServiceError: A network call failed.
+        """
+        images = await asyncio.to_thread(_to_unit, [job.crop for job in jobs])
+        means, estimator_ms = await self._call("estimator", image=images)
+        means = means.clip(0.0, 1.0)
+        timings_ms = {"estimator": estimator_ms}
+        raw = means
+        if self._in_latent_space:
+            raw, timings_ms["vae_encoder"] = await self._call("vae_encoder", image=_to_pm1(means))
+        return await asyncio.to_thread(self._sources, jobs, means, raw, timings_ms)
+
+    async def advance(self, faces: Sequence[FlowFace]) -> list[FlowFace]:
+        """One Euler step of each face, at its own time and of its own length.
+
+        Raises:
+            ServiceError: The network call failed.
+        """
+        z_t = np.stack([face.z_t for face in faces])  # (B, C, h, w)
+        num_steps = [face.job.num_steps for face in faces]
+        v_t, velocity_ms = await self._call(
+            "velocity", x_t=z_t, t=times([face.steps_done for face in faces], num_steps)
+        )
+        stepped = euler_step(z_t, v_t, num_steps)
+        return [
+            replace(
+                face,
+                z_t=z_next,
+                steps_done=face.steps_done + 1,
+                timings_ms={**face.timings_ms, "velocity": face.timings_ms.get("velocity", 0.0) + velocity_ms},
+            )
+            for face, z_next in zip(faces, stepped, strict=True)
+        ]
+
+    async def leave(self, faces: Sequence[FlowFace]) -> list[RestoredFace]:
+        """Pictures of faces that have arrived.
+
+        Raises:
+            ServiceError: The network call failed.
+        """
+        raw = np.stack([face.z_t for face in faces]) * self._std + self._mean
+        timings_ms: dict[str, float] = {}
+        if self._in_latent_space:
+            pictures, timings_ms["vae_decoder"] = await self._call("vae_decoder", latent=raw)
+            samples = await asyncio.to_thread(_from_pm1, pictures)
+        else:
+            samples = await asyncio.to_thread(_to_pictures, raw)
+        return [
+            RestoredFace(
+                face.job.job_id, face.job.face_index, sample, face.posterior_mean, {**face.timings_ms, **timings_ms}
+            )
+            for face, sample in zip(faces, samples, strict=True)
+        ]
+
+    def _sources(
+        self, jobs: Sequence[FaceJob], means: F32Array, raw: F32Array, timings_ms: Mapping[str, float]
+    ) -> list[FlowFace]:
+        z_t = (raw - self._mean) / self._std
+        noise = np.stack([source_noise(z_t.shape[1:], job.seed, job.face_index) for job in jobs])
+        rows = zip(jobs, _to_pictures(means), z_t + self._sigma_s * noise, strict=True)
+        return [FlowFace(job, mean, z_0, 0, timings_ms) for job, mean, z_0 in rows]
+
+    async def _call(self, network: str, **inputs: F32Array) -> tuple[F32Array, float]:
+        """The network's output and the call's milliseconds, the wait for its turn included."""
+        begin_s = time.perf_counter()
+        outputs = await self._backend.infer(network, inputs)
+        output = np.asarray(outputs[_SIGNATURES[network][1]], np.float32)
+        return output, (time.perf_counter() - begin_s) * 1000
+
+
+async def isolated(
+    phase: Callable[[Sequence[T]], Awaitable[Sequence[R]]], faces: Sequence[T]
+) -> list[R | ServiceError]:
+    """Run a phase; if its batch fails, run each face alone, so that only the guilty one fails.
+
+    Returns:
+        Per face what the phase makes of it, or why it failed.
+    """
+    try:
+        return list(await phase(faces))
+    except InferenceFailed as error:
+        if len(faces) == 1:
+            return [error]
+    except ServiceError as error:  # not a matter of the faces: alone they would fail as well
+        return [error] * len(faces)
+    return [(await isolated(phase, [face]))[0] for face in faces]
+
+
+def _check_names(manifest: Manifest) -> None:
+    for network, (inputs, output) in _SIGNATURES.items():
+        if manifest.space == "pixel" and network.startswith("vae_"):
+            continue
+        spec = manifest.networks[network]
+        for field, found, expected in (("inputs", spec.inputs, inputs), ("outputs", spec.outputs, (output,))):
+            names = tuple(tensor.name for tensor in found)
+            if sorted(names) != sorted(expected):
+                raise ManifestMismatch(
+                    f"networks.{network}.{field}: the sampler calls {', '.join(expected)}, "
+                    f"the manifest has {', '.join(names) or 'none'}",
+                    hint="export the bundle again",
+                )
+
+
+def _to_unit(crops: Sequence[U8Image]) -> F32Array:
+    """(B, 3, S, S) in [0, 1] of (S, S, 3) uint8 pictures."""
+    stacked = np.stack(crops).transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(stacked, np.float32) / np.float32(255)
+
+
+def _to_pm1(images: F32Array) -> F32Array:
+    return np.float32(2) * images - np.float32(1)
+
+
+def _from_pm1(images: F32Array) -> F32Array:
+    return _to_pictures((images + np.float32(1)) / np.float32(2))
+
+
+def _to_pictures(images: F32Array) -> F32Array:
+    """(B, S, S, 3) of (B, 3, S, S), clipped to [0, 1]."""
+    return np.ascontiguousarray(images.clip(0.0, 1.0).transpose(0, 2, 3, 1), np.float32)
