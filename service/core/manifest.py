@@ -15,7 +15,7 @@ BATCH = "batch"
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class TensorSpec(_Model):
@@ -75,6 +75,8 @@ class Manifest(_Model):
     def _consistent(self) -> Manifest:
         if len(self.sigma_s) not in (1, self.latent.channels):
             raise ValueError("sigma_s must be one number or one per latent channel")
+        if min(self.sigma_s) < 0:
+            raise ValueError("sigma_s must not be negative")
         needed = {"estimator", "velocity"} | ({"vae_encoder", "vae_decoder"} if self.space == "latent" else set())
         missing = sorted(needed - set(self.networks))
         if missing:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ENV_PREFIX = "LATENT_PMRF_"
@@ -27,8 +27,12 @@ class Settings(BaseSettings):
     slots: int = Field(4, gt=0, description="Faces in flight in the sampler.")
     inference_threads: int = Field(0, ge=0, description="Threads of one network call; 0 uses all cores.")
     cpu_workers: int = Field(2, gt=0, description="Threads for decode, align, paste and encode.")
-    request_timeout_s: float = Field(120.0, gt=0, description="Longest time a photo may take from upload to result.")
-    result_ttl_s: float = Field(3600.0, gt=0, description="How long a report and its image can be fetched.")
+    request_timeout_s: float = Field(
+        120.0, gt=0, allow_inf_nan=False, description="Longest time a photo may take from upload to result."
+    )
+    result_ttl_s: float = Field(
+        3600.0, gt=0, allow_inf_nan=False, description="How long a report and its image can be fetched."
+    )
     result_cache_bytes: int = Field(256 * 1024 * 1024, ge=0, description="Memory for fetchable results.")
 
 
@@ -42,4 +46,8 @@ def load_settings() -> Settings:
     unknown = sorted(name for name in os.environ if name.upper().startswith(ENV_PREFIX) and name.upper() not in known)
     if unknown:
         raise ValueError(f"unknown settings in the environment: {', '.join(unknown)}")
-    return Settings()
+    try:
+        return Settings()
+    except ValidationError as error:
+        wrong = [f"{ENV_PREFIX}{str(item['loc'][0]).upper()}: {item['msg']}" for item in error.errors()]
+        raise ValueError(f"wrong settings in the environment: {'; '.join(wrong)}") from error

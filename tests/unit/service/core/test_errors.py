@@ -1,0 +1,34 @@
+import json
+import re
+
+import pytest
+
+from service.core import errors
+from service.core.errors import InputError, ServiceError
+
+
+def tree(root):
+    return {root}.union(*(tree(child) for child in root.__subclasses__()))
+
+
+@pytest.mark.parametrize("kind", sorted(tree(ServiceError), key=lambda kind: kind.code))
+def test_an_error_carries_what_a_caller_needs(kind):
+    error = kind("what happened", hint="what to do", limit=3)
+    assert (str(error), error.detail, error.hint, error.extra) == (
+        "what happened",
+        "what happened",
+        "what to do",
+        {"limit": 3},
+    )
+    assert kind.title[0].isupper()
+    assert json.dumps(error.extra)
+
+
+def test_the_tree_drawn_is_the_tree():
+    drawn = dict(re.findall(r"── (\w+) +([a-z]+_[a-z_]+|cancelled|draining)?", errors.__doc__))
+    stated = {kind.__name__: kind.code for kind in tree(ServiceError) - {ServiceError}}
+    assert drawn == stated | {"InputError": ""}
+
+
+def test_faults_of_the_caller_are_never_retryable():
+    assert not any(kind.retryable for kind in tree(InputError))

@@ -1,0 +1,149 @@
+"""The contract: a good bundle loads, and each defect is a refusal that names the field."""
+
+import copy
+import hashlib
+import json
+
+import pytest
+
+from service.core.errors import ManifestMismatch
+from service.core.manifest import load_manifest
+
+NAMES = ("estimator", "vae_encoder", "velocity", "vae_decoder")
+TENSOR = {"name": "x", "dtype": "float32", "shape": ["batch", 3, 64, 64], "range": [0, 1]}
+
+
+def network(name):
+    return {
+        "file": f"{name}/1/model.onnx",
+        "sha256": hashlib.sha256(name.encode()).hexdigest(),
+        "inputs": [TENSOR],
+        "outputs": [{**TENSOR, "range": None}],
+        "max_batch_size": 4,
+    }
+
+
+GOOD = {
+    "schema_version": 1,
+    "name": "tiny",
+    "version": "7",
+    "space": "latent",
+    "image_size_px": 64,
+    "latent": {"channels": 2, "downscale": 8, "mean": [0, 0.5], "std": [1, 2]},
+    "sigma_s": [0.1],
+    "default_num_steps": 4,
+    "max_num_steps": 20,
+    "default_fidelity": 0.5,
+    "networks": {name: network(name) for name in NAMES},
+    "provenance": {"licence": "Apache-2.0"},
+    "quality": {"psnr_db": 27.0},
+}
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Write a bundle and load it."""
+    for name in NAMES:
+        (tmp_path / name / "1").mkdir(parents=True)
+        (tmp_path / name / "1" / "model.onnx").write_text(name)
+
+    def load(manifest):
+        (tmp_path / "manifest.json").write_text(manifest if isinstance(manifest, str) else json.dumps(manifest))
+        return load_manifest(tmp_path)
+
+    return load
+
+
+def changed(path, value):
+    """GOOD with one value replaced, or removed where `value` is None."""
+    manifest = copy.deepcopy(GOOD)
+    *parents, last = path.split(".")
+    where = manifest
+    for parent in parents:
+        where = where[int(parent) if parent.isdigit() else parent]
+    if value is None:
+        del where[last]
+    else:
+        where[last] = value
+    return manifest
+
+
+def test_a_good_bundle(load):
+    manifest = load(GOOD)
+    assert (manifest.name, manifest.version, manifest.image_size_px) == ("tiny", "7", 64)
+    assert manifest.latent.std == (1, 2)
+    assert manifest.networks["velocity"].inputs[0].shape == ("batch", 3, 64, 64)
+
+
+def test_a_pixel_bundle_needs_no_autoencoder(load):
+    manifest = changed("space", "pixel")
+    for name in ("vae_encoder", "vae_decoder"):
+        del manifest["networks"][name]
+    assert load(manifest).space == "pixel"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*GOOD, "latent.mean", "networks.velocity.sha256", "networks.velocity.inputs", "networks.velocity.max_batch_size"],
+)
+def test_a_missing_field(load, path):
+    with pytest.raises(ManifestMismatch, match=path):
+        load(changed(path, None))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        ("schema_version", 2, "schema_version"),
+        ("space", "frequency", "space"),
+        ("image_size_px", 0, "image_size_px"),
+        ("image_size_px", "64px", "image_size_px"),
+        ("latent.channels", 3, "latent.*mean and std"),
+        ("latent.std", [1, 0], "latent.*std must be positive"),
+        ("latent.std", [1], "latent.*mean and std"),
+        ("latent.downscale", -8, "latent.downscale"),
+        ("sigma_s", [], "sigma_s"),
+        ("sigma_s", [0.1, 0.2, 0.3], "sigma_s"),
+        ("sigma_s", 0.1, "sigma_s"),
+        ("sigma_s", [-0.1], "sigma_s"),
+        ("sigma_s", [float("nan")], "sigma_s"),
+        ("latent.std", [1, float("inf")], "latent.std"),
+        ("default_num_steps", 21, "default_num_steps"),
+        ("max_num_steps", 0, "max_num_steps"),
+        ("default_fidelity", 1.5, "default_fidelity"),
+        ("networks.vae_decoder", None, "vae_decoder"),
+        ("networks.velocity.sha256", "x", "networks.velocity.sha256"),
+        ("networks.velocity.max_batch_size", 0, "networks.velocity.max_batch_size"),
+        ("networks.velocity.inputs.0", {**TENSOR, "dtype": "int8"}, "networks.velocity.inputs.0.dtype"),
+        ("networks.velocity.file", "velocity/2/model.onnx", r"networks\.velocity\.file.*does not exist"),
+        ("networks.velocity.sha256", "0" * 64, r"networks\.velocity\.sha256"),
+        ("sigma", 1, "sigma"),
+        ("latent.scale", 1, "latent.scale"),
+    ],
+)
+def test_a_wrong_field(load, path, value, named):
+    if path == "networks.velocity.inputs.0":
+        manifest = changed("networks.velocity.inputs", [value])
+    else:
+        manifest = changed(path, value)
+    with pytest.raises(ManifestMismatch, match=named):
+        load(manifest)
+
+
+def test_an_altered_network(load, tmp_path):
+    (tmp_path / "velocity" / "1" / "model.onnx").write_text("other")
+    with pytest.raises(ManifestMismatch, match=r"networks\.velocity\.sha256") as caught:
+        load(GOOD)
+    assert "export" in caught.value.hint
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '"manifest"'])
+def test_a_file_that_is_no_manifest(load, text):
+    with pytest.raises(ManifestMismatch, match=r"manifest\.json"):
+        load(text)
+
+
+def test_no_file_at_all(tmp_path):
+    with pytest.raises(ManifestMismatch, match="No such file") as caught:
+        load_manifest(tmp_path / "nowhere")
+    assert "LATENT_PMRF_MODEL_REPOSITORY" in caught.value.hint

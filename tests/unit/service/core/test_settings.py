@@ -1,0 +1,74 @@
+import os
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from service.core.settings import ENV_PREFIX, Settings, load_settings
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    for name in os.environ:
+        if name.upper().startswith(ENV_PREFIX):
+            monkeypatch.delenv(name)
+    return monkeypatch
+
+
+def test_nothing_set_is_the_defaults():
+    assert load_settings() == Settings()
+    assert load_settings().model_repository == Path("model_repository")
+
+
+def test_values_are_read_in_their_types(environment):
+    environment.setenv("LATENT_PMRF_MODEL_REPOSITORY", "/models")
+    environment.setenv("LATENT_PMRF_MAX_FACES", "3")
+    environment.setenv("LATENT_PMRF_REQUEST_TIMEOUT_S", "1.5")
+    environment.setenv("latent_pmrf_slots", "7")
+    settings = load_settings()
+    assert (settings.model_repository, settings.max_faces) == (Path("/models"), 3)
+    assert (settings.request_timeout_s, settings.slots) == (1.5, 7)
+
+
+@pytest.mark.parametrize("name", ["LATENT_PMRF_MAX_FACE", "latent_pmrf_max_face", "LATENT_PMRF_"])
+def test_a_misspelt_name_is_an_error_that_names_it(environment, name):
+    environment.setenv(name, "3")
+    with pytest.raises(ValueError, match=f"unknown.*{name}"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("max_faces", "0"),
+        ("max_faces", "many"),
+        ("max_faces", ""),
+        ("max_upload_bytes", "1.5"),
+        ("inference_threads", "-1"),
+        ("result_cache_bytes", "-1"),
+        ("request_timeout_s", "0"),
+        ("request_timeout_s", "inf"),
+        ("result_ttl_s", "nan"),
+        ("slots", "0"),
+        ("cpu_workers", "0"),
+    ],
+)
+def test_a_wrong_value_is_an_error_that_names_the_variable(environment, field, value):
+    name = f"{ENV_PREFIX}{field.upper()}"
+    environment.setenv(name, value)
+    with pytest.raises(ValueError, match=f"{name}: Input should"):
+        load_settings()
+
+
+def test_every_wrong_value_is_named(environment):
+    environment.setenv("LATENT_PMRF_SLOTS", "0")
+    environment.setenv("LATENT_PMRF_MAX_FACES", "x")
+    with pytest.raises(ValueError, match=r"MAX_FACES.*SLOTS"):
+        load_settings()
+
+
+def test_settings_do_not_change_and_take_no_unknown_name():
+    with pytest.raises(ValidationError):
+        Settings().slots = 2
+    with pytest.raises(ValidationError):
+        Settings(max_face=2)
