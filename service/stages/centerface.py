@@ -72,7 +72,11 @@ def join(parts: Sequence[Candidates]) -> Candidates:
 
 def to_tensor(pictures: Sequence[U8Image]) -> F32Array:
     """(B, 3, H, W) float32 RGB in [0, 255] of equal (H, W, 3) pictures; the network normalises by itself."""
-    return np.stack([picture.transpose(2, 0, 1) for picture in pictures]).astype(np.float32)
+    height, width = pictures[0].shape[:2]
+    tensor = np.empty((len(pictures), 3, height, width), np.float32)
+    for row, picture in enumerate(pictures):
+        tensor[row] = picture.transpose(2, 0, 1)
+    return tensor
 
 
 def read_maps(maps: Maps, row: int, *, least_score: float, limit: int) -> Candidates:
