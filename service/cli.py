@@ -210,6 +210,7 @@ def _run_serve(given: argparse.Namespace, settings: Settings, console: Console) 
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((given.host, given.port))
+            listener.listen()  # only now is the port ours: until then two processes may have bound it
         except (OSError, OverflowError) as error:
             return _complain(console, f"cannot listen on {given.host}:{given.port}: {error}", FAILED)
         return asyncio.run(serve(settings, listener, console))
@@ -223,10 +224,15 @@ def _run_restore(given: argparse.Namespace, settings: Settings, console: Console
         tasks = plan_files(given.source, given.target, options.output_format)
     except InputError as error:
         return _complain(console, ". ".join(filter(None, (error.detail, error.hint))), USAGE)
+    if given.json is not None and not given.json.parent.is_dir():  # said before the work, not after it
+        return _complain(console, f"{given.json.parent} is no folder for the report", USAGE)
     outcomes = asyncio.run(restore(settings, tasks, options, console))
     if given.json is not None:
         text = json.dumps([_as_json(outcome) for outcome in outcomes], indent=2) + "\n"
-        sys.stdout.write(text) if str(given.json) == "-" else given.json.write_text(text)
+        try:
+            sys.stdout.write(text) if str(given.json) == "-" else given.json.write_text(text)
+        except OSError as error:
+            return _complain(console, f"the report cannot be written: {error}", FAILED)
     return FAILED if any(outcome.error for outcome in outcomes) else OK
 
 

@@ -9,7 +9,7 @@ from fastapi.openapi.utils import get_openapi
 
 from service.api import problems
 from service.api.photo_form import FIELD
-from service.api.schemas import ProblemSchema
+from service.api.schemas import ProblemSchema, RestorationSchema
 from service.core.errors import ServiceError
 from service.core.options import option_schemas
 from service.core.types import OutputFormat
@@ -98,5 +98,7 @@ def complete_openapi(app: FastAPI) -> dict[str, Any]:
         )
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
         schemas[_PROBLEM] = ProblemSchema.model_json_schema()
+        # The framework leaves nulls out of the whole document, examples included; reports have them.
+        schemas[RestorationSchema.__name__]["examples"] = RestorationSchema.model_json_schema()["examples"]
         app.openapi_schema = document
     return app.openapi_schema

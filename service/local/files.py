@@ -6,6 +6,7 @@ A bad file does not stop the others: each ends as an `Outcome` that says what be
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
@@ -140,7 +141,8 @@ def _write(path: Path, data: bytes) -> None:
         partial.write_bytes(data)
         os.replace(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise NotFound(f"{path} cannot be written: {error.strerror}") from error
 
 
