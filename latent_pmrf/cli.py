@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     train.add_argument("--runs", type=Path, default=Path("runs/xs"), help="folder of runs")
     train.add_argument("--device", default="cpu")
     train.add_argument("--steps", type=int, help="replace the recipe's number of steps")
-    train.add_argument("--restart", action="store_true", help="ignore an earlier checkpoint")
+    train.add_argument("--restart", action="store_true", help="forget what an earlier run has computed")
     command.add_arguments(commands.add_parser("evaluate", help="measure a bundle against the quality floors"))
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
@@ -35,19 +35,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from latent_pmrf.training.recipe import Places, build_trainer, load_recipe  # deferred: torch takes seconds
+    from latent_pmrf.training.recipe import Places, build_trainer, load_recipe  # torch takes seconds
 
     overrides = {} if options.steps is None else {"steps": options.steps}
     try:
         recipe = load_recipe(options.config, overrides)
         if recipe.stage != options.stage:
             raise ValueError(f"{options.config} is a recipe for stage {recipe.stage}, not {options.stage}")
-        trainer = build_trainer(recipe, Places(options.data, options.runs), options.device)
+        trainer = build_trainer(recipe, Places(options.data, options.runs), options.device, restart=options.restart)
     except (ValueError, FileNotFoundError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    if not options.restart:
-        trainer.resume()
     trainer.train()
     return 0 if trainer.step >= recipe.optim.steps else 130
 

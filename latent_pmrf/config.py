@@ -176,6 +176,8 @@ class HDiTConfig:
                 raise ValueError(f"width {width} must be divisible by its head_dim {head_dim}")
             if head_dim % 8:
                 raise ValueError(f"head_dim {head_dim} must be a multiple of 8 for the rotary positions")
+        if self.flavour == "latent_pmrf" and min(*self.widths, self.mapping_width) * self.ff_mult < 33:
+            raise ValueError("widths and mapping_width times ff_mult, rounded to a multiple of 64, must not be 0")
         if self.kernel_size % 2 == 0:
             raise ValueError(f"kernel_size {self.kernel_size} must be odd")
         for attention in self.attention:

@@ -34,7 +34,7 @@ class ValidationSet:
             function(torch.from_numpy(self.degraded[start : start + batch_size]))
             for start in range(0, len(self.degraded), batch_size)
         ]
-        return torch.cat(batches).float().numpy()
+        return torch.cat(batches).float().cpu().numpy()
 
 
 def load_validation(root: Path, size_px: int, limit: int | None = None) -> list[ValidationSet]:

@@ -47,8 +47,17 @@ def save_training_state(
 
 
 def load_training_state(path: Path, model: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Restore what `save_training_state` wrote, in place, and return its info."""
+    """Restore what `save_training_state` wrote, in place, and return its info.
+
+    Raises:
+        ValueError: The checkpoint is of another network; nothing is changed then.
+    """
     tensors, metadata = _load(path)
+    found = {name: value.shape for name, value in _with_prefix(tensors, "model.").items()}
+    expected = {name: value.shape for name, value in model.state_dict().items()}
+    differing = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+    if differing:
+        raise ValueError(f"{path} is of another network: {len(differing)} tensors differ, the first is {differing[0]}")
     model.load_state_dict(_with_prefix(tensors, "model."))
     for name, value in _with_prefix(tensors, "ema.").items():
         ema.shadow[name].copy_(value)

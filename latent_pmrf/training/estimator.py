@@ -15,6 +15,7 @@ from latent_pmrf.data.datasets import FacePairs
 from latent_pmrf.data.validation import ValidationSet, to_tensor
 from latent_pmrf.nets.build import build
 from latent_pmrf.nets.layers import channels_last
+from latent_pmrf.training.device import device_of
 from latent_pmrf.training.losses import relative_mse
 
 Pair = tuple[torch.Tensor, torch.Tensor]
@@ -62,8 +63,9 @@ class EstimatorStage:
     def validate(self, model: nn.Module) -> dict[str, float]:
         """PSNR and its gain over the input, per degradation level."""
         scalars: dict[str, float] = {}
+        device = device_of(model)
         for level in self._validation:
-            x_star = level.map(lambda y: model(y).float().clamp(0, 1))
+            x_star = level.map(lambda y: model(y.to(device)).float().clamp(0, 1))
             scalars[f"{level.name}_psnr_db"] = psnr_db(x_star, level.clean)
             scalars[f"{level.name}_gain_db"] = psnr_db(x_star, level.clean) - psnr_db(level.degraded, level.clean)
         return scalars

@@ -1,8 +1,6 @@
 """Stage 3: the rectified flow from the latent of the posterior mean to the latent of the clean face (paper, eq. 8).
 
-The pairs (z_0, z_1) are a pure function of (seed, index): a photograph, one drawn degradation, the frozen estimator and
-the frozen encoder. They are kept in a memory-mapped file the first time they are needed, so `copies` degradations of
-every photograph cost their encoding once.
+The pairs (z_0, z_1) come from `latents`: photographs, each degraded several times, through the frozen networks.
 """
 
 from __future__ import annotations
@@ -11,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,18 +17,15 @@ import torch
 from torch import nn
 
 from latent_pmrf.config import HDiTConfig
-from latent_pmrf.data.datasets import FacePairs
-from latent_pmrf.data.validation import ValidationSet, to_tensor
+from latent_pmrf.data.validation import ValidationSet
 from latent_pmrf.flow.path import sample_path, stratified_times
 from latent_pmrf.flow.solver import euler
 from latent_pmrf.flow.source import add_source_noise
 from latent_pmrf.nets.hdit import HDiT
-from latent_pmrf.nets.layers import channels_last
-from latent_pmrf.nets.sim_vae import SimVAE
 from latent_pmrf.training.estimator import psnr_db
+from latent_pmrf.training.latents import LatentPairs, Pair, latents_of
 from latent_pmrf.training.losses import band_energy
 
-Pair = tuple[torch.Tensor, torch.Tensor]
 _STATISTICS_PAIRS = 256
 
 
@@ -59,58 +54,6 @@ class LatentStatistics:
     @staticmethod
     def _rows(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
         return torch.tensor(values, dtype=like.dtype, device=like.device).view(1, -1, 1, 1)
-
-
-class LatentPairs:
-    """Cached raw latents (z_0, z_1) of `copies` degradations of every photograph."""
-
-    def __init__(  # noqa: PLR0913 - the facts of a cache
-        self, pairs: FacePairs, estimator: nn.Module, vae: SimVAE, *, copies: int, seed: int, cache_dir: Path
-    ) -> None:
-        self._pairs = pairs
-        self._estimator = channels_last(estimator.eval().requires_grad_(False))
-        self._vae = channels_last(vae.eval().requires_grad_(False))
-        self._seed = seed
-        self.count = copies * len(pairs.images)
-        cells = pairs.size_px // vae.config.downscale
-        self.shape = (vae.config.latent_channels, cells, cells)
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        self._latents = _memmap(cache_dir / "latents.f16", (self.count, 2, *self.shape), np.float16)
-        self._done = _memmap(cache_dir / "done.u8", (self.count,), np.uint8)
-
-    def get(self, indices: npt.NDArray[np.int64]) -> Pair:
-        """Raw latents of the posterior mean and of the clean face, each (B, C, h, w) float32."""
-        missing = np.unique(indices[self._done[indices] == 0])
-        for start in range(0, len(missing), 8):
-            self._compute(missing[start : start + 8])
-        both = torch.from_numpy(self._latents[indices].astype(np.float32))
-        return both[:, 0], both[:, 1]
-
-    def encode(self, image: torch.Tensor) -> torch.Tensor:
-        """(B, 3, S, S) in [0, 1] to the mean of the encoder's posterior, float32."""
-        with torch.no_grad(), torch.autocast(image.device.type, dtype=torch.bfloat16):
-            return self._vae.encode(image * 2 - 1)[0].float()
-
-    def posterior_mean(self, y: torch.Tensor) -> torch.Tensor:
-        """(B, 3, S, S) in [0, 1] to the estimate in [0, 1], float32."""
-        with torch.no_grad(), torch.autocast(y.device.type, dtype=torch.bfloat16):
-            return self._estimator(y).float().clamp(0, 1)
-
-    def decode(self, raw: torch.Tensor) -> torch.Tensor:
-        """Raw latent to the image in [0, 1], float32."""
-        with torch.no_grad(), torch.autocast(raw.device.type, dtype=torch.bfloat16):
-            return (self._vae.decode(raw).float() * 0.5 + 0.5).clamp(0, 1)
-
-    def _compute(self, indices: npt.NDArray[np.int64]) -> None:
-        photographs = len(self._pairs.images)
-        drawn = [
-            self._pairs.pair(int(index) % photographs, np.random.default_rng((self._seed, 1, int(index))))
-            for index in indices
-        ]
-        y, x = (to_tensor(np.stack(images)) for images in zip(*drawn, strict=True))
-        z_0, z_1 = self.encode(self.posterior_mean(y)), self.encode(x)
-        self._latents[indices] = torch.stack([z_0, z_1], dim=1).numpy().astype(np.float16)
-        self._done[indices] = 1
 
 
 class FlowStage:
@@ -169,14 +112,15 @@ class FlowStage:
         generator = torch.Generator().manual_seed(self._seed)
         for level, (z_0, z_1) in zip(self._validation, self._sources, strict=True):
             source, target = self.statistics.normalise(z_0), self.statistics.normalise(z_1)
-            source = add_source_noise(source, self.statistics.sigma_s, torch.randn(source.shape, generator=generator))
+            noise = torch.randn(source.shape, generator=generator).to(source.device)
+            source = add_source_noise(source, self.statistics.sigma_s, noise)
             for quarter in range(4):
-                t = torch.full((len(source),), (quarter + 0.5) / 4)
+                t = source.new_full((len(source),), (quarter + 0.5) / 4)
                 point = sample_path(source, target, t)
                 loss = (model(point.x_t, t).float() - point.v_t).square().mean()
                 scalars[f"{level.name}_loss_q{quarter}"] = float(loss)
-            sample = euler(lambda z, t: model(z, torch.full((len(z),), t)).float(), source, 10)
-            image = self._latents.decode(self.statistics.denormalise(sample))
+            sample = euler(lambda z, t: model(z, z.new_full((len(z),), t)).float(), source, 10)
+            image = self._latents.decode(self.statistics.denormalise(sample)).cpu()
             sharpness = band_energy(image) / band_energy(torch.from_numpy(level.clean))
             scalars[f"{level.name}_psnr_db"] = psnr_db(image.numpy(), level.clean)
             scalars[f"{level.name}_sharpness"] = float(sharpness.mean())
@@ -197,7 +141,8 @@ class FlowStage:
     def _statistics(self, path: Path) -> LatentStatistics:
         if path.exists():
             return LatentStatistics(**{key: tuple(values) for key, values in json.loads(path.read_text()).items()})
-        chosen = np.random.default_rng((self._seed, 3)).choice(self._latents.count, _STATISTICS_PAIRS, replace=False)
+        count = min(_STATISTICS_PAIRS, self._latents.count)
+        chosen = np.random.default_rng((self._seed, 3)).choice(self._latents.count, count, replace=False)
         z_0, z_1 = self._latents.get(chosen)
         mean, std = z_1.mean((0, 2, 3)), z_1.std((0, 2, 3))
         distance = (z_1 - z_0).square().mean((0, 2, 3)).sqrt() / std
@@ -206,15 +151,3 @@ class FlowStage:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(plain, indent=1))
         return LatentStatistics(**{key: tuple(entries) for key, entries in plain.items()})
-
-
-def latents_of(level: ValidationSet, latents: LatentPairs) -> Pair:
-    """Raw latents of the posterior mean and of the clean faces of a validation level."""
-    degraded, clean = torch.from_numpy(level.degraded), torch.from_numpy(level.clean)
-    sources = [latents.encode(latents.posterior_mean(batch)) for batch in degraded.split(8)]
-    return torch.cat(sources), torch.cat([latents.encode(batch) for batch in clean.split(8)])
-
-
-def _memmap(path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> npt.NDArray[Any]:
-    mode: Literal["r+", "w+"] = "r+" if path.exists() else "w+"
-    return np.memmap(path, dtype=dtype, mode=mode, shape=shape)

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import torch
 from rich.console import Console
@@ -28,6 +28,7 @@ from torch.utils.tensorboard import SummaryWriter
 from latent_pmrf.config import NetworkConfig
 from latent_pmrf.data.datasets import Prefetcher
 from latent_pmrf.training.checkpoint import load_training_state, save_training_state, save_weights
+from latent_pmrf.training.device import to_device
 from latent_pmrf.training.ema import EMA
 
 _log = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ class OptimConfig:
         weight_decay: AdamW decay.
         ema_decay: Decay of the averaged weights.
         grad_clip: Largest gradient norm.
-        precision: `bf16` runs the forward pass under autocast.
+        precision: `bf16` runs the forward pass under autocast, `fp32` does not.
         threads: CPU threads of torch, 0 for all.
         seed: Seed of initialisation and of every batch.
         checkpoint_minutes: Time between checkpoints.
@@ -67,7 +68,7 @@ class OptimConfig:
     weight_decay: float = 0.0
     ema_decay: float = 0.999
     grad_clip: float = 1.0
-    precision: str = "bf16"
+    precision: Literal["bf16", "fp32"] = "bf16"
     threads: int = 0
     seed: int = 0
     checkpoint_minutes: float = 3.0
@@ -140,7 +141,11 @@ class Trainer(Generic[Batch]):
         return self.run_dir / "state.safetensors"
 
     def resume(self) -> bool:
-        """Continue from the last checkpoint of `run_dir`, if there is one."""
+        """Continue from the last checkpoint of `run_dir`, if there is one.
+
+        Raises:
+            ValueError: The checkpoint is of another network.
+        """
         if not self.state_path.exists():
             return False
         info = load_training_state(self.state_path, self.model, self.ema, self.optimizer)
@@ -153,7 +158,7 @@ class Trainer(Generic[Batch]):
         """Run to `optim.steps`; SIGINT and SIGTERM finish the step, write a checkpoint and return."""
         previous = {sig: signal.signal(sig, self._request_stop) for sig in (signal.SIGINT, signal.SIGTERM)}
         prefetcher = Prefetcher(self.stage.batch, self.step)
-        writer = SummaryWriter(self.run_dir / "tensorboard", purge_step=self.step)
+        writer = SummaryWriter(self.run_dir / "tensorboard", purge_step=self.step + 1)
         console = Console()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         progress = Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console)
@@ -185,7 +190,7 @@ class Trainer(Generic[Batch]):
             self.step += 1
             now = time.monotonic()
             self.train_seconds += now - started
-            smooth = loss if smooth is None else 0.98 * smooth + 0.02 * loss
+            smooth = loss if smooth is None or not math.isfinite(smooth) else 0.98 * smooth + 0.02 * loss
             if self.step % 10 == 0:
                 _log_scalars(writer, {"loss": loss, **scalars, "lr": self.optim.lr_at(self.step)}, self.step)
             report(f"loss {smooth:.4f}")
@@ -204,6 +209,7 @@ class Trainer(Generic[Batch]):
         for group in self.optimizer.param_groups:
             group["lr"] = self.optim.lr_at(self.step)
         bf16 = self.optim.precision == "bf16"
+        batch = to_device(batch, self.device)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16):
             loss, scalars = self.stage.loss(self.model, batch, self.step)
         self.optimizer.zero_grad(set_to_none=True)

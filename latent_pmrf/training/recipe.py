@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
-from latent_pmrf.config import ESTIMATOR_PRESETS, VAE_PRESETS, VELOCITY_PRESETS
+from latent_pmrf.config import ESTIMATOR_PRESETS, VAE_PRESETS, VELOCITY_PRESETS, NetworkConfig
 from latent_pmrf.data.datasets import Augmentation, FacePairs, load_images
 from latent_pmrf.data.degradation import DegradationRange
 from latent_pmrf.data.validation import load_validation
@@ -18,11 +18,20 @@ from latent_pmrf.nets.build import Network, build
 from latent_pmrf.nets.sim_vae import SimVAE
 from latent_pmrf.training.checkpoint import load_weights
 from latent_pmrf.training.estimator import EstimatorStage
-from latent_pmrf.training.flow import FlowStage, LatentPairs
+from latent_pmrf.training.flow import FlowStage
+from latent_pmrf.training.latents import LatentPairs, discard_latents
 from latent_pmrf.training.loop import OptimConfig, Stage, Trainer
 from latent_pmrf.training.vae import VAEStage
 
 T = TypeVar("T")
+ConfigT = TypeVar("ConfigT", bound=NetworkConfig)
+
+STAGE_OPTIONS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
+    "estimator": (frozenset(), frozenset()),
+    "vae": (frozenset({"crop_px"}), frozenset({"kl_weight", "band_weight"})),
+    "flow": (frozenset({"copies", "noise_factor"}), frozenset()),
+}
+"""Entries of `options` that a stage needs, and those that it may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +46,8 @@ class Recipe:
         optim: See `OptimConfig`.
         degradation: See `DegradationRange`.
         augmentation: See `Augmentation`.
-        options: What only one stage knows (`crop_px`, `kl_weight`, `band_weight`; `copies`, `noise_factor`).
+        network: Fields of the preset to replace, for experiments.
+        options: What only one stage knows, see `STAGE_OPTIONS`.
     """
 
     stage: str
@@ -47,6 +57,7 @@ class Recipe:
     shards: str = "train*.tar"
     degradation: DegradationRange = dataclasses.field(default_factory=DegradationRange)
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
+    network: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -71,20 +82,41 @@ def load_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recip
     """Read a recipe; `overrides` replaces entries of its `optim` section.
 
     Raises:
-        ValueError: A key is unknown or a needed one is missing; the message names it.
+        FileNotFoundError: There is no such file.
+        ValueError: The file is no recipe: a key is unknown, missing or of another type; the message names it.
     """
-    values = dict(yaml.safe_load(path.read_text()))
-    values["optim"] = _fill(OptimConfig, {**values.get("optim", {}), **(overrides or {})})
-    values["degradation"] = _fill(DegradationRange, values.get("degradation", {}))
-    values["augmentation"] = _fill(Augmentation, values.get("augmentation", {}))
-    return _fill(Recipe, values)
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
+    try:
+        values = dict(_section(content, "the recipe"))
+        values["optim"] = _fill(OptimConfig, {**_section(values.get("optim"), "optim"), **(overrides or {})})
+        values["degradation"] = _fill(DegradationRange, _section(values.get("degradation"), "degradation"))
+        values["augmentation"] = _fill(Augmentation, _section(values.get("augmentation"), "augmentation"))
+        for name in ("network", "options"):
+            values[name] = _section(values.get(name), name)
+        recipe = _fill(Recipe, values)
+        _check_options(recipe)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return recipe
 
 
-def build_trainer(recipe: Recipe, places: Places, device: str = "cpu") -> Trainer[Any]:
+def build_trainer(recipe: Recipe, places: Places, device: str = "cpu", *, restart: bool = False) -> Trainer[Any]:
     """Load data and earlier networks and make the trainer of a recipe.
 
+    Args:
+        recipe: What to train.
+        places: Where data and runs are.
+        device: Where to train.
+        restart: Forget what an earlier run has computed.
+
+    Returns:
+        A trainer at step 0, or where an earlier run stopped.
+
     Raises:
-        ValueError: The stage or the preset is unknown.
+        ValueError: The preset is unknown, or what an earlier run left does not fit.
         FileNotFoundError: The data or an earlier stage's weights are missing.
     """
     run_dir = places.runs / recipe.stage
@@ -108,8 +140,11 @@ def build_trainer(recipe: Recipe, places: Places, device: str = "cpu") -> Traine
             **recipe.options,
             **shared,
         )
-    elif recipe.stage == "flow":
+    else:
         options = dict(recipe.options)
+        if restart:
+            discard_latents(run_dir / "latents")
+            (run_dir / "latent_statistics.json").unlink(missing_ok=True)
         vae = load_network(places.weights("vae"))
         if not isinstance(vae, SimVAE):
             raise ValueError(f"{places.weights('vae')} does not hold a Sim-VAE")
@@ -120,11 +155,13 @@ def build_trainer(recipe: Recipe, places: Places, device: str = "cpu") -> Traine
             copies=options.pop("copies"),
             seed=recipe.optim.seed,
             cache_dir=run_dir / "latents",
+            device=device,
         )
         stage = FlowStage(_preset(VELOCITY_PRESETS, recipe), latents, run_dir=run_dir, **options, **shared)
-    else:
-        raise ValueError(f"unknown stage {recipe.stage!r}; expected estimator, vae or flow")
-    return Trainer(stage, recipe.optim, run_dir, device)
+    trainer: Trainer[Any] = Trainer(stage, recipe.optim, run_dir, device)
+    if not restart:
+        trainer.resume()
+    return trainer
 
 
 def load_network(path: Path) -> Network:
@@ -141,18 +178,57 @@ def load_network(path: Path) -> Network:
     return network.eval()
 
 
-def _preset(table: Mapping[str, T], recipe: Recipe) -> T:
+def _preset(table: Mapping[str, ConfigT], recipe: Recipe) -> ConfigT:
     if recipe.preset not in table:
         raise ValueError(f"stage {recipe.stage} has no preset {recipe.preset!r}; it has {sorted(table)}")
-    return table[recipe.preset]
+    preset = table[recipe.preset]
+    return _fill(type(preset), {**dataclasses.asdict(preset), **recipe.network})
+
+
+def _section(value: object, name: str) -> Mapping[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{name} must hold keys and values, not {value!r}")
+    return value
+
+
+def _check_options(recipe: Recipe) -> None:
+    if recipe.stage not in STAGE_OPTIONS:
+        raise ValueError(f"unknown stage {recipe.stage!r}; expected one of {sorted(STAGE_OPTIONS)}")
+    needed, allowed = STAGE_OPTIONS[recipe.stage]
+    unknown, missing = set(recipe.options) - needed - allowed, needed - set(recipe.options)
+    if unknown or missing:
+        problem = f"has no option {sorted(unknown)}" if unknown else f"needs the option {sorted(missing)}"
+        raise ValueError(f"stage {recipe.stage} {problem}")
 
 
 def _fill(cls: type[T], values: Mapping[str, Any]) -> T:
-    known = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    unknown = sorted(set(values) - known)
+    """A dataclass from the values of a file: names and types are checked, lists become tuples."""
+    hints = get_type_hints(cls)
+    unknown = sorted(set(values) - set(hints))
     if unknown:
         raise ValueError(f"{cls.__name__} has no field {unknown}")
+    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    for name, value in plain.items():
+        if not _fits(value, hints[name]):
+            raise ValueError(f"{cls.__name__}.{name} cannot be {values[name]!r}")
     try:
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        return cls(**plain)
     except TypeError as error:
         raise ValueError(f"{cls.__name__}: {error}") from error
+
+
+def _fits(value: object, hint: Any) -> bool:  # noqa: ANN401 - an annotation
+    """Whether a value is of the annotated type; YAML reads `8e-4` as text, for example."""
+    arguments = get_args(hint)
+    if get_origin(hint) is Literal:
+        return value in arguments
+    if get_origin(hint) is tuple:
+        if not isinstance(value, tuple):
+            return False
+        entries = arguments[:1] * len(value) if Ellipsis in arguments else arguments
+        return len(entries) == len(value) and all(map(_fits, value, entries))
+    if hint in (int, float):
+        return isinstance(value, int if hint is int else (int, float)) and not isinstance(value, bool)
+    return isinstance(value, hint) if isinstance(hint, type) else not isinstance(value, tuple)

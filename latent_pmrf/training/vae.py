@@ -16,6 +16,7 @@ from latent_pmrf.data.degradation import resize
 from latent_pmrf.data.validation import ValidationSet, to_tensor
 from latent_pmrf.nets.layers import channels_last
 from latent_pmrf.nets.sim_vae import SimVAE
+from latent_pmrf.training.device import device_of
 from latent_pmrf.training.estimator import psnr_db
 from latent_pmrf.training.losses import band_energy, kl_divergence, laplacian_pyramid_l1
 
@@ -87,8 +88,8 @@ class VAEStage:
         images = []
         for start in range(0, len(self._clean), 4):
             batch = torch.from_numpy(self._clean[start : start + 4]).contiguous(memory_format=torch.channels_last)
-            decoded = model.decode(model.encode(batch * 2 - 1)[0]).float()
-            images.append((decoded * 0.5 + 0.5).clamp(0, 1))
+            decoded = model.decode(model.encode(batch.to(device_of(model)) * 2 - 1)[0]).float()
+            images.append((decoded * 0.5 + 0.5).clamp(0, 1).cpu())
         image = torch.cat(images)
         kept = band_energy(image) / band_energy(torch.from_numpy(self._clean))
         return {"psnr_db": psnr_db(image.numpy(), self._clean), "laplacian_ratio": float(kept.mean())}

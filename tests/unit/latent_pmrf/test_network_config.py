@@ -75,6 +75,7 @@ def test_specifications_are_frozen_and_hashable(config):
         (HDiTConfig, {"widths": (256, 500, 1024)}, "width 500"),
         (HDiTConfig, {"widths": (48, 48, 48), "head_dim": (12, 12, 12)}, "head_dim 12"),
         (HDiTConfig, {"kernel_size": 6}, "kernel_size 6"),
+        (HDiTConfig, {"mapping_width": 10}, "mapping_width times ff_mult"),
         (HDiTConfig, {"attention": ("neighborhood", "window", "global")}, "attention must be .* not 'window'"),
         (HDiTConfig, {"flavour": "natten"}, "flavour"),
         (HDiTConfig, {"time_convention": "reverse"}, "time_convention"),
