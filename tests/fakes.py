@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from service.core.errors import ServiceError
+from service.core.errors import InferenceFailed, ServiceError
 from service.core.types import Face, FaceJob, RestoredFace
 
 
@@ -79,3 +79,63 @@ class EchoBroker:
         crop = job.crop.astype(np.float32) / 255
         timings = {"queue_wait": 1.0 + job.face_index, "velocity": 5.0}
         return RestoredFace(job.job_id, job.face_index, 1 - crop, crop, timings)
+
+
+class AnalyticBackend:
+    """Networks in closed form for `tiny_manifest`, row by row.
+
+    The estimator gives its picture back, the latent is the mean of 8 x 8 cells, the decoder spreads it again; the
+    velocity is what it is told. A call that holds a `guilty` row fails as one with a non-finite output would, and
+    a network waits for its gate to open.
+    """
+
+    def __init__(
+        self,
+        velocity: Callable[[np.ndarray, np.ndarray], np.ndarray] = lambda x_t, t: 0 * x_t,
+        *,
+        guilty: Callable[[str, np.ndarray], bool] = lambda network, row: False,
+        error: Exception | None = None,
+        gates: Mapping[str, asyncio.Event] | None = None,
+    ):
+        self._networks = {
+            "estimator": lambda image: {"posterior_mean": image},
+            "vae_encoder": lambda image: {"latent": _cell_means(image)},
+            "velocity": lambda x_t, t: {"velocity": velocity(x_t, t.reshape(-1, 1, 1, 1))},
+            "vae_decoder": lambda latent: {"image": latent.repeat(8, axis=2).repeat(8, axis=3).repeat(3, axis=1)},
+        }
+        self._guilty = guilty
+        self._error = error
+        self._gates = gates or {}
+        self.calls: list[tuple[str, int]] = []
+
+    async def infer(self, network, inputs):
+        first = next(iter(inputs.values()))
+        self.calls.append((network, len(first)))
+        await asyncio.sleep(0)
+        if network in self._gates:
+            await self._gates[network].wait()
+        if any(self._guilty(network, row) for row in first):
+            raise self._error or InferenceFailed(f"{network}: output is not finite")
+        return self._networks[network](**inputs)
+
+    def rows(self, network):
+        """Batch sizes of the network's calls, in order."""
+        return [rows for name, rows in self.calls if name == network]
+
+    async def ready(self):
+        return True
+
+    async def close(self): ...
+
+
+def _cell_means(image: np.ndarray) -> np.ndarray:
+    """(B, 1, H/8, W/8) means of the cells of (B, 3, H, W)."""
+    rows, channels, height, width = image.shape
+    cells = image.reshape(rows, channels, height // 8, 8, width // 8, 8)
+    return cells.mean(axis=(1, 3, 5), dtype=np.float32)[:, None]
+
+
+def face_job(job_id="photo", face_index=0, *, grey=128, size_px=64, num_steps=2, seed=7, **fields) -> FaceJob:
+    """A face of one shade of grey, by which it can be told apart."""
+    crop = np.full((size_px, size_px, 3), grey, np.uint8)
+    return FaceJob(job_id, face_index, crop, num_steps, seed, **fields)
