@@ -1,0 +1,75 @@
+import math
+
+import pytest
+import torch
+
+from latent_pmrf.training.losses import band_energy, kl_divergence, laplacian_pyramid_l1, relative_mse
+
+
+def noise(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_relative_mse_of_the_input_itself_is_nearly_one():
+    target, error = torch.zeros(2, 3, 8, 8), torch.full((2, 3, 8, 8), 0.3)
+    assert relative_mse(error, target, error).item() == pytest.approx(0.09 / 0.091)
+    assert relative_mse(target, target, error) == 0
+
+
+def test_relative_mse_counts_severe_and_moderate_alike():
+    target = torch.zeros(2, 3, 8, 8)
+    observed = torch.tensor([0.5, 0.1]).view(2, 1, 1, 1).expand(2, 3, 8, 8)
+    expected = (0.25 * 0.25 / 0.251 + 0.25 * 0.01 / 0.011) / 2
+    assert relative_mse(observed / 2, target, observed).item() == pytest.approx(expected)
+
+
+def test_laplacian_l1_ignores_a_shift_of_brightness():
+    image = noise(1, 3, 16, 16)
+    assert laplacian_pyramid_l1(image + 0.7, image).item() == pytest.approx(0, abs=1e-6)
+    assert laplacian_pyramid_l1(image, image) == 0
+
+
+def test_laplacian_l1_of_a_checkerboard_is_its_amplitude():
+    y, x = torch.meshgrid(torch.arange(16), torch.arange(16), indexing="ij")
+    board = 0.2 * (1 - 2 * ((x + y) % 2)).float().expand(1, 3, 16, 16)
+    assert laplacian_pyramid_l1(board, torch.zeros_like(board)).item() == pytest.approx(0.2)
+
+
+def test_laplacian_l1_sees_coarser_bands_by_level():
+    blocks = noise(1, 1, 4, 4).repeat_interleave(4, 2).repeat_interleave(4, 3)  # nothing finer than 4 px
+    zero = torch.zeros_like(blocks)
+    sums = [laplacian_pyramid_l1(blocks, zero, levels).item() for levels in (1, 2, 3)]
+    assert sums[0] < sums[1] < sums[2]
+    assert sums[2] - sums[1] > 2 * sums[0]
+
+
+@pytest.mark.parametrize(
+    ("mean", "variance", "expected"),
+    [
+        (0.0, 1.0, 0.0),
+        (3.0, 1.0, 4.5),
+        (0.0, math.e, 0.5 * (math.e - 2)),
+        (1.0, 0.25, 0.5 * (1 + 0.25 - 1 + math.log(4))),
+    ],
+)
+def test_kl_divergence_is_that_of_gaussians(mean, variance, expected):
+    shape = (2, 4, 3, 3)
+    logvar = torch.full(shape, math.log(variance))
+    assert kl_divergence(torch.full(shape, mean), logvar).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_band_energy_of_an_impulse():
+    image = torch.zeros(2, 3, 7, 7)
+    image[1, :, 3, 3] = 1
+    # 25 values: -4, four 1s, twenty 0s; their sum is 0.
+    assert band_energy(image).tolist() == pytest.approx([0, 20 / 24])
+
+
+def test_band_energy_ignores_linear_ramps():
+    ramp = torch.linspace(0, 1, 9).expand(1, 3, 9, 9)
+    assert band_energy(ramp).item() == pytest.approx(0, abs=1e-10)
+
+
+@pytest.mark.parametrize("loss", [lambda a, b: relative_mse(a, b, b + 1), laplacian_pyramid_l1])
+def test_losses_compute_in_float32(loss):
+    assert loss(noise(1, 3, 16, 16).bfloat16(), torch.zeros(1, 3, 16, 16)).dtype == torch.float32

@@ -1,0 +1,173 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+import latent_pmrf.training
+from latent_pmrf.config import ESTIMATOR_PRESETS, UNetConfig
+from latent_pmrf.training.loop import OptimConfig
+from latent_pmrf.training.recipe import Places, build_trainer, load_network, load_recipe
+from tests.training_files import recipe_values, write_faces, write_recipe
+
+PRESETS = sorted((Path(latent_pmrf.training.__file__).parent / "presets").glob("*/*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory):
+    return write_faces(tmp_path_factory.mktemp("faces"))
+
+
+def written(tmp_path, values):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(values if isinstance(values, str) else yaml.safe_dump(values))
+    return path
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_every_recipe_of_the_tree_loads(path):
+    recipe = load_recipe(path)
+    assert recipe.stage == path.stem
+    assert recipe.optim.decay_steps < recipe.optim.steps
+    assert recipe.size_px == 256
+
+
+def test_every_bundle_has_three_recipes_of_distinct_seeds():
+    folders = {path.parent for path in PRESETS}
+    assert folders
+    for folder in folders:
+        recipes = [load_recipe(path) for path in folder.glob("*.yaml")]
+        assert {recipe.stage for recipe in recipes} == {"estimator", "vae", "flow"}
+        assert len({recipe.optim.seed for recipe in recipes}) == 3
+
+
+def test_the_estimator_and_the_flow_see_the_same_degradations():
+    for folder in {path.parent for path in PRESETS}:
+        assert load_recipe(folder / "estimator.yaml").degradation == load_recipe(folder / "flow.yaml").degradation
+
+
+def test_overrides_replace_the_optimiser_s_entries(tmp_path):
+    recipe = load_recipe(write_recipe(tmp_path, "vae", steps=4), {"steps": 9})
+    assert (recipe.optim.steps, recipe.optim.batch_size) == (9, 2)
+
+
+def test_lists_become_tuples(tmp_path):
+    recipe = load_recipe(written(tmp_path, recipe_values("flow", betas=[0.8, 0.9])))
+    assert recipe.optim.betas == (0.8, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"shard": "*"}, r"Recipe has no field \['shard'\]"),
+        (
+            {"optim": {"steps": 1, "batch_size": 1, "lr": 1e-3, "learning_rate": 1}},
+            r"OptimConfig .* \['learning_rate'\]",
+        ),
+        ({"optim": {"steps": 1}}, "OptimConfig: .*'batch_size' and 'lr'"),
+        ({"optim": None}, "OptimConfig: .*'steps'"),
+        ({"optim": [1, 2]}, r"optim must hold keys and values, not \[1, 2\]"),
+        ({"degradation": {"blur": 3}}, r"DegradationRange has no field \['blur'\]"),
+        ({"degradation": {"blur_sigma": [0.8]}}, r"DegradationRange\.blur_sigma cannot be \[0\.8\]"),
+        ({"degradation": {"blur_sigma": 0.8}}, r"DegradationRange\.blur_sigma cannot be 0\.8"),
+        ({"augmentation": {"flips": True}}, r"Augmentation has no field \['flips'\]"),
+        ({"augmentation": {"flip": 1}}, r"Augmentation\.flip cannot be 1"),
+        ({"options": {"crop": 32, "crop_px": 32}}, r"stage vae has no option \['crop'\]"),
+        ({"options": {}}, r"stage vae needs the option \['crop_px'\]"),
+        ({"stage": "decoder"}, "unknown stage 'decoder'"),
+        ({"size_px": "big"}, r"Recipe\.size_px cannot be 'big'"),
+        ({"preset": None}, r"Recipe\.preset cannot be None"),
+    ],
+)
+def test_misfits_are_named_with_their_file(tmp_path, changes, named):
+    path = written(tmp_path, recipe_values("vae") | changes)
+    with pytest.raises(ValueError, match=rf"recipe\.yaml: .*{named}"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("entry", "named"), [("lr: 8e-4", "lr cannot be '8e-4'"), ("precision: fp8", "precision cannot be 'fp8'")]
+)
+def test_text_is_no_number_and_no_choice(tmp_path, entry, named):
+    name, _, value = entry.partition(": ")
+    text = yaml.safe_dump(recipe_values("vae")).replace("  steps:", f"  {name}: {value}\n  steps:")
+    text = text.replace("  lr: 0.002\n", "") if name == "lr" else text
+    with pytest.raises(ValueError, match=named):
+        load_recipe(written(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("text", "named"), [("a: [", "is not YAML"), ("just text", "must hold keys"), ("", "OptimConfig")]
+)
+def test_what_is_no_recipe_is_refused(tmp_path, text, named):
+    with pytest.raises(ValueError, match=named):
+        load_recipe(written(tmp_path, text))
+
+
+@pytest.mark.parametrize("stage", ["estimator", "vae"])
+def test_a_recipe_makes_a_trainer(tmp_path, faces, stage):
+    trainer = build_trainer(load_recipe(write_recipe(tmp_path, stage)), Places(faces, tmp_path / "runs"))
+    assert (trainer.step, trainer.optim.steps, trainer.run_dir) == (0, 4, tmp_path / "runs" / stage)
+
+
+def test_network_fields_replace_the_preset_s(tmp_path, faces):
+    trainer = build_trainer(load_recipe(write_recipe(tmp_path, "estimator")), Places(faces, tmp_path))
+    assert trainer.stage.config == UNetConfig(image_size_px=64, widths=(8, 16), depth=1, heads=2)
+    assert ESTIMATOR_PRESETS["xs-unet"].image_size_px == 256
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "named"),
+    [
+        ({"preset": "xxl"}, ValueError, r"stage vae has no preset 'xxl'; it has \['published', 'xs'\]"),
+        ({"network": {"latent": 3}}, ValueError, r"SimVAEConfig has no field \['latent'\]"),
+        ({"shards": "none*.tar"}, FileNotFoundError, r"no pictures match .*none\*\.tar"),
+    ],
+)
+def test_a_trainer_that_cannot_be_made_says_why(tmp_path, faces, changes, error, named):
+    recipe = load_recipe(written(tmp_path, recipe_values("vae") | changes))
+    with pytest.raises(error, match=named):
+        build_trainer(recipe, Places(faces, tmp_path))
+
+
+def test_the_flow_needs_the_earlier_stages(tmp_path, faces):
+    with pytest.raises(FileNotFoundError, match=r"vae/weights\.safetensors does not exist; train that stage first"):
+        build_trainer(load_recipe(write_recipe(tmp_path, "flow")), Places(faces, tmp_path))
+
+
+def test_a_trainer_takes_up_an_earlier_run_unless_told_otherwise(tmp_path, faces):
+    recipe = load_recipe(write_recipe(tmp_path, "vae"))
+    places = Places(faces, tmp_path)
+    first = build_trainer(recipe, places)
+    first.step = 3
+    first.save()
+    assert build_trainer(recipe, places).step == 3
+    assert build_trainer(recipe, places, restart=True).step == 0
+
+
+def test_weights_come_back_as_a_network(tmp_path, faces):
+    places = Places(faces, tmp_path)
+    trainer = build_trainer(load_recipe(write_recipe(tmp_path, "estimator")), places)
+    trainer.save()
+    network = load_network(places.weights("estimator"))
+    assert not network.training
+    assert network.config == trainer.stage.config
+
+
+def test_learning_rate_warms_up_stays_and_falls():
+    optim = OptimConfig(steps=100, batch_size=1, lr=1.0, warmup_steps=10, decay_steps=40, final_lr_ratio=0.1)
+    rates = [optim.lr_at(step) for step in range(100)]
+    assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert set(rates[10:61]) == {1.0}
+    assert rates[60:] == sorted(rates[60:], reverse=True)
+    assert rates[80] == pytest.approx(0.55)
+    assert rates[99] == pytest.approx(0.1, abs=0.01)
+
+
+def test_learning_rate_without_decay_is_constant():
+    optim = OptimConfig(steps=5, batch_size=1, lr=0.3, warmup_steps=0)
+    assert {optim.lr_at(step) for step in range(5)} == {0.3}
+
+
+def test_a_longer_run_has_the_same_rates_until_its_decay():
+    short, long = (OptimConfig(steps=steps, batch_size=1, lr=1.0, decay_steps=10) for steps in (50, 80))
+    assert [short.lr_at(step) for step in range(41)] == [long.lr_at(step) for step in range(41)]
