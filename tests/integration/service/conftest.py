@@ -1,0 +1,32 @@
+"""The bundles that real networks are tested with: a few lines of arithmetic, and the repository's own."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.processes import ROOT, service_process
+from tests.running_bundle import write_bundle
+
+
+@pytest.fixture(scope="package")
+def arithmetic_bundle(tmp_path_factory):
+    """Runs everywhere, in milliseconds."""
+    return write_bundle(tmp_path_factory.mktemp("bundle"))
+
+
+@pytest.fixture(scope="module", params=["arithmetic", "own"])
+def bundle(request):
+    """Either bundle; the repository's own where it has been trained."""
+    if request.param == "arithmetic":
+        return request.getfixturevalue("arithmetic_bundle")
+    own = ROOT / "model_repository"
+    if not (own / "manifest.json").is_file():
+        pytest.skip("model_repository/ has no manifest.json: the bundle is not trained yet")
+    return own
+
+
+@pytest.fixture(scope="module")
+def service(bundle, tmp_path_factory):
+    """A service in a process of its own, shared by the tests of a module."""
+    with service_process(bundle, tmp_path_factory.mktemp("log") / "service.log") as running:
+        yield running
