@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -107,10 +108,12 @@ class AnalyticBackend:
         self._error = error
         self._gates = gates or {}
         self.calls: list[tuple[str, int]] = []
+        self.called: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
 
     async def infer(self, network, inputs):
         first = next(iter(inputs.values()))
         self.calls.append((network, len(first)))
+        self.called[network].set()
         await asyncio.sleep(0)
         if network in self._gates:
             await self._gates[network].wait()

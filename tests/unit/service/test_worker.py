@@ -1,0 +1,215 @@
+import asyncio
+import contextlib
+import logging
+
+import numpy as np
+import pytest
+
+from service.brokers.memory import MemoryBroker
+from service.core.errors import Cancelled, DeadlineExceeded, DependencyUnavailable, Draining, InferenceFailed
+from service.core.metrics import Metrics
+from service.sampling.sampler import Sampler
+from service.worker import Worker
+from tests.bundle import NETWORKS, tiny_manifest
+from tests.fakes import AnalyticBackend, face_job
+
+WHITE = 255
+LONG_S = 30.0
+
+
+class Running:
+    """A worker at work: its queue, its backend, and how to stop it."""
+
+    def __init__(self, backend, broker, slots):
+        self.metrics = Metrics()
+        self.backend = backend or AnalyticBackend()
+        self.broker = broker or MemoryBroker(max_queued_faces=64, metrics=self.metrics)
+        self.sampler = Sampler(self.backend, tiny_manifest(), slots, metrics=self.metrics)
+        self.stop = asyncio.Event()
+        worker = Worker(self.broker, self.sampler, metrics=self.metrics, pause_s=0.01)
+        self.task = asyncio.create_task(worker.run(self.stop))
+
+    async def restore(self, *jobs):
+        await self.broker.submit(jobs)
+        return await self.broker.results(jobs[0].job_id, LONG_S)
+
+    def metric(self, line):
+        return line in self.metrics.render().decode().splitlines()
+
+
+@contextlib.asynccontextmanager
+async def running(backend=None, *, broker=None, slots=4):
+    made = Running(backend, broker, slots)
+    yield made
+    made.stop.set()
+    await asyncio.wait_for(made.task, LONG_S)
+    assert made.sampler.free_slots == slots
+
+
+async def test_a_photo_comes_back_restored():
+    async with running() as parts:
+        faces = await parts.restore(face_job(face_index=0, grey=51), face_job(face_index=1, grey=204, num_steps=5))
+    assert [face.sample.mean() for face in faces] == pytest.approx([0.2, 0.8], abs=0.03)
+    assert [face.posterior_mean.mean() for face in faces] == pytest.approx([0.2, 0.8])
+    assert set(faces[0].timings_ms) == {"queue_wait", *NETWORKS}
+
+
+async def test_more_faces_than_slots_take_turns():
+    async with running(slots=2) as parts:
+        faces = await parts.restore(*(face_job(face_index=index) for index in range(7)))
+        assert len(faces) == 7
+        assert max(rows for _, rows in parts.backend.calls) <= 2
+
+
+async def test_stopping_finishes_what_was_taken_and_leaves_the_rest():
+    gate = asyncio.Event()
+    async with running(AnalyticBackend(gates={"velocity": gate}), slots=1) as parts:
+        taken = asyncio.create_task(parts.restore(face_job("taken")))
+        await parts.backend.called["velocity"].wait()
+        await parts.broker.submit([face_job("waits")])
+        parts.stop.set()
+        gate.set()
+        await asyncio.wait_for(parts.task, LONG_S)
+        assert len(await taken) == 1
+        assert await parts.broker.depth() == 1
+
+
+async def test_a_withdrawn_photo_frees_its_slots():
+    gate = asyncio.Event()
+    async with running(AnalyticBackend(gates={"velocity": gate}), slots=2) as parts:
+        waiting = asyncio.create_task(parts.restore(face_job("gone", 0), face_job("gone", 1)))
+        await parts.backend.called["velocity"].wait()
+        await parts.broker.cancel("gone")
+        with pytest.raises(Cancelled):
+            await waiting
+        gate.set()
+        assert len(await parts.restore(face_job("next"))) == 1
+        assert parts.backend.rows("vae_decoder") == [1]
+        assert parts.metric('restore_cancelled_total{phase="running"} 2.0')
+
+
+async def test_a_photo_that_waited_too_long_is_not_begun():
+    async with running() as parts:
+        with pytest.raises(DeadlineExceeded):
+            await parts.restore(face_job(deadline_s=1.0))
+        assert parts.backend.calls == []
+        assert parts.metric('restore_cancelled_total{phase="queued"} 1.0')
+
+
+async def test_a_face_that_does_not_fit_the_bundle_fails_alone():
+    async with running() as parts:
+        right, wrong = await asyncio.gather(
+            parts.restore(face_job("right")), parts.restore(face_job("wrong", size_px=32)), return_exceptions=True
+        )
+        assert len(right) == 1
+        assert isinstance(wrong, InferenceFailed)
+
+
+async def test_a_face_that_breaks_a_network_fails_its_photo_only():
+    backend = AnalyticBackend(guilty=lambda network, row: network == "estimator" and row.mean() > 0.9)
+    async with running(backend) as parts:
+        bad = [face_job("bad", 0), face_job("bad", 1, grey=WHITE)]
+        right, wrong = await asyncio.gather(
+            parts.restore(face_job("right")), parts.restore(*bad), return_exceptions=True
+        )
+        assert len(right) == 1
+        assert isinstance(wrong, InferenceFailed)
+        assert parts.metric('restore_faces_total{outcome="inference_failed"} 1.0')
+
+
+async def test_an_unexpected_error_fails_the_faces_in_flight_and_not_the_worker(caplog):
+    defect = ZeroDivisionError("a defect")
+    backend = AnalyticBackend(guilty=lambda network, row: network == "velocity" and row.mean() > 0.9, error=defect)
+    async with running(backend) as parts:
+        results = await asyncio.gather(
+            parts.restore(face_job("a", num_steps=20)), parts.restore(face_job("b", grey=WHITE)), return_exceptions=True
+        )
+        assert [type(result) for result in results] == [InferenceFailed] * 2
+        assert "defect" not in results[0].detail
+        assert len(await parts.restore(face_job("next"))) == 1
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert record.exc_info[1] is defect
+
+
+class FlakyBroker(MemoryBroker):
+    """A queue whose server is away for the first calls of one method."""
+
+    def __init__(self, method, failures):
+        super().__init__(max_queued_faces=64, metrics=Metrics())
+        self._method = method
+        self._failures = failures
+        self.back = asyncio.Event()
+
+    def _fail_now(self, method):
+        if method == self._method and self._failures:
+            self._failures -= 1
+            if not self._failures:
+                self.back.set()
+            raise DependencyUnavailable("the queue does not answer")
+
+    async def take(self, max_items, wait_s):
+        self._fail_now("take")
+        return await super().take(max_items, wait_s)
+
+    async def cancelled(self, job_ids):
+        self._fail_now("cancelled")
+        return await super().cancelled(job_ids)
+
+    async def complete(self, result):
+        self._fail_now("complete")
+        await super().complete(result)
+
+    async def fail(self, job, error):
+        self._fail_now("fail")
+        await super().fail(job, error)
+
+
+@pytest.mark.parametrize("method", ["take", "cancelled", "complete"])
+async def test_the_worker_outlives_a_queue_that_is_away(method):
+    async with running(broker=FlakyBroker(method, 2)) as parts:
+        for attempt in range(5):
+            with contextlib.suppress(InferenceFailed):
+                if await parts.restore(face_job(f"attempt {attempt}")):
+                    break
+        assert not parts.task.done()
+        assert len(await parts.restore(face_job("after"))) == 1
+
+
+async def test_a_failure_that_cannot_be_told_does_not_stop_the_worker():
+    backend = AnalyticBackend(guilty=lambda network, row: row.mean() > 0.9)
+    async with running(backend, broker=FlakyBroker("fail", 2)) as parts:
+        await parts.broker.submit([face_job("untold", grey=WHITE)])
+        await parts.broker.back.wait()
+        assert len(await parts.restore(face_job("next"))) == 1
+        await parts.broker.cancel("untold")
+
+
+async def test_a_worker_that_is_cancelled_leaves_no_call_behind():
+    gate = asyncio.Event()
+    parts = Running(AnalyticBackend(gates={"estimator": gate}), None, 4)
+    await parts.broker.submit([face_job()])
+    await parts.backend.called["estimator"].wait()
+    parts.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await parts.task
+    assert parts.sampler.free_slots == 4
+    assert {task.get_coro().__name__ for task in asyncio.all_tasks()} == {
+        "test_a_worker_that_is_cancelled_leaves_no_call_behind"
+    }
+    await parts.broker.close()
+    with pytest.raises(Draining):
+        await parts.restore(face_job("late"))
+
+
+async def test_company_does_not_change_a_face():
+    def velocity(x_t, t):
+        return np.sin(5 * x_t) + t
+
+    jobs = [face_job(str(index), grey=20 * index, num_steps=1 + index, seed=index) for index in range(12)]
+    async with running(AnalyticBackend(velocity), slots=5) as parts:
+        together = await asyncio.gather(*(parts.restore(job) for job in jobs))
+    async with running(AnalyticBackend(velocity), slots=1) as parts:
+        for job, (face,) in zip(jobs, together, strict=True):
+            (alone,) = await parts.restore(job)
+            assert face.sample.tobytes() == alone.sample.tobytes()
