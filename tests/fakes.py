@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
@@ -142,3 +143,28 @@ def face_job(job_id="photo", face_index=0, *, grey=128, size_px=64, num_steps=2,
     """A face of one shade of grey, by which it can be told apart."""
     crop = np.full((size_px, size_px, 3), grey, np.uint8)
     return FaceJob(job_id, face_index, crop, num_steps, seed, **fields)
+
+
+class HeldBroker(EchoBroker):
+    """Holds results back until the test lets go, which may be in another thread than the server's."""
+
+    def __init__(self):
+        super().__init__()
+        self.begun = threading.Semaphore(0)
+        self.dropped = threading.Event()
+        self.go = threading.Event()
+
+    async def submit(self, faces):
+        await super().submit(faces)
+        self.begun.release()
+
+    async def results(self, job_id, timeout_s):
+        for _ in range(3000):
+            if self.go.is_set():
+                break
+            await asyncio.sleep(0.01)
+        return await super().results(job_id, timeout_s)
+
+    async def cancel(self, job_id):
+        await super().cancel(job_id)
+        self.dropped.set()

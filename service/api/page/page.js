@@ -95,13 +95,15 @@ async function restore() {
 }
 
 async function forget() {
-  await fetch(resultUrls.report, { method: "DELETE" });
   byId("forget").disabled = true;
+  await fetch(resultUrls.report, { method: "DELETE" }); // gone already is as good
   status.textContent = "Deleted from the service; the copy on this page stays until you leave.";
 }
 
 function take(files) {
+  if (!files.length) return; // pasted text
   const photo = [...files].find((file) => file.type.startsWith("image/"));
+  showError(photo ? null : { title: "That is not a photo" });
   if (!photo) return;
   const transfer = new DataTransfer();
   transfer.items.add(photo);

@@ -2,66 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import socket
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
 import numpy as np
 import pytest
 from openapi_spec_validator import validate
 
-from service.api.app import create_app
-from service.api.context import ApiContext
-from service.core.admission import Admission
 from service.core.errors import InferenceFailed
-from service.core.metrics import Metrics
-from service.core.results import ResultStore
-from service.core.settings import Settings
-from service.gateway import Gateway
-from tests.bundle import tiny_manifest
-from tests.fakes import EchoBroker, FakeDetector, face_at
+from tests.fakes import EchoBroker, FakeDetector, HeldBroker, face_at
 from tests.pictures import animated, decoded, encoded, pixels, png_bomb
-from tests.serving import serving
+from tests.serving import fake_service
 
 PNG = encoded()
 
 
-@contextlib.contextmanager
-def service(*, broker=None, detector=None, places=4, waiting=4, uploads=64, reasons=(), **settings):
-    """A running service: a client and the gateway behind it."""
-
-    async def reasons_not_ready():
-        return list(reasons)
-
-    own = Settings(**settings)
-    with ThreadPoolExecutor(2) as pool:
-        gateway = Gateway(
-            broker=broker or EchoBroker(),
-            detector=detector or FakeDetector(),
-            manifest=tiny_manifest(),
-            settings=own,
-            metrics=Metrics(),
-            pool=pool,
-            admission=Admission(places, waiting),
-        )
-        context = ApiContext(
-            gateway=gateway,
-            results=ResultStore(ttl_s=own.result_ttl_s, max_bytes=own.result_cache_bytes),
-            uploads=Admission(uploads, 0),
-            reasons_not_ready=reasons_not_ready,
-            version="1.2.3",
-        )
-        with serving(create_app(context)) as address, httpx.Client(base_url=address, timeout=30) as client:
-            yield client, gateway
-
-
 @pytest.fixture(scope="module")
 def client():
-    with service(max_upload_bytes=1_000_000) as (client, _):
+    with fake_service(max_upload_bytes=1_000_000) as (client, _):
         yield client
 
 
@@ -75,33 +35,6 @@ def problem(response, status, code):
     assert response.json()["status"] == status
     assert "Traceback" not in response.text
     return response.json()
-
-
-class HeldBroker(EchoBroker):
-    """Holds results back until the test lets go; the event lives in the server's thread."""
-
-    def __init__(self):
-        super().__init__()
-        self.begun = threading.Semaphore(0)
-        self.dropped = threading.Event()
-        self.go = threading.Event()
-
-    async def submit(self, faces):
-        await super().submit(faces)
-        self.begun.release()
-
-    async def results(self, job_id, timeout_s):
-        import asyncio
-
-        for _ in range(3000):
-            if self.go.is_set():
-                break
-            await asyncio.sleep(0.01)
-        return await super().results(job_id, timeout_s)
-
-    async def cancel(self, job_id):
-        await super().cancel(job_id)
-        self.dropped.set()
 
 
 def test_a_photo_comes_back_restored(client):
@@ -154,7 +87,7 @@ def test_accept(client, accept, options, expected):
 
 
 def test_the_result_is_not_kept_above_the_budget():
-    with service(result_cache_bytes=0) as (client, _):
+    with fake_service(result_cache_bytes=0) as (client, _):
         assert "location" not in send(client).headers
         report = send(client, Accept="application/json").json()
     assert report["urls"] is None
@@ -223,19 +156,19 @@ def test_unknown_paths_and_methods(client):
 
 
 def test_no_face_and_a_crowd():
-    with service(detector=FakeDetector(lambda _: [])) as (client, _):
+    with fake_service(detector=FakeDetector(lambda _: [])) as (client, _):
         problem(send(client), 422, "no_face_found")
         allowed = send(client, options={"faces": "any"})
         assert allowed.headers["x-faces-restored"] == "0"
         np.testing.assert_array_equal(decoded(allowed.content), pixels())
-    with service(detector=FakeDetector(lambda _: [face_at(8, 8, 48)] * 65)) as (client, _):
+    with fake_service(detector=FakeDetector(lambda _: [face_at(8, 8, 48)] * 65)) as (client, _):
         document = problem(send(client), 422, "too_many_faces")
         assert (document["faces"], document["max_faces"]) == (65, 64)
         assert send(client, options={"max_faces": "2"}).headers["x-faces-restored"] == "2"
 
 
 def test_a_failed_network_is_an_error_and_not_the_photo():
-    with service(broker=EchoBroker(error=InferenceFailed("velocity failed"))) as (client, _):
+    with fake_service(broker=EchoBroker(error=InferenceFailed("velocity failed"))) as (client, _):
         document = problem(send(client), 500, "inference_failed")
     assert document["retryable"] is True
 
@@ -245,7 +178,7 @@ def test_a_defect_leaves_no_trace_in_the_answer():
         async def submit(self, faces):
             raise RuntimeError("secret")
 
-    with service(broker=Broken()) as (client, gateway):
+    with fake_service(broker=Broken()) as (client, gateway):
         document = problem(send(client), 500, "internal")
         assert "secret" not in json.dumps(document)
         assert document["instance"].startswith("urn:uuid:")
@@ -254,7 +187,7 @@ def test_a_defect_leaves_no_trace_in_the_answer():
 
 def test_a_full_service_answers_at_once_when_to_come_back():
     broker = HeldBroker()
-    with service(broker=broker, places=1, waiting=0) as (client, _), ThreadPoolExecutor(1) as other:
+    with fake_service(broker=broker, places=1, waiting=0) as (client, _), ThreadPoolExecutor(1) as other:
         first = other.submit(send, client)
         assert broker.begun.acquire(timeout=20)
         refused = send(client)
@@ -267,7 +200,7 @@ def test_a_full_service_answers_at_once_when_to_come_back():
 
 def test_bodies_in_memory_are_bounded_too():
     broker = HeldBroker()
-    with service(broker=broker, uploads=1) as (client, _), ThreadPoolExecutor(1) as other:
+    with fake_service(broker=broker, uploads=1) as (client, _), ThreadPoolExecutor(1) as other:
         first = other.submit(send, client)
         assert broker.begun.acquire(timeout=20)
         problem(send(client), 429, "queue_full")
@@ -277,7 +210,7 @@ def test_bodies_in_memory_are_bounded_too():
 
 def test_a_hang_up_cancels_the_work():
     broker = HeldBroker()
-    with service(broker=broker) as (client, gateway):
+    with fake_service(broker=broker) as (client, gateway):
         request = client.build_request("POST", "/restore", files={"image": ("a.png", PNG)})
         body = request.read()
         head = f"POST /restore HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
@@ -301,12 +234,12 @@ def eventually(condition):
 
 
 def test_the_deadline_is_a_problem():
-    with service(broker=HeldBroker(), request_timeout_s=1.0) as (client, _):
+    with fake_service(broker=HeldBroker(), request_timeout_s=1.0) as (client, _):
         problem(send(client), 504, "deadline_exceeded")
 
 
 def test_draining_is_said():
-    with service() as (client, gateway):
+    with fake_service() as (client, gateway):
         gateway.admission.close()
         refused = send(client)
         problem(refused, 503, "draining")
@@ -318,7 +251,7 @@ def test_health(client):
         assert client.get(path).json() == {"live": True}
     for path in ("/readyz", "/v2/health/ready"):
         assert client.get(path).json() == {"ready": True, "reasons": []}
-    with service(reasons=["the worker has stopped"]) as (other, _):
+    with fake_service(reasons=["the worker has stopped"]) as (other, _):
         refused = other.get("/readyz")
     assert refused.status_code == 503
     assert refused.json() == {"ready": False, "reasons": ["the worker has stopped"]}
