@@ -1,0 +1,193 @@
+import logging
+import os
+import signal
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+
+from latent_pmrf.config import SimVAEConfig
+from latent_pmrf.training.checkpoint import load_weights
+from latent_pmrf.training.device import to_device
+from latent_pmrf.training.loop import OptimConfig, Trainer
+
+
+class Slope:
+    """Learns `y = 3 x`; events may be attached to the batches of single steps."""
+
+    name = "slope"
+    config = SimVAEConfig()
+
+    def __init__(self, events=None):
+        self.events = events or {}
+        self.validated = []
+
+    def build(self):
+        return nn.Linear(1, 1)
+
+    def batch(self, step):
+        x = torch.randn(8, 1, generator=torch.Generator().manual_seed(step))
+        return x, 3 * x
+
+    def loss(self, model, batch, step):
+        x, y = batch
+        factor = self.events.get(step, lambda: 1.0)()
+        loss = (model(x).float() - y).square().mean() * factor
+        return loss, {"slope": model.weight.detach().squeeze()}
+
+    def validate(self, model):
+        assert not model.training
+        self.validated.append((float(model.weight), float(model.bias)))
+        return {"slope": self.validated[-1][0]}
+
+    def info(self):
+        return {"fact": 7}
+
+
+def trainer(tmp_path, events=None, **optim):
+    defaults = {"steps": 25, "batch_size": 8, "lr": 0.05, "warmup_steps": 1, "precision": "fp32", "validate_every": 10}
+    return Trainer(Slope(events), OptimConfig(**defaults | optim), tmp_path / "run")
+
+
+def weights(run):
+    return [parameter.tolist() for parameter in run.model.parameters()]
+
+
+def scalars(tmp_path, name):
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    return [(event.step, event.value) for event in events.Scalars(name)]
+
+
+def test_it_learns(tmp_path):
+    run = trainer(tmp_path, steps=200)
+    run.train()
+    assert run.model.weight.item() == pytest.approx(3, abs=0.05)
+    assert run.ema.shadow["weight"].item() == pytest.approx(3, abs=0.2)
+
+
+def test_a_second_run_repeats_the_first(tmp_path):
+    runs = [trainer(tmp_path / name) for name in ("a", "b")]
+    for run in runs:
+        run.train()
+    assert weights(runs[0]) == weights(runs[1])
+
+
+def test_scalars_reach_tensorboard(tmp_path):
+    trainer(tmp_path).train()
+    assert [step for step, _ in scalars(tmp_path, "loss")] == [10, 20]
+    assert [step for step, _ in scalars(tmp_path, "val/slope")] == [10, 20, 25]
+    assert all(value > 0 for _, value in scalars(tmp_path, "grad_norm"))
+    assert [value for _, value in scalars(tmp_path, "lr")] == pytest.approx([0.05, 0.05])
+    assert scalars(tmp_path, "slope")
+
+
+def test_weights_file_holds_the_average_and_the_facts(tmp_path):
+    run = trainer(tmp_path)
+    run.train()
+    stored = load_weights(tmp_path / "run" / "weights.safetensors")
+    assert torch.equal(stored.state_dict["weight"], run.ema.shadow["weight"])
+    assert not torch.equal(stored.state_dict["weight"], run.model.weight)
+    assert stored.config == SimVAEConfig()
+    assert (stored.info["stage"], stored.info["step"], stored.info["fact"]) == ("slope", 25, 7)
+    assert stored.info["optim"]["lr"] == 0.05
+
+
+def test_validation_sees_the_average_and_disturbs_nothing(tmp_path):
+    often, never = trainer(tmp_path / "often", validate_every=1), trainer(tmp_path / "never", validate_every=1000)
+    often.train()
+    never.train()
+    assert weights(often) == weights(never)
+    assert len(often.stage.validated) == 25
+    assert often.stage.validated[-1][0] == often.ema.shadow["weight"].item()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_non_finite_gradient_skips_the_step(tmp_path, caplog, value):
+    run = trainer(tmp_path, {4: lambda: value}, steps=4)
+    run.train()
+    before = weights(run)
+    run = trainer(tmp_path, {4: lambda: value}, steps=5)
+    run.resume()
+    with caplog.at_level(logging.WARNING):
+        run.train()
+    assert weights(run) == before
+    assert "step 4 has a non-finite gradient and is skipped" in caplog.text
+    run = trainer(tmp_path, steps=30)
+    run.resume()
+    run.train()
+    assert all(torch.isfinite(parameter).all() for parameter in run.model.parameters())
+    assert weights(run) != before
+
+
+def test_the_gradient_is_clipped(tmp_path):
+    loose, tight = (trainer(tmp_path / str(i), {0: lambda: 1e6}, steps=1, grad_clip=c) for i, c in ((0, 1e9), (1, 0.5)))
+    loose.train()
+    tight.train()
+    lengths = [sum(p.grad.square().sum() for p in run.model.parameters()).sqrt().item() for run in (loose, tight)]
+    assert lengths[0] > 1e5
+    assert lengths[1] == pytest.approx(0.5, rel=1e-3)
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_finishes_the_step_and_saves(tmp_path, sig):
+    handler = signal.getsignal(sig)
+    run = trainer(tmp_path, {6: lambda: os.kill(os.getpid(), sig) or 1.0})
+    run.train()
+    assert run.step == 7
+    assert signal.getsignal(sig) is handler
+    resumed = trainer(tmp_path)
+    assert resumed.resume()
+    assert resumed.step == 7
+    resumed.train()
+    undisturbed = trainer(tmp_path / "undisturbed")
+    undisturbed.train()
+    assert weights(resumed) == weights(undisturbed)
+
+
+def test_a_crash_leaves_the_last_checkpoint(tmp_path):
+    def crash():
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        trainer(tmp_path, {12: crash}, checkpoint_minutes=0.0).train()
+    resumed = trainer(tmp_path)
+    resumed.resume()
+    assert resumed.step == 12
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path):
+    run = trainer(tmp_path)
+    run.train()
+    again = trainer(tmp_path)
+    again.resume()
+    again.train()
+    assert weights(again) == weights(run)
+    assert again.step == 25
+    assert again.stage.validated == []
+
+
+def test_nothing_to_resume(tmp_path):
+    assert not trainer(tmp_path).resume()
+
+
+def test_bfloat16_is_what_the_forward_pass_sees(tmp_path):
+    seen = []
+
+    class Watched(Slope):
+        def loss(self, model, batch, step):
+            seen.append(model(batch[0]).dtype)
+            return super().loss(model, batch, step)
+
+    for precision in ("bf16", "fp32"):
+        optim = OptimConfig(steps=1, batch_size=8, lr=0.1, precision=precision)
+        Trainer(Watched(), optim, tmp_path / precision).train()
+    assert seen == [torch.bfloat16, torch.float32]
+
+
+def test_batches_move_whole():
+    batch = (torch.zeros(1), (torch.zeros(2), "name"))
+    moved = to_device(batch, torch.device("meta"))
+    assert (moved[0].device.type, moved[1][0].device.type, moved[1][1]) == ("meta", "meta", "name")
+    assert to_device(batch[0], torch.device("cpu")) is batch[0]
