@@ -66,14 +66,16 @@ def make_graph(
     inputs: Mapping[str, Sequence[int | str]],
     outputs: Mapping[str, Sequence[int | str]],
     constants: Mapping[str, Any] | None = None,
+    *,
+    dtype: int = TensorProto.FLOAT,
 ) -> bytes:
-    """A checked ONNX file; tensors are float32."""
+    """A checked ONNX file; inputs and outputs are of `dtype`, constants float32."""
     values = [
         helper.make_tensor(name, TensorProto.FLOAT, np.shape(value), np.ravel(np.asarray(value, np.float32)))
         for name, value in (constants or {}).items()
     ]
     signature = [
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in side.items()]
+        [helper.make_tensor_value_info(name, dtype, shape) for name, shape in side.items()]
         for side in (inputs, outputs)
     ]
     graph = helper.make_graph(nodes, "tiny", *signature, initializer=values)
@@ -202,4 +204,5 @@ def _column() -> list[onnx.NodeProto]:
 
 def _tensor(value: onnx.ValueInfoProto) -> dict[str, object]:
     sizes = value.type.tensor_type.shape.dim
-    return {"name": value.name, "dtype": "float32", "shape": [size.dim_param or size.dim_value for size in sizes]}
+    dtype = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name
+    return {"name": value.name, "dtype": dtype, "shape": [size.dim_param or size.dim_value for size in sizes]}

@@ -35,7 +35,7 @@ class _Job:
         lane: Where its faces wait.
         num_faces: How many results it takes.
         submitted_s: When, on the monotonic clock.
-        forget_s: Unix time after which nobody can be interested.
+        forget_s: When nobody can be interested any more, on the same clock.
         waiting: Faces not yet taken.
         taken_s: When each face was taken that a worker has now, by face index.
         restored: Results, by face index.
@@ -101,8 +101,9 @@ class MemoryBroker:
                 hint="come back after the time in Retry-After",
                 retry_after_s=self._retry_after_s(waiting + len(faces) - self._max_queued_faces),
             )
-        deadlines_s = [math.inf if face.deadline_s is None else face.deadline_s for face in faces]
-        job = _Job(lane, len(faces), self._clock(), max(deadlines_s) + _FORGET_AFTER_S, deque(faces))
+        now_s = self._clock()
+        left_s = max(math.inf if face.deadline_s is None else face.deadline_s - time.time() for face in faces)
+        job = _Job(lane, len(faces), now_s, now_s + max(0.0, left_s) + _FORGET_AFTER_S, deque(faces))
         self._jobs[job_id] = job
         self._lanes[lane].append(job)
         self._note_depth(lane)
@@ -228,7 +229,7 @@ class MemoryBroker:
         job.ended.set()
 
     def _forget_old_jobs(self) -> None:
-        now_s = time.time()
+        now_s = self._clock()
         for job_id in [job_id for job_id, job in self._jobs.items() if job.forget_s < now_s]:
             self._end(self._jobs.pop(job_id), DeadlineExceeded("the deadline passed long ago"))
 

@@ -113,13 +113,16 @@ async def test_a_result_nobody_waits_for_is_not_kept(ending):
 
 
 async def test_a_job_whose_owner_vanished_is_forgotten_after_its_deadline():
-    broker = make_broker()
-    await broker.submit(photo("old", 2, deadline_s=time.time() - 3600))
-    await broker.submit(photo("young", deadline_s=time.time() + 3600))
-    assert await broker.cancelled(["old", "young"]) == {"old"}
-    assert await broker.depth() == 1
+    now_s = [0.0]
+    broker = make_broker(clock=lambda: now_s[0])
+    await broker.submit(photo("orphan", 2, deadline_s=time.time() + 100))
+    await broker.submit(photo("patient"))
+    for now_s[0], waiting in ((110.0, 4), (200.0, 3)):
+        await broker.submit(photo(f"at {now_s[0]}"))
+        assert await broker.depth() == waiting
+    assert await broker.cancelled(["orphan", "patient"]) == {"orphan"}
     with pytest.raises(Cancelled):
-        await broker.results("old", 0)
+        await broker.results("orphan", 0)
 
 
 @pytest.mark.parametrize(
