@@ -24,8 +24,10 @@ class InferenceBackend(Protocol):
     async def infer(self, network: str, inputs: Tensors) -> dict[str, npt.NDArray[np.generic]]:
         """Run `network` (`detector`, `estimator`, `vae_encoder`, `velocity`, `vae_decoder`) on one batch.
 
+        Rows are the first axis of every input and output; outputs are float32 and finite.
+
         Raises:
-            InferenceFailed: The call failed; the message names the network.
+            InferenceFailed: The call failed or an output is not finite; the message names the network.
             DependencyUnavailable: The server behind the backend does not answer.
         """
         ...
@@ -48,19 +50,23 @@ class Broker(Protocol):
 
         Raises:
             QueueFull: The lane has no room; `extra["retry_after_s"]` says when to come back.
+            Draining: The queue is closed.
         """
         ...
 
     async def take(self, max_items: int, wait_s: float) -> list[FaceJob]:
-        """Hand up to `max_items` faces to a worker, interactive lane first; empty after `wait_s` without work."""
+        """Hand up to `max_items` faces to a worker, interactive lane first; empty after `wait_s` without work.
+
+        The batch lane has its turn too, however busy the interactive one is. Many workers may take at once.
+        """
         ...
 
     async def complete(self, result: RestoredFace) -> None:
-        """Store a result, then acknowledge its entry."""
+        """Store a result with its face's `queue_wait`, then acknowledge its entry; dropped if nobody waits for it."""
         ...
 
     async def fail(self, job: FaceJob, error: ServiceError) -> None:
-        """Store a failure, then acknowledge its entry."""
+        """Store a failure, then acknowledge its entry: the job has failed, its other faces are withdrawn."""
         ...
 
     async def results(self, job_id: str, timeout_s: float | None) -> list[RestoredFace]:
@@ -68,7 +74,9 @@ class Broker(Protocol):
 
         Raises:
             ServiceError: The first failure of a face.
+            Cancelled: The job was withdrawn, or is not known.
             DeadlineExceeded: `timeout_s` passed; the job is cancelled.
+            Draining: The queue was closed first.
         """
         ...
 
@@ -77,7 +85,7 @@ class Broker(Protocol):
         ...
 
     async def cancelled(self, job_ids: Sequence[str]) -> set[str]:
-        """Which of these jobs have been withdrawn."""
+        """Which of these jobs nobody waits for: withdrawn, failed or unknown."""
         ...
 
     async def depth(self) -> int:
