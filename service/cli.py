@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import math
 import os
 import signal
@@ -142,6 +143,7 @@ class _Server(uvicorn.Server):
 
 async def serve(settings: Settings, listener: socket.socket, console: Console) -> int:
     """Serve HTTP on a bound socket until a signal comes or the worker fails."""
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # bodies it cannot read are the caller's affair
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     async with embedded(settings) as parts:

@@ -103,11 +103,12 @@ def of_service_error(_request: Request, error: Exception) -> ProblemResponse:
 
 
 def of_http_exception(request: Request, error: Exception) -> ProblemResponse:
-    """Answer what the framework refuses: unknown paths and methods."""
+    """Answer what the framework refuses: unknown paths and methods, and whatever it may refuse one day."""
     if not isinstance(error, HTTPException):
         raise TypeError("registered for HTTPException")
     phrase = HTTPStatus(error.status_code).phrase
-    code = _FRAMEWORK_CODES.get(error.status_code, "http_error")
+    other = errors.InputError if error.status_code < HTTPStatus.INTERNAL_SERVER_ERROR else ServiceError
+    code = _FRAMEWORK_CODES.get(error.status_code, other.code)
     members = {
         "type": problem_type(code),
         "title": phrase,

@@ -82,7 +82,7 @@ def test_the_refusal_works():
     ],
 )
 def test_every_import_is_declared(package, extras):
-    distributions = metadata.packages_distributions()
+    distributions = {"dlib": ["dlib-bin"], **metadata.packages_distributions()}  # its metadata forgets its own package
     allowed = declared(*extras)
     undeclared = {
         name: where

@@ -64,11 +64,10 @@ def read_jpeg(data: bytes) -> Container:
         raise UnsupportedFormat(
             f"{parts.frame[0]}-bit JPEG with {components} components", hint="save it as an 8-bit JPEG or as PNG"
         )
-    stripped, damage = b"", "the JPEG file ends before its first scan"
-    if parts.scan_start is not None:
-        end, damage = _end_of_image(data, parts.scan_start)
-        if damage is None:
-            stripped = b"".join([SIGNATURE[:2], *parts.pixel_segments, memoryview(data)[parts.scan_start : end]])
+    end, damage = _end_of_image(data, parts.scan_start)
+    stripped = b""
+    if damage is None:
+        stripped = b"".join([SIGNATURE[:2], *parts.pixel_segments, memoryview(data)[parts.scan_start : end]])
     return Container(
         format=OutputFormat.JPEG,
         width_px=width_px,
@@ -139,8 +138,10 @@ def _profile(parts: _Parts) -> bytes | None:
     return b"".join(parts.icc[number] for number in sorted(parts.icc))
 
 
-def _end_of_image(data: bytes, start: int) -> tuple[int, str | None]:
+def _end_of_image(data: bytes, start: int | None) -> tuple[int, str | None]:
     """End of the picture whose first scan's header is at `start`, or what is wrong with its scans."""
+    if start is None:
+        return 0, "the JPEG file ends before its first scan"
     position, scans = start, 0
     for _ in range(MAX_PARTS):
         found = _MARKER_IN_SCAN.search(data, position)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import cv2
 import numpy as np
 import pytest
 from openapi_spec_validator import validate
+from PIL import Image, ImageCms
 
+from service.api.problems import catalogue
 from service.core.errors import InferenceFailed
+from service.stages.containers.png_writer import write_png
 from tests.fakes import EchoBroker, FakeDetector, HeldBroker, face_at
 from tests.pictures import animated, decoded, encoded, pixels, png_bomb
 from tests.serving import fake_service
@@ -143,6 +148,32 @@ def test_a_body_longer_than_declared_or_of_unknown_length_is_cut_off(client):
     headers = {"Content-Type": "multipart/form-data; boundary=b"}
     problem(client.post("/restore", content=endless(), headers=headers), 413, "upload_too_large")
     assert send(client).status_code == 200
+
+
+def test_every_code_is_explained_under_its_type(client):
+    for code, entry in catalogue().items():
+        explained = client.get(f"/problems/{code}").json()
+        assert explained["meaning"]
+        assert (explained["status"], explained["retryable"]) == (entry["status"], entry["retryable"])
+
+
+def test_a_deep_photo_with_alpha_profile_and_position(client):
+    place = Image.Exif()
+    place[0x010F] = "Maker"
+    place.get_ifd(0x8825)[1] = "N"
+    fade = np.tile(np.linspace(0, 65535, 120).astype(np.uint16), (100, 1))
+    deep = np.dstack([pixels().astype(np.uint16) * 257 + 3, fade])
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    response = send(client, write_png(deep, profile, place.tobytes()[6:]), {"fidelity": "0"})
+    assert response.headers["content-type"] == "image/png"
+    result = cv2.imdecode(np.frombuffer(response.content, np.uint8), cv2.IMREAD_UNCHANGED)
+    result = cv2.cvtColor(result, cv2.COLOR_BGRA2RGBA)
+    np.testing.assert_array_equal(result[:, 90:], deep[:, 90:])
+    np.testing.assert_array_equal(result[..., 3], fade)
+    assert (result[30:45, 25:40, :3] != deep[30:45, 25:40, :3]).any(axis=2).all()
+    with Image.open(io.BytesIO(response.content)) as image:
+        assert image.info["icc_profile"] == profile
+        assert dict(image.getexif()) == {0x010F: "Maker"}
 
 
 def test_unknown_paths_and_methods(client):

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from service.api import problems
@@ -62,3 +63,14 @@ def test_an_extra_value_cannot_replace_a_member(request_):
     document = body(problems.of_service_error(request_, InvalidOption("no", status=200, limit=3)))
     assert document["status"] == 422
     assert document["limit"] == 3
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(404, "not_found"), (405, "method_not_allowed"), (400, "invalid_input"), (501, "internal")]
+)
+def test_what_the_framework_refuses_has_a_code_that_is_explained(request_, status, code):
+    response = problems.of_http_exception(request_, HTTPException(status, headers={"Allow": "GET"}))
+    assert response.status_code == body(response)["status"] == status
+    assert body(response)["code"] == code
+    assert response.headers["allow"] == "GET"
+    assert problems.explanation(code)
