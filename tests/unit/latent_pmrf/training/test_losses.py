@@ -3,23 +3,29 @@ import math
 import pytest
 import torch
 
-from latent_pmrf.training.losses import band_energy, kl_divergence, laplacian_pyramid_l1, relative_mse
+from latent_pmrf.training.losses import (
+    RELATIVE_MSE_FLOOR,
+    band_energy,
+    kl_divergence,
+    laplacian_pyramid_l1,
+    relative_mse,
+)
 
 
 def noise(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_relative_mse_of_the_input_itself_is_nearly_one():
+def test_relative_mse_of_the_input_itself():
     target, error = torch.zeros(2, 3, 8, 8), torch.full((2, 3, 8, 8), 0.3)
-    assert relative_mse(error, target, error).item() == pytest.approx(0.09 / 0.10)
+    assert relative_mse(error, target, error).item() == pytest.approx(0.09 / (0.09 + RELATIVE_MSE_FLOOR))
     assert relative_mse(target, target, error) == 0
 
 
 def test_relative_mse_tempers_the_weight_of_severe():
     target = torch.zeros(2, 3, 8, 8)
     observed = torch.tensor([0.5, 0.1]).view(2, 1, 1, 1).expand(2, 3, 8, 8)
-    expected = (0.25 * 0.25 / 0.26 + 0.25 * 0.01 / 0.02) / 2
+    expected = sum(mse / 4 / (mse + RELATIVE_MSE_FLOOR) for mse in (0.25, 0.01)) / 2
     assert relative_mse(observed / 2, target, observed).item() == pytest.approx(expected)
 
 
