@@ -21,8 +21,9 @@ _DCT_FRAMES = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}
 _OTHER_FRAMES = {0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF}
 _ALONE = {0x01, *range(0xD0, 0xD8)}
 _METADATA = {*range(0xE0, 0xF0), _COM} - {_APP0, _APP14}  # JFIF and Adobe segments tell the colour transform
-# In a scan's data 0xFF is always followed by a zero or a restart marker; fill bytes may precede a marker.
-_MARKER_IN_SCAN = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])", re.DOTALL)
+# In a scan's data 0xFF is always followed by a zero, a restart marker or, as filling, by another 0xFF.
+_MARKER_IN_SCAN = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])", re.DOTALL)
+_FILLING = re.compile(rb"\xff+")
 _EXIF_PREFIX = b"Exif\0\0"
 _ICC_PREFIX = b"ICC_PROFILE\0"
 
@@ -83,13 +84,12 @@ def read_jpeg(data: bytes) -> Container:
 def _segments(data: bytes) -> Iterator[_Segment]:
     """Segments up to and including the header of the first scan; ends early where the file does."""
     view, position = memoryview(data), 2
-    while position + 2 <= len(data):
-        if data[position] != 0xFF:
+    for _ in range(MAX_PARTS):
+        filling = _FILLING.match(data, position)
+        if filling is None or filling.end() == len(data):
             return
+        position = filling.end() - 1
         marker = data[position + 1]
-        if marker == 0xFF:  # fill byte
-            position += 1
-            continue
         if marker in _ALONE:
             position += 2
             continue
@@ -105,9 +105,7 @@ def _segments(data: bytes) -> Iterator[_Segment]:
 
 def _collect(data: bytes) -> _Parts:
     parts = _Parts()
-    for number, segment in enumerate(_segments(data)):
-        if number >= MAX_PARTS:
-            return parts
+    for segment in _segments(data):
         if segment.marker == _SOS:
             parts.scan_start = segment.start
         elif segment.marker in _METADATA:

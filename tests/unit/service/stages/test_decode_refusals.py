@@ -161,6 +161,26 @@ LIES = {
 }
 
 
+BUSY = 8_000_000  # bytes; a walk that is slow for each of them does not end within a test's time
+TIRESOME = {
+    "filling before a JPEG's markers": b"\xff\xd8" + b"\xff" * BUSY,
+    "filling in a JPEG's scan": FILES["jpeg"][:-2] + b"\xff" * BUSY,
+    "lone markers in a JPEG": b"\xff\xd8" + b"\xff\x01" * (BUSY // 2),
+    "escaped bytes in a JPEG's scan": FILES["jpeg"][:-2] + b"\xff\0" * (BUSY // 2),
+    "empty comments in a JPEG": b"\xff\xd8" + b"\xff\xfe\0\2" * (BUSY // 4),
+    "empty chunks in a PNG": FILES["png"][:33] + bytes(BUSY),
+    "empty chunks in a WebP": FILES["webp"][:12] + bytes(BUSY),
+    "tiny blocks in a GIF": FILES["gif"][:13] + b"\x21\xf9" + b"\1\1" * (BUSY // 2),
+}
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("trick", TIRESOME)
+def test_files_made_to_keep_the_walkers_busy(trick):
+    with pytest.raises((CorruptImage, UnsupportedFormat)):
+        decode(Upload(TIRESOME[trick]), DecodeLimits(10**8, 10**6, 8))
+
+
 @pytest.mark.parametrize("lie", LIES)
 def test_lying_headers(lie):
     refused(LIES[lie], CorruptImage)
