@@ -1,27 +1,31 @@
 """Detect: pixels -> Face, for every face of the photo; then which of them are restored.
 
-    photo -> pyramid -> tiles -> network -> proposals -> one view per proposal -> network -> faces
+    photo -> pyramid -> tiles -> network -> proposals -> a view of each -> network -> faces
 
 The first pass looks at the whole photo at scales a factor of four apart, the finest just fine enough for the smallest
 face asked for, and takes every faint hint of a face. The second looks at each hint again, enlarged or shrunken to the
 size the network knows best. That makes the first pass cheap, scores of small and large faces comparable, and landmarks
-as exact as the network can tell them. The network sees tiles of bounded size, so memory does not grow with the photo.
+as exact as the network can tell them. Tilted faces get a third look, turned upright. The network sees tiles of bounded
+size, so memory does not grow with the photo.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from service.core.errors import InferenceFailed
 from service.core.interfaces import InferenceBackend
 from service.core.types import F32Array, Face, FaceSelection, U8Image
 from service.stages import centerface, pyramid
-from service.stages.centerface import Candidates
+from service.stages.centerface import Candidates, Maps
 from service.stages.pyramid import Level, Tile
 from service.stages.samples import Samples, to_8bit
+from service.stages.warp import F64Matrix, compose, invert, translation, warp
 
 # First pass. Measured with faces pasted into photographs: at 14 px of box width nine of ten give a hint of 0.05 or
 # more, at 20 px all do; places without a face hardly ever do.
@@ -40,6 +44,10 @@ _VIEW_PX = 128
 _VIEW_CONTEXT = 2.0
 _VIEWS_PER_CALL = 16
 _SAME_FACE = 0.3  # overlap of a proposal and what its view shows
+
+# Third pass. Without it landmarks of a face tilted by 30 degrees were off twice as far as those of an upright one, and
+# faces lying on their side were not found.
+_TILTED_DEGREES = 8.0
 
 _MAX_OVERLAP = 0.4
 _MAX_INSIDE = 0.7
@@ -71,14 +79,18 @@ class FaceDetector:
             Faces by the area of their boxes, largest first. Boxes end at the photo's border, landmarks may lie beyond.
 
         Raises:
-            InferenceFailed: The network failed.
+            InferenceFailed: The network failed or gave values that are not numbers.
             DependencyUnavailable: The server behind the backend does not answer.
         """
         photo, levels = await asyncio.to_thread(_levels, pixels, min_face_px)
         proposals = await self._propose(levels)
         found = await self._look_closer([Level(photo, (1.0, 1.0)), *levels], proposals)
-        sure = found.take(np.nonzero(found.scores >= det_threshold)[0])
         height, width = photo.shape[:2]
+        middles = (found.boxes[:, :2] + found.boxes[:, 2:]) / 2
+        within = ((middles >= 0) & (middles <= (width, height))).all(axis=1)
+        once = centerface.suppress(found.take(np.nonzero(within)[0]), max_overlap=_MAX_OVERLAP)
+        upright = await self._look_upright(photo, once)
+        sure = upright.take(np.nonzero(upright.scores >= det_threshold)[0])
         return _to_faces(centerface.suppress(sure, max_overlap=_MAX_OVERLAP, max_inside=_MAX_INSIDE), width, height)
 
     async def _propose(self, levels: Sequence[Level]) -> Candidates:
@@ -93,7 +105,7 @@ class FaceDetector:
                 multiple_px=centerface.SIDE_MULTIPLE_PX,
             ):
                 image = await asyncio.to_thread(_tile_tensor, level, tile)
-                maps = await self._backend.infer(centerface.NETWORK, {centerface.INPUT: image})
+                maps = await self._infer(image)
                 seen = centerface.read_maps(maps, 0, least_score=_PROPOSAL_SCORE, limit=_MAX_PROPOSALS)
                 hints.append(seen.placed(1.0, (tile.left, tile.top)).placed(1 / np.array(level.scale), 0.0))
         return centerface.suppress(centerface.join(hints), max_overlap=_MAX_OVERLAP, limit=_MAX_PROPOSALS)
@@ -104,13 +116,38 @@ class FaceDetector:
         for first in range(0, len(proposals), _VIEWS_PER_CALL):
             boxes = proposals.boxes[first : first + _VIEWS_PER_CALL]
             views, frames = await asyncio.to_thread(_views, sources, boxes)
-            maps = await self._backend.infer(centerface.NETWORK, {centerface.INPUT: views})
+            maps = await self._infer(views)
             for row, (box, frame) in enumerate(zip(boxes, frames, strict=True)):
                 seen = centerface.read_maps(maps, row, least_score=_PROPOSAL_SCORE, limit=_VIEW_PX)
                 placed = seen.placed(frame[2:], frame[:2])
                 same = np.nonzero(centerface.overlaps(box, placed.boxes) >= _SAME_FACE)[0]
                 found.append(placed.take(same[:1]))  # the best: candidates come best first
         return centerface.join(found)
+
+    async def _look_upright(self, photo: U8Image, found: Candidates) -> Candidates:
+        """Third pass: landmarks and scores of tilted faces from a view that is turned upright."""
+        landmarks, scores = found.landmarks.copy(), found.scores.copy()
+        tilts = _tilts(found.landmarks)
+        tilted = np.nonzero(np.abs(tilts) >= math.radians(_TILTED_DEGREES))[0]
+        for first in range(0, len(tilted), _VIEWS_PER_CALL):
+            rows = tilted[first : first + _VIEWS_PER_CALL]
+            views, affines = await asyncio.to_thread(_upright_views, photo, found.boxes[rows], tilts[rows])
+            maps = await self._infer(views)
+            for row, (index, affine) in enumerate(zip(rows, affines, strict=True)):
+                seen = centerface.read_maps(maps, row, least_score=_PROPOSAL_SCORE, limit=_VIEW_PX)
+                around = (seen.boxes[:, :2] < _VIEW_PX / 2) & (seen.boxes[:, 2:] > _VIEW_PX / 2)
+                for best in np.nonzero(around.all(axis=1))[0][:1]:
+                    back = invert(affine)
+                    landmarks[index] = seen.landmarks[best] @ back[:, :2].T + back[:, 2]
+                    # Half the gain only: with all of it one ghost was seen in the worst photographs.
+                    scores[index] = max(scores[index], (scores[index] + seen.scores[best]) / 2)
+        return Candidates(found.boxes, landmarks, scores)
+
+    async def _infer(self, images: F32Array) -> Maps:
+        maps = await self._backend.infer(centerface.NETWORK, {centerface.INPUT: images})
+        if not all(np.isfinite(values).all() for values in maps.values()):
+            raise InferenceFailed("the detector gave values that are not numbers")
+        return maps
 
 
 def select_faces(
@@ -177,16 +214,37 @@ def _views(sources: Sequence[Level], boxes: F32Array) -> tuple[F32Array, npt.NDA
     return centerface.to_tensor(pictures), np.array(frames)
 
 
+def _tilts(landmarks: F32Array) -> npt.NDArray[np.float64]:
+    """(N,) angles from upright in radians, positive where the face's left to right runs downwards in the photo."""
+    points = landmarks.astype(np.float64)
+    across = points[:, 1] - points[:, 0] + points[:, 4] - points[:, 3]
+    down = points[:, 3] + points[:, 4] - points[:, 0] - points[:, 1]
+    return np.asarray(np.arctan2(across[:, 1] - down[:, 0], across[:, 0] + down[:, 1]), np.float64)
+
+
+def _upright_views(photo: U8Image, boxes: F32Array, tilts: npt.NDArray[np.float64]) -> tuple[F32Array, list[F64Matrix]]:
+    """Views of the third pass, and the map from the photo to each."""
+    pictures, affines = [], []
+    for (left, top, right, bottom), tilt in zip(boxes.astype(np.float64).tolist(), tilts.tolist(), strict=True):
+        scale = _VIEW_PX / (_VIEW_CONTEXT * max(right - left, bottom - top))
+        turn = scale * np.array([[math.cos(tilt), math.sin(tilt)], [-math.sin(tilt), math.cos(tilt)]])
+        affine = np.column_stack([turn, _VIEW_PX / 2 - turn @ ((left + right) / 2, (top + bottom) / 2)])
+        # `warp` counts from the middle of the first pixel.
+        centred = compose(translation(-0.5, -0.5), compose(affine, translation(0.5, 0.5)))
+        pictures.append(warp(photo, centred, _VIEW_PX, _VIEW_PX))
+        affines.append(affine)
+    return centerface.to_tensor(pictures), affines
+
+
 def _to_faces(found: Candidates, width_px: int, height_px: int) -> list[Face]:
-    """Faces in pixels of the photo, whose landmarks are pixel centres; a face with its middle outside is left out."""
+    """Faces in pixels of the photo; landmarks become places of pixel centres."""
     faces = []
     for box, landmarks, score in zip(found.boxes, found.landmarks, found.scores, strict=True):
         left, top, right, bottom = box.tolist()
-        if 0 <= left + right <= 2 * width_px and 0 <= top + bottom <= 2 * height_px:
-            points = landmarks - np.float32(0.5)
-            points.setflags(write=False)
-            clipped = (max(left, 0.0), max(top, 0.0), min(right, float(width_px)), min(bottom, float(height_px)))
-            faces.append(Face(clipped, points, min(1.0, float(score))))
+        clipped = (max(left, 0.0), max(top, 0.0), min(right, float(width_px)), min(bottom, float(height_px)))
+        points = landmarks - np.float32(0.5)
+        points.setflags(write=False)
+        faces.append(Face(clipped, points, min(1.0, float(score))))
     return sorted(faces, key=_area, reverse=True)
 
 
