@@ -63,11 +63,11 @@ async def test_more_faces_than_slots_take_turns():
 
 async def test_stopping_finishes_what_was_taken_and_leaves_the_rest():
     gate = asyncio.Event()
-    async with running(AnalyticBackend(gates={"velocity": gate}), slots=1) as parts:
+    async with running(AnalyticBackend(gates={"velocity": gate})) as parts:
         taken = asyncio.create_task(parts.restore(face_job("taken")))
         await parts.backend.called["velocity"].wait()
-        await parts.broker.submit([face_job("waits")])
         parts.stop.set()
+        await parts.broker.submit([face_job("waits")])
         gate.set()
         await asyncio.wait_for(parts.task, LONG_S)
         assert len(await taken) == 1
