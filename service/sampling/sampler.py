@@ -170,6 +170,8 @@ class Sampler:
                 f"{job.num_steps} steps asked for, the bundle takes 1 to {self._manifest.max_num_steps}",
                 hint="gateway and worker must use the same bundle",
             )
+        if job.seed < 0:
+            raise InferenceFailed(f"seed {job.seed} is negative")
 
     def _expired(self, job: FaceJob) -> bool:
         return job.deadline_s is not None and job.deadline_s <= self._clock()

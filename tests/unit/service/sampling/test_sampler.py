@@ -212,6 +212,7 @@ async def test_a_face_whose_deadline_passes_is_dropped():
         (face_job(size_px=32), InferenceFailed, r"uint8 \(32, 32, 3\)"),
         (face_job(num_steps=0), InferenceFailed, "0 steps"),
         (face_job(num_steps=21), InferenceFailed, "1 to 20"),
+        (face_job(seed=-1), InferenceFailed, "seed"),
         (face_job(deadline_s=99.0), DeadlineExceeded, "queued"),
     ],
 )
