@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,39 +20,13 @@ from latent_pmrf.data.validation import ValidationSet
 from latent_pmrf.flow.path import sample_path, stratified_times
 from latent_pmrf.flow.solver import euler
 from latent_pmrf.flow.source import add_source_noise
+from latent_pmrf.flow.statistics import LatentStatistics
 from latent_pmrf.nets.hdit import HDiT
 from latent_pmrf.training.estimator import psnr_db
 from latent_pmrf.training.latents import LatentPairs, Pair, latents_of
 from latent_pmrf.training.losses import band_energy
 
 _STATISTICS_PAIRS = 256
-
-
-@dataclass(frozen=True, slots=True)
-class LatentStatistics:
-    """What normalises a latent, and the source noise; each one number per channel.
-
-    Attributes:
-        mean: Mean of the encoder's output on clean faces.
-        std: Its standard deviation.
-        sigma_s: Standard deviation of the source noise, in normalised units.
-    """
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    sigma_s: tuple[float, ...]
-
-    def normalise(self, raw: torch.Tensor) -> torch.Tensor:
-        """(B, C, h, w) from the encoder's output to the flow's space."""
-        return (raw - self._rows(self.mean, raw)) / self._rows(self.std, raw)
-
-    def denormalise(self, z: torch.Tensor) -> torch.Tensor:
-        """Inverse of `normalise`."""
-        return z * self._rows(self.std, z) + self._rows(self.mean, z)
-
-    @staticmethod
-    def _rows(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
-        return torch.tensor(values, dtype=like.dtype, device=like.device).view(1, -1, 1, 1)
 
 
 class FlowStage:
