@@ -103,6 +103,18 @@ def test_validation_sees_the_average_and_disturbs_nothing(tmp_path):
     assert often.stage.validated[-1][0] == often.ema.shadow["weight"].item()
 
 
+def test_the_average_follows_every_step(tmp_path):
+    seen = []
+    run = trainer(tmp_path, steps=30, ema_decay=0.7, validate_every=1)
+    run.stage.events = {step: lambda: seen.append(run.model.weight.item()) or 1.0 for step in range(30)}
+    run.train()
+    average = seen[0]
+    for step, weight in enumerate([*seen[1:], run.model.weight.item()]):
+        decay = min(0.7, (1 + step) / (10 + step))
+        average = decay * average + (1 - decay) * weight
+        assert run.stage.validated[step][0] == pytest.approx(average, abs=1e-5)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_non_finite_gradient_skips_the_step(tmp_path, caplog, value):
     run = trainer(tmp_path, {4: lambda: value}, steps=4)
