@@ -14,6 +14,7 @@ Set-up runs this module before there is anything else, so it needs pip, onnx and
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import os
 import subprocess
@@ -278,7 +279,8 @@ def _write(path: Path, data: bytes) -> None:
     except OSError as error:
         raise DetectorError(f"cannot write {path}: {error.strerror}; check the folder's rights and space") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -18,11 +18,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from service.core.errors import InferenceFailed
 from service.core.interfaces import InferenceBackend
 from service.core.types import F32Array, Face, FaceSelection, U8Image
 from service.stages import centerface, pyramid
-from service.stages.centerface import Candidates, Maps
+from service.stages.centerface import Candidates
 from service.stages.pyramid import Level, Tile
 from service.stages.samples import Samples, to_8bit
 from service.stages.warp import F64Matrix, compose, invert, translation, warp
@@ -79,7 +78,7 @@ class FaceDetector:
             Faces by the area of their boxes, largest first. Boxes end at the photo's border, landmarks may lie beyond.
 
         Raises:
-            InferenceFailed: The network failed or gave values that are not numbers.
+            InferenceFailed: The network failed.
             DependencyUnavailable: The server behind the backend does not answer.
         """
         photo, levels = await asyncio.to_thread(_levels, pixels, min_face_px)
@@ -105,7 +104,7 @@ class FaceDetector:
                 multiple_px=centerface.SIDE_MULTIPLE_PX,
             ):
                 image = await asyncio.to_thread(_tile_tensor, level, tile)
-                maps = await self._infer(image)
+                maps = await self._backend.infer(centerface.NETWORK, {centerface.INPUT: image})
                 seen = centerface.read_maps(maps, 0, least_score=_PROPOSAL_SCORE, limit=_MAX_PROPOSALS)
                 hints.append(seen.placed(1.0, (tile.left, tile.top)).placed(1 / np.array(level.scale), 0.0))
         return centerface.suppress(centerface.join(hints), max_overlap=_MAX_OVERLAP, limit=_MAX_PROPOSALS)
@@ -116,7 +115,7 @@ class FaceDetector:
         for first in range(0, len(proposals), _VIEWS_PER_CALL):
             boxes = proposals.boxes[first : first + _VIEWS_PER_CALL]
             views, frames = await asyncio.to_thread(_views, sources, boxes)
-            maps = await self._infer(views)
+            maps = await self._backend.infer(centerface.NETWORK, {centerface.INPUT: views})
             for row, (box, frame) in enumerate(zip(boxes, frames, strict=True)):
                 seen = centerface.read_maps(maps, row, least_score=_PROPOSAL_SCORE, limit=_VIEW_PX)
                 placed = seen.placed(frame[2:], frame[:2])
@@ -132,7 +131,7 @@ class FaceDetector:
         for first in range(0, len(tilted), _VIEWS_PER_CALL):
             rows = tilted[first : first + _VIEWS_PER_CALL]
             views, affines = await asyncio.to_thread(_upright_views, photo, found.boxes[rows], tilts[rows])
-            maps = await self._infer(views)
+            maps = await self._backend.infer(centerface.NETWORK, {centerface.INPUT: views})
             for row, (index, affine) in enumerate(zip(rows, affines, strict=True)):
                 seen = centerface.read_maps(maps, row, least_score=_PROPOSAL_SCORE, limit=_VIEW_PX)
                 around = (seen.boxes[:, :2] < _VIEW_PX / 2) & (seen.boxes[:, 2:] > _VIEW_PX / 2)
@@ -142,12 +141,6 @@ class FaceDetector:
                     # Half the gain only: with all of it one ghost was seen in the worst photographs.
                     scores[index] = max(scores[index], (scores[index] + seen.scores[best]) / 2)
         return Candidates(found.boxes, landmarks, scores)
-
-    async def _infer(self, images: F32Array) -> Maps:
-        maps = await self._backend.infer(centerface.NETWORK, {centerface.INPUT: images})
-        if not all(np.isfinite(values).all() for values in maps.values()):
-            raise InferenceFailed("the detector gave values that are not numbers")
-        return maps
 
 
 def select_faces(

@@ -144,12 +144,6 @@ async def test_a_larger_least_face_costs_less():
     assert await cost_px(1) == await cost_px(14)
 
 
-async def test_values_that_are_not_numbers_are_a_failure_not_an_empty_photo():
-    network = BlobNetwork(score=np.nan)
-    with pytest.raises(InferenceFailed, match="not numbers"):
-        await FaceDetector(network).detect(photo_with_square(300, 300, 50, 50, 90), det_threshold=0.5, min_face_px=24)
-
-
 async def test_a_failure_of_the_network_is_passed_on():
     with pytest.raises(InferenceFailed):
         await FaceDetector(BlobNetwork(error=InferenceFailed("detector"))).detect(
