@@ -219,7 +219,7 @@ VELOCITY_PRESETS: Mapping[str, HDiTConfig] = {
     "xs": HDiTConfig(
         in_channels=48,
         widths=(128, 224, 320),
-        depths=(3, 2, 2),
+        depths=(1, 3, 2),
         head_dim=(32, 32, 32),
         mapping_width=256,
         mapping_depth=1,
