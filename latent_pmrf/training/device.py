@@ -10,6 +10,18 @@ from torch import nn
 Batch = TypeVar("Batch")
 
 
+def check_device(name: str) -> None:
+    """Refuse a device that this machine does not have.
+
+    Raises:
+        ValueError: The name is none of torch's, or there is no such device here.
+    """
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for CUDA
+        raise ValueError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+
+
 def device_of(model: nn.Module) -> torch.device:
     """Where the weights of `model` lie."""
     return next(model.parameters()).device

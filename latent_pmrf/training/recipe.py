@@ -17,6 +17,7 @@ from latent_pmrf.data.validation import load_validation
 from latent_pmrf.nets.build import Network, build
 from latent_pmrf.nets.sim_vae import SimVAE
 from latent_pmrf.training.checkpoint import load_weights
+from latent_pmrf.training.device import check_device
 from latent_pmrf.training.estimator import EstimatorStage
 from latent_pmrf.training.flow import FlowStage
 from latent_pmrf.training.latents import LatentPairs, discard_latents
@@ -116,9 +117,10 @@ def build_trainer(recipe: Recipe, places: Places, device: str = "cpu", *, restar
         A trainer at step 0, or where an earlier run stopped.
 
     Raises:
-        ValueError: The preset is unknown, or what an earlier run left does not fit.
+        ValueError: The preset or the device is unknown, or what an earlier run left does not fit.
         FileNotFoundError: The data or an earlier stage's weights are missing.
     """
+    check_device(device)
     run_dir = places.runs / recipe.stage
     images = load_images(places.data, recipe.shards)
     validation = load_validation(places.data / "val", recipe.size_px, limit=24)

@@ -16,6 +16,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.training_files import write_faces, write_recipe
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]  # seven processes that import torch
+
 ROOT = Path(__file__).resolve().parents[3]
 STAGES = ("estimator", "vae", "flow")
 FAR = 100_000  # a length that no killed run reaches
@@ -47,7 +49,7 @@ def start(*command):
 
 
 def finish(process, *statuses):
-    output, _ = process.communicate(timeout=110)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode in statuses, output
     return output
 
@@ -94,7 +96,6 @@ def runs(tmp_path_factory):
     return killed / "runs", alone / "runs", steps
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_killed_and_resumed_equals_undisturbed(runs, stage):
     killed, alone, steps = runs
@@ -105,7 +106,6 @@ def test_killed_and_resumed_equals_undisturbed(runs, stage):
         assert [key for key in expected if not torch.equal(found[key], expected[key])] == []
 
 
-@pytest.mark.slow
 def test_the_log_has_every_validation_once(runs):
     killed, alone, _ = runs
     logs = []
@@ -116,7 +116,6 @@ def test_the_log_has_every_validation_once(runs):
     assert logs[0] == logs[1]
 
 
-@pytest.mark.slow
 def test_nothing_is_left_half_written(runs):
     killed, _, _ = runs
     assert list(killed.rglob("*.partial")) == []

@@ -80,6 +80,12 @@ def test_what_cannot_be_trained_is_told_in_a_line(tmp_path, faces, capsys, chang
     assert re.search(message, error)
 
 
+@pytest.mark.parametrize("device", ["quantum", "cuda:97"])
+def test_a_device_that_is_not_here_is_named(tmp_path, faces, capsys, device):
+    assert train("vae", write_recipe(tmp_path, "vae"), faces, tmp_path / "runs", "--device", device) == 2
+    assert f"error: device '{device}' cannot be used: " in capsys.readouterr().err
+
+
 def test_a_checkpoint_of_another_network_is_not_taken_up(tmp_path, faces, capsys):
     recipe = write_recipe(tmp_path, "vae", steps=1)
     assert train("vae", recipe, faces, tmp_path / "runs") == 0

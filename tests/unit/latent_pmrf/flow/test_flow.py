@@ -7,6 +7,7 @@ import torch
 from latent_pmrf.flow.path import sample_path, stratified_times
 from latent_pmrf.flow.solver import euler, time_grid
 from latent_pmrf.flow.source import add_source_noise
+from latent_pmrf.flow.statistics import LatentStatistics
 
 
 def test_path_runs_from_source_to_target():
@@ -90,3 +91,11 @@ def test_source_noise_is_one_number_or_one_per_channel():
 def test_source_noise_refuses_other_counts(sigma_s):
     with pytest.raises(ValueError, match=f"{len(sigma_s)} entries for 3 channels"):
         add_source_noise(torch.zeros(1, 3, 2, 2), sigma_s, torch.zeros(1, 3, 2, 2))
+
+
+def test_statistics_are_each_other_s_inverse():
+    statistics = LatentStatistics((0.5, -1.0), (2.0, 0.25), (0.1, 0.1))
+    raw = torch.randn(3, 2, 4, 4)
+    z = statistics.normalise(raw)
+    torch.testing.assert_close(z[:, 1], (raw[:, 1] + 1) / 0.25)
+    torch.testing.assert_close(statistics.denormalise(z), raw)

@@ -13,7 +13,7 @@ from latent_pmrf.data.degradation import DegradationRange
 from latent_pmrf.data.validation import ValidationSet
 from latent_pmrf.nets.build import build
 from latent_pmrf.training.estimator import EstimatorStage, psnr_db
-from latent_pmrf.training.flow import FlowStage, LatentStatistics
+from latent_pmrf.training.flow import FlowStage
 from latent_pmrf.training.latents import LatentPairs, latents_of
 from latent_pmrf.training.losses import RELATIVE_MSE_FLOOR
 from latent_pmrf.training.vae import VAEStage, patch_pca
@@ -205,14 +205,6 @@ def test_vae_validation_is_on_clean_faces(validation):
     assert 20 < scalars["psnr_db"] < 45
     assert 0.05 < scalars["laplacian_ratio"] < 1
     assert stage.info() == {"kl_weight": 1e-6, "band_weight": 1.0}
-
-
-def test_statistics_are_each_other_s_inverse():
-    statistics = LatentStatistics((0.5, -1.0), (2.0, 0.25), (0.1, 0.1))
-    raw = torch.randn(3, 2, 4, 4)
-    z = statistics.normalise(raw)
-    torch.testing.assert_close(z[:, 1], (raw[:, 1] + 1) / 0.25)
-    torch.testing.assert_close(statistics.denormalise(z), raw)
 
 
 def test_latents_are_computed_once_and_kept(pairs, tmp_path):
