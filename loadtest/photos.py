@@ -16,6 +16,11 @@ _PORTRAIT_BOX = (100, 0, 356, 256)
 _SCENE_SEED = 5
 
 
+def portrait_photo() -> U8Image:
+    """(512, 512, 3) uint8 RGB: Eileen Collins in front of a shuttle model."""
+    return np.asarray(astronaut(), dtype=np.uint8)  # type: ignore[no-untyped-call] # scikit-image's annotation
+
+
 def scene(megapixels: float, faces: int, face_px: int = 300, *, seed: int = 0) -> U8Image:
     """A 4:3 photo with `faces` degraded copies of one portrait on a cloudy background.
 
@@ -54,6 +59,6 @@ def jpeg(picture: U8Image, quality: int = 92) -> bytes:
 
 
 def _soft_portrait(side_px: int) -> U8Image:
-    portrait = Image.fromarray(astronaut()).crop(_PORTRAIT_BOX)
+    portrait = Image.fromarray(portrait_photo()).crop(_PORTRAIT_BOX)
     blurred = portrait.filter(ImageFilter.GaussianBlur(2)).resize((side_px, side_px), Image.Resampling.BICUBIC)
     return np.asarray(blurred)

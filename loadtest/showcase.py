@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
-from skimage.data import astronaut
 
+from loadtest.photos import portrait_photo
 from loadtest.process import running_service
 
 _BLUR_PX = 1.2
@@ -30,7 +30,7 @@ _GAP_PX = 8
 
 def degraded_astronaut() -> bytes:
     """A PNG file of the photo after blur, 2.5 times down, noise, JPEG and back up."""
-    photo = Image.fromarray(astronaut())
+    photo = Image.fromarray(portrait_photo())
     small_side = round(photo.width / _DOWN)
     small = photo.filter(ImageFilter.GaussianBlur(_BLUR_PX)).resize((small_side, small_side), Image.Resampling.BOX)
     noise = np.random.default_rng(_SEED).normal(0.0, _NOISE, (small_side, small_side, 3))

@@ -13,7 +13,7 @@ from latent_pmrf.checkpoints import convert
 from latent_pmrf.config import HDiTConfig, SimVAEConfig, SwinIRConfig
 from latent_pmrf.nets.build import build
 
-SHARED = Path(os.environ.get("LATENT_PMRF_SHARED", Path(__file__).resolve().parents[3] / "shared"))
+SHARED = Path(os.environ.get("SHARED_DIR", Path(__file__).resolve().parents[3] / "shared"))
 
 TINY = {
     "swinir": SwinIRConfig(embed_dim=36, depths=(2, 2), num_heads=(3, 3), mask_size=16),
@@ -43,7 +43,7 @@ TINY = {
 def parity_folder(name):
     folder = SHARED / "parity" / name
     if not folder.is_dir():
-        pytest.skip(f"reference numbers not found: {folder} (set LATENT_PMRF_SHARED)")
+        pytest.skip(f"reference numbers not found: {folder} (set SHARED_DIR)")
     return folder
 
 
