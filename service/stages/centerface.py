@@ -24,7 +24,7 @@ INPUT = "image"
 SIDE_MULTIPLE_PX = 32
 
 _CELL_PX = 4
-_MAX_LOG_CELLS = 8.0  # a box of 12 000 px: more is not a face but an overflow in the making
+_MAX_LOG_CELLS = 5.5  # a box of 1000 px; the network knows no larger faces, and views are made by this size
 
 Maps = Mapping[str, npt.NDArray[np.generic]]
 

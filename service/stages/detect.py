@@ -6,7 +6,7 @@ The first pass looks at the whole photo at scales a factor of four apart, the fi
 face asked for, and takes every faint hint of a face. The second looks at each hint again, enlarged or shrunken to the
 size the network knows best. That makes the first pass cheap, scores of small and large faces comparable, and landmarks
 as exact as the network can tell them. Tilted faces get a third look, turned upright. The network sees tiles of bounded
-size, so memory does not grow with the photo.
+size, so its memory does not grow with the photo.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _COARSEST_PX = 256
 _FINEST_SCALE = 1.0  # smaller faces than `_PROPOSAL_WIDTH_PX` hold nothing to restore
 _LARGEST_ZOOM = 4.0  # of photos smaller than the coarsest level
 _MAX_TILE_AREA_PX = 640_000  # some 80 MB of activations
-_TILE_OVERLAP_PX = 64
+_TILE_OVERLAP_PX = 48
 _MARGIN_PX = 16
 _MAX_PROPOSALS = 256
 # Second pass: the face fills half of the view.
