@@ -47,9 +47,7 @@ class Restorer:
         ValueError: The networks and the statistics disagree about the channels of the latent.
     """
 
-    def __init__(
-        self, estimator: SwinIR | UNet, vae: SimVAE, velocity: HDiT, statistics: LatentStatistics
-    ) -> None:
+    def __init__(self, estimator: SwinIR | UNet, vae: SimVAE, velocity: HDiT, statistics: LatentStatistics) -> None:
         channels = {
             "the autoencoder": vae.config.latent_channels,
             "the velocity": velocity.config.in_channels,

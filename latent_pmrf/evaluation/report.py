@@ -152,7 +152,12 @@ def results_of(evaluation: Evaluation) -> dict[str, Any]:
     spec = evaluation.bundle.spec
     num_steps, fidelity = evaluation.default
     return {
-        "bundle": {"name": spec.name, "version": spec.version, "image_size_px": spec.image_size_px},
+        "bundle": {
+            "name": spec.name,
+            "version": spec.version,
+            "image_size_px": spec.image_size_px,
+            "networks": {name: network["sha256"] for name, network in evaluation.bundle.manifest["networks"].items()},
+        },
         "default": {"num_steps": num_steps, "fidelity": fidelity},
         "faces": len(evaluation.faces),
         "seeds": list(evaluation.plan.seeds),

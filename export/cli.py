@@ -1,0 +1,153 @@
+"""`python -m export.cli`: make a bundle, set its defaults, time its networks."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from export.bundle import defaults_of, write_bundle
+from export.manifest import BundleFacts, set_defaults
+from export.parity import Gate, ParityError
+from export.timing import HEADER, measure, table_row
+from export.trained import Trained, load_trained, random_networks
+
+_FAILED = 1
+_UNUSABLE = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse `arguments` (the process's by default), run the command.
+
+    Returns:
+        0; 1 when the gate failed; 2 when what was given cannot be used. Nothing is written unless it is 0.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except ParityError as error:
+        sys.stderr.write(f"error: parity: {error}; nothing was written\n")
+        return _FAILED
+    except (ValueError, FileNotFoundError) as error:
+        sys.stderr.write(f"error: {error}; nothing was written\n")
+        return _UNUSABLE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m export.cli", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    facts = BundleFacts()
+
+    bundle = commands.add_parser("bundle", help="export trained weights into a model repository, behind the gate")
+    bundle.set_defaults(run=_bundle)
+    bundle.add_argument("--runs", type=Path, default=Path("runs/xs"), help="folder with estimator/, vae/ and flow/")
+    _add_repository(bundle)
+    bundle.add_argument("--name", default=facts.name, help="bundle name")
+    bundle.add_argument("--bundle-version", default=facts.version, metavar="VERSION", help="bundle version")
+    bundle.add_argument("--image-size-px", type=int, default=facts.image_size_px, metavar="N", help="side of a crop")
+    _add_defaults(bundle, "default: that of the bundle that is there, if any")
+    bundle.add_argument(
+        "--max-num-steps", type=int, default=facts.max_num_steps, metavar="N", help="most steps allowed"
+    )
+    bundle.add_argument(
+        "--max-batch-size", type=int, default=facts.max_batch_size, metavar="N", help="most rows a call"
+    )
+    bundle.add_argument(
+        "--storage",
+        choices=("float16", "float32"),
+        default="float16",
+        help="of the weights; the graphs compute in float32",
+    )
+    bundle.add_argument(
+        "--max-megabytes", type=float, default=32.0, metavar="MB", help="largest size of the files together"
+    )
+
+    defaults = commands.add_parser("set-defaults", help="write default steps, fidelity and measured quality, no export")
+    defaults.set_defaults(run=_set_defaults)
+    _add_repository(defaults)
+    _add_defaults(defaults, "default: what --quality recommends")
+    defaults.add_argument("--quality", type=Path, metavar="FILE", help="results.json of `make evaluate`")
+
+    bench = commands.add_parser("bench", help="time the networks in onnxruntime and in PyTorch")
+    bench.set_defaults(run=_bench)
+    bench.add_argument("--runs", type=Path, metavar="DIR", help="trained weights; default: the xs presets, random")
+    bench.add_argument("--image-size-px", type=int, default=facts.image_size_px, metavar="N", help="side of a crop")
+    bench.add_argument("--repeats", type=int, default=15, metavar="N", help="measured calls of each")
+    bench.add_argument("--threads", type=int, default=os.cpu_count() or 1, metavar="N", help="threads of a call")
+    return parser
+
+
+def _add_repository(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model-repository", type=Path, default=Path("model_repository"), metavar="DIR")
+
+
+def _add_defaults(parser: argparse.ArgumentParser, otherwise: str) -> None:
+    parser.add_argument("--num-steps", type=int, metavar="N", help=f"default number of steps; {otherwise}")
+    parser.add_argument("--fidelity", type=float, metavar="X", help=f"default fidelity, 0 to 1; {otherwise}")
+
+
+def _bundle(options: argparse.Namespace) -> int:
+    trained = load_trained(options.runs)
+    for stage, progress in trained.unfinished.items():
+        _say(f"warning: {stage} was taken at step {progress}")
+    facts = defaults_of(
+        BundleFacts(
+            name=options.name,
+            version=options.bundle_version,
+            image_size_px=options.image_size_px,
+            max_num_steps=options.max_num_steps,
+            max_batch_size=options.max_batch_size,
+            half_storage=options.storage == "float16",
+        ),
+        _present(options.model_repository),
+    )
+    if options.num_steps is not None:
+        facts = replace(facts, default_num_steps=options.num_steps)
+    if options.fidelity is not None:
+        facts = replace(facts, default_fidelity=options.fidelity)
+    gate = Gate(max_bytes=round(options.max_megabytes * 1e6))
+    write_bundle(trained, options.model_repository, facts, gate, _say)
+    return 0
+
+
+def _set_defaults(options: argparse.Namespace) -> int:
+    manifest = set_defaults(
+        options.model_repository, num_steps=options.num_steps, fidelity=options.fidelity, quality=options.quality
+    )
+    steps, fidelity = manifest["default_num_steps"], manifest["default_fidelity"]
+    measured = any(row["method"] == "default" for row in manifest["quality"].get("rows", ()))
+    note = "" if measured else "; the quality of this default is not measured yet: run make evaluate, then this again"
+    _say(f"{options.model_repository}: default {steps} steps, fidelity {fidelity:g}{note}")
+    return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    trained: Trained = random_networks("xs-unet", "xs", "xs") if options.runs is None else load_trained(options.runs)
+    _say(
+        f"float32, {options.threads} threads, {options.repeats} calls of each in turn: median (quartiles).\n\n{HEADER}"
+    )
+    for timing in measure(trained, options.image_size_px, repeats=options.repeats, num_threads=options.threads):
+        _say(table_row(timing))
+    return 0
+
+
+def _present(repository: Path) -> dict[str, Any] | None:
+    path = repository / "manifest.json"
+    if not path.exists():
+        return None
+    manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return manifest
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

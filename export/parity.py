@@ -1,0 +1,157 @@
+"""The gate of the export: what onnxruntime computes must be what PyTorch computes.
+
+Every network is run on drawn inputs at batch 1 and 3 and on the ends of its ranges, and the whole pipeline is run with
+the same noise. The error is the largest absolute difference, over the root mean square of the reference output on the
+drawn inputs: stricter than over the largest value, and meaningful where an output is almost zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+
+from export.networks import GraphSpec, TensorFace
+from latent_pmrf.evaluation.bundle import BundleRestorer, source_noise
+from latent_pmrf.flow.statistics import LatentStatistics
+from latent_pmrf.restorer import Restorer
+
+F32Array = npt.NDArray[np.float32]
+
+BATCH_SIZES = (1, 3)
+
+_SEED = 20261124
+
+
+class ParityError(Exception):
+    """The exported graphs do not compute what the networks compute; the message says where and by how much."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What a bundle must hold to be written.
+
+    Attributes:
+        relative_error: Largest error of a network.
+        levels: Largest difference of a restored pixel, in 8-bit levels.
+        max_bytes: Largest size of the network files together.
+    """
+
+    relative_error: float = 1e-4
+    levels: float = 0.25
+    max_bytes: int = 32_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """What the gate measured.
+
+    Attributes:
+        relative_error: Worst error of each network.
+        levels: Largest difference of a restored pixel, in 8-bit levels.
+        num_steps: Euler steps of that pipeline.
+    """
+
+    relative_error: dict[str, float]
+    levels: float
+    num_steps: int
+
+
+def open_session(content: bytes, num_threads: int = 1) -> Any:  # noqa: ANN401 - onnxruntime is untyped
+    """An onnxruntime session on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def check_network(spec: GraphSpec, content: bytes, statistics: LatentStatistics, tolerance: float) -> float:
+    """Compare one exported graph with its network.
+
+    Returns:
+        The worst error.
+
+    Raises:
+        ParityError: An output is not finite, or an error is above the tolerance.
+    """
+    session = open_session(content)
+    names = [value.name for value in session.get_inputs()], [value.name for value in session.get_outputs()]
+    if names != ([face.name for face in spec.inputs], [spec.output.name]):
+        raise ParityError(f"{spec.name}: the graph has inputs and outputs {names}")
+    worst = scale = 0.0
+    for case, tensors in _cases(spec, statistics):
+        with torch.inference_mode():
+            reference = spec.module(*tensors).numpy()
+        feeds = {face.name: tensor.numpy() for face, tensor in zip(spec.inputs, tensors, strict=True)}
+        exported = session.run(None, feeds)[0]
+        if exported.shape != reference.shape or not (np.isfinite(exported).all() and np.isfinite(reference).all()):
+            raise ParityError(f"{spec.name}, {case}: shapes {exported.shape}, {reference.shape}, or not finite")
+        if scale == 0.0:  # the first case is a drawn one
+            scale = float(np.sqrt(np.mean(np.square(reference, dtype=np.float64)))) or 1.0
+        error = float(np.abs(exported - reference).max()) / scale
+        if error > tolerance:
+            raise ParityError(f"{spec.name}, {case}: relative error {error:.2e} is above {tolerance:.0e}")
+        worst = max(worst, error)
+    return worst
+
+
+def check_pipeline(restorer: Restorer, repository: Path, num_steps: int, tolerance_levels: float) -> float:
+    """Compare an exported bundle with the reference pipeline, with the same noise.
+
+    Returns:
+        Largest difference of a pixel of sample or posterior mean, in 8-bit levels.
+
+    Raises:
+        ParityError: It is above the tolerance.
+    """
+    bundle = BundleRestorer(repository, num_threads=1)
+    seeds = (1, 2)
+    side = bundle.spec.image_size_px
+    images = draw(TensorFace("image", (3, side, side), (0.0, 1.0)), len(seeds), restorer.statistics, seed=_SEED)
+    rows = images.permute(0, 2, 3, 1).numpy()
+    means = bundle.estimate(rows)
+    sample = bundle.transport(bundle.source(means, seeds), num_steps)
+    cells = side // restorer.vae.config.downscale
+    noise = [source_noise((len(bundle.spec.latent_mean), cells, cells), seed) for seed in seeds]
+    expected = restorer.restore(images, torch.from_numpy(np.stack(noise)), num_steps)
+    pairs = ((expected.sample, sample), (expected.posterior_mean, means))
+    levels = max(float(np.abs(a.permute(0, 2, 3, 1).numpy() - b).max()) * 255 for a, b in pairs)
+    if not levels <= tolerance_levels:
+        raise ParityError(f"pipeline: a pixel differs by {levels:.3g} levels of 8 bits, more than {tolerance_levels:g}")
+    return levels
+
+
+def draw(face: TensorFace, rows: int, statistics: LatentStatistics, seed: int) -> torch.Tensor:
+    """Draw inputs such as the network meets in service.
+
+    Images are smooth fields with a little noise, in their range; `x_t` is standard normal, as normalised latents are;
+    `latent` has the statistics of raw latents; times are uniform.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    if face.name == "image":
+        low, high = face.range or (0.0, 1.0)
+        field = F.interpolate(torch.rand(rows, 3, 6, 6, generator=generator), face.shape[1:], mode="bicubic")
+        field = field + 0.03 * torch.randn(field.shape, generator=generator)
+        return low + (high - low) * field.clamp(0, 1)
+    if face.name == "t":
+        return torch.rand(rows, generator=generator)
+    normal = torch.randn(rows, *face.shape, generator=generator)
+    return statistics.denormalise(normal) if face.name == "latent" else normal
+
+
+def _cases(spec: GraphSpec, statistics: LatentStatistics) -> Iterator[tuple[str, Sequence[torch.Tensor]]]:
+    """Names and inputs of every comparison, drawn ones first."""
+    for rows in BATCH_SIZES:
+        yield f"batch {rows}", [draw(face, rows, statistics, _SEED + rows) for face in spec.inputs]
+    for end, name in enumerate(("lowest", "highest")):
+        bounds = [face.range or (0.0, 1.0) for face in spec.inputs]
+        filled = zip(spec.inputs, bounds, strict=True)
+        yield f"all {name}", [torch.full((1, *face.shape), bound[end]) for face, bound in filled]

@@ -1,0 +1,97 @@
+"""How long a network call takes in onnxruntime and in PyTorch's eager mode, on the same CPU in one run.
+
+The two take turns. Before each measured call there is a pause, for the threads of the other to come to rest (both keep
+theirs spinning for a while), and one call that is not measured.
+"""
+
+from __future__ import annotations
+
+import functools
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from export.networks import graph_specs
+from export.parity import draw, open_session
+from export.to_onnx import to_onnx
+from export.trained import Trained
+
+BATCH_SIZES = (1, 4)
+_PAUSE_S = 0.12
+_SEED = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Milliseconds per call of one network at one batch size, in the order of measurement.
+
+    Attributes:
+        network: Name.
+        rows: Batch size.
+        torch_ms: PyTorch, eager.
+        onnx_ms: onnxruntime.
+    """
+
+    network: str
+    rows: int
+    torch_ms: Sequence[float]
+    onnx_ms: Sequence[float]
+
+    @property
+    def ratio(self) -> float:
+        """Median of onnxruntime over median of PyTorch."""
+        return statistics.median(self.onnx_ms) / statistics.median(self.torch_ms)
+
+
+def measure(
+    trained: Trained, image_size_px: int, *, repeats: int, num_threads: int, half_storage: bool = True
+) -> Iterator[Timing]:
+    """Export every network to memory and time it.
+
+    Args:
+        trained: The networks.
+        image_size_px: Side of the face crops.
+        repeats: Measured calls of each.
+        num_threads: Threads of each; PyTorch's setting stays afterwards.
+        half_storage: As in the bundle.
+    """
+    torch.set_num_threads(num_threads)
+    for spec in graph_specs(trained, image_size_px):
+        session = open_session(to_onnx(spec, half_storage=half_storage), num_threads)
+        for rows in BATCH_SIZES:
+            tensors = [draw(face, rows, trained.statistics, _SEED) for face in spec.inputs]
+            feeds = {face.name: tensor.numpy() for face, tensor in zip(spec.inputs, tensors, strict=True)}
+            torch_ms, onnx_ms = [], []
+            with torch.inference_mode():
+                for _ in range(repeats):
+                    torch_ms.append(_time_ms(functools.partial(spec.module, *tensors)))
+                    onnx_ms.append(_time_ms(functools.partial(session.run, None, feeds)))
+            yield Timing(spec.name, rows, torch_ms, onnx_ms)
+
+
+def table_row(timing: Timing) -> str:
+    """One line of the table of `HEADER`."""
+    return (
+        f"| {timing.network} | {timing.rows} | {_spread(timing.torch_ms)} | {_spread(timing.onnx_ms)} "
+        f"| {timing.ratio:.2f} |"
+    )
+
+
+HEADER = "| network | batch | PyTorch eager, ms | onnxruntime, ms | ratio |\n|---|---|---|---|---|"
+
+
+def _time_ms(call: Callable[[], object]) -> float:
+    time.sleep(_PAUSE_S)
+    call()
+    begin_s = time.perf_counter()
+    call()
+    return (time.perf_counter() - begin_s) * 1e3
+
+
+def _spread(values: Sequence[float]) -> str:
+    """Median and the quartiles around it."""
+    low, middle, high = statistics.quantiles(values, n=4)
+    return f"{middle:.1f} ({low:.1f}-{high:.1f})"
