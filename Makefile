@@ -142,9 +142,14 @@ evaluate: install-dev ## quality of the bundled model on DATA/val: table, model 
 	@$(VENV_DEV)/bin/python -m latent_pmrf.cli evaluate --bundle $(REPOSITORY) --data $(DATA)/val \
 		--out runs/evaluation --model-card docs/MODEL_CARD.md $(ARGS)
 
+.PHONY: defaults
+defaults: install-dev ## take the steps and fidelity that the last `make evaluate` chose, and its figures, into the manifest
+	@$(VENV_DEV)/bin/python -m export.cli set-defaults --model-repository $(REPOSITORY) --quality runs/evaluation/results.json
+
 .PHONY: bench
-bench: install-dev ## speed and memory of the embedded service
+bench: install-dev ## speed and memory of the embedded service, and of its networks beside PyTorch
 	@$(VENV_DEV)/bin/python -m loadtest.bench $(ARGS)
+	@$(VENV_DEV)/bin/python -m export.cli bench
 
 .PHONY: showcase
 showcase: install-dev ## the README's before and after picture, made by the service
