@@ -59,13 +59,13 @@ def write_bundle(
     errors: dict[str, float] = {}
     for spec in specs:
         started = time.monotonic()
-        files[spec.name] = to_onnx(spec, half_storage=facts.half_storage, properties=properties)
+        files[spec.name] = to_onnx(spec, properties)
         errors[spec.name] = check_network(spec, files[spec.name], trained.statistics, gate.relative_error)
         megabytes, seconds = len(files[spec.name]) / 1e6, time.monotonic() - started
+        total = sum(map(len, files.values()))
+        if total > gate.max_bytes:
+            raise ValueError(f"up to {spec.name} the files take {total / 1e6:.2f} MB of {gate.max_bytes / 1e6:.2f} MB")
         say(f"{spec.name}: {megabytes:.2f} MB, relative error {errors[spec.name]:.1e}, {seconds:.0f} s")
-    total = sum(map(len, files.values()))
-    if total > gate.max_bytes:
-        raise ValueError(f"the networks take {total / 1e6:.2f} MB together, more than {gate.max_bytes / 1e6:.2f} MB")
     manifest = build_manifest(facts, trained, specs, files)
     repository.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=repository))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
@@ -34,26 +35,35 @@ def clip_masks(model: onnx.ModelProto) -> None:
                 tensor.CopyFrom(numpy_helper.from_array(clipped, tensor.name))
 
 
-def store_in_half(model: onnx.ModelProto) -> None:
-    """Store float32 constants that half precision holds exactly as float16 before a Cast, in place.
+def store_compactly(model: onnx.ModelProto) -> None:
+    """Store float32 constants in the smallest type that holds them exactly, before a Cast, in place.
 
-    onnxruntime folds the casts once, when it loads the file.
+    Weights that were rounded to half precision become float16, masks int8. onnxruntime folds the casts once, when it
+    loads the file.
     """
     casts = []
     for tensor in model.graph.initializer:
         if tensor.data_type != TensorProto.FLOAT:
             continue
         values = numpy_helper.to_array(tensor)
-        with np.errstate(over="ignore"):
-            half = values.astype(np.float16)
-        if values.size < _LEAST_ELEMENTS or not np.array_equal(half.astype(np.float32), values):
+        stored = _smallest(values) if values.size >= _LEAST_ELEMENTS else None
+        if stored is None:
             continue
-        name, stored = tensor.name, f"{tensor.name}.half"
-        tensor.CopyFrom(numpy_helper.from_array(half, stored))
-        casts.append(helper.make_node("Cast", [stored], [name], name=f"{name}.cast", to=TensorProto.FLOAT))
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(stored, f"{name}.{stored.dtype}"))
+        casts.append(helper.make_node("Cast", [tensor.name], [name], name=f"{name}.cast", to=TensorProto.FLOAT))
     nodes = [*casts, *model.graph.node]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
+
+
+def _smallest(values: npt.NDArray[np.float32]) -> npt.NDArray[np.int8] | npt.NDArray[np.float16] | None:
+    """`values` in the smallest type that gives them back exactly, or None."""
+    if np.abs(values).max() <= 127 and np.array_equal(np.rint(values), values):
+        return values.astype(np.int8)
+    with np.errstate(over="ignore"):
+        half = values.astype(np.float16)
+    return half if np.array_equal(half.astype(np.float32), values) else None
 
 
 def tidy(model: onnx.ModelProto) -> None:

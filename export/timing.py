@@ -46,9 +46,7 @@ class Timing:
         return statistics.median(self.onnx_ms) / statistics.median(self.torch_ms)
 
 
-def measure(
-    trained: Trained, image_size_px: int, *, repeats: int, num_threads: int, half_storage: bool = True
-) -> Iterator[Timing]:
+def measure(trained: Trained, image_size_px: int, *, repeats: int, num_threads: int) -> Iterator[Timing]:
     """Export every network to memory and time it.
 
     Args:
@@ -56,11 +54,10 @@ def measure(
         image_size_px: Side of the face crops.
         repeats: Measured calls of each.
         num_threads: Threads of each; PyTorch's setting stays afterwards.
-        half_storage: As in the bundle.
     """
     torch.set_num_threads(num_threads)
     for spec in graph_specs(trained, image_size_px):
-        session = open_session(to_onnx(spec, half_storage=half_storage), num_threads)
+        session = open_session(to_onnx(spec), num_threads)
         for rows in BATCH_SIZES:
             tensors = [draw(face, rows, trained.statistics, _SEED) for face in spec.inputs]
             feeds = {face.name: tensor.numpy() for face, tensor in zip(spec.inputs, tensors, strict=True)}

@@ -20,7 +20,7 @@ import torch
 from onnxscript import opset18 as op
 
 from export.networks import GraphSpec
-from export.passes import clip_masks, store_in_half, tidy
+from export.passes import clip_masks, store_compactly, tidy
 
 OPSET = 18
 IR_VERSION = 8
@@ -33,13 +33,11 @@ _EXAMPLE_BATCH = 3
 """Neither 1 nor 2, which `torch.export` may take for constants."""
 
 
-def to_onnx(spec: GraphSpec, *, half_storage: bool, properties: Mapping[str, str] | None = None) -> bytes:
+def to_onnx(spec: GraphSpec, properties: Mapping[str, str] | None = None) -> bytes:
     """Export one network; the same network gives the same bytes.
 
     Args:
         spec: The network and its tensors.
-        half_storage: Store constants that half precision holds exactly in half precision; the graph computes in
-            float32, on the same values.
         properties: Metadata of the file.
 
     Returns:
@@ -50,8 +48,7 @@ def to_onnx(spec: GraphSpec, *, half_storage: bool, properties: Mapping[str, str
     """
     model = _convert(spec)
     clip_masks(model)
-    if half_storage:
-        store_in_half(model)
+    store_compactly(model)
     tidy(model)
     model.ir_version = IR_VERSION
     model.producer_name, model.producer_version = "latent-pmrf export", ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -35,3 +36,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if marked and not available():
             for item in marked:
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A training run of tiny networks and the bundle that `export.cli bundle` made of it; to be left as it is."""
+    from export.cli import main
+    from tests.tiny_runs import SIDE_PX, write_runs
+
+    runs, repository = tmp_path_factory.mktemp("tiny") / "runs", tmp_path_factory.mktemp("tiny") / "model_repository"
+    write_runs(runs, steps_done=30)
+    arguments = ["bundle", "--runs", str(runs), "--model-repository", str(repository), "--num-steps", "3"]
+    arguments += ["--fidelity", "0.25", "--name", "tiny", "--bundle-version", "7", "--image-size-px", str(SIDE_PX)]
+    assert main(arguments) == 0
+    return runs, repository

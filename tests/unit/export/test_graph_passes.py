@@ -1,0 +1,67 @@
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from export.parity import open_session
+from export.passes import MASK_FLOOR, clip_masks, store_compactly
+
+
+def model_of(nodes, constants):
+    shape = [1, 300]
+    return helper.make_model(
+        helper.make_graph(
+            nodes,
+            "graph",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+            [numpy_helper.from_array(value, name) for name, value in constants.items()],
+        ),
+        opset_imports=[helper.make_opsetid("", 18)],
+        ir_version=8,
+    )
+
+
+def stored(model):
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+
+
+def test_only_what_a_softmax_sees_is_a_mask():
+    low = np.full((1, 300), -1e4, np.float32)
+    model = model_of(
+        [
+            helper.make_node("Add", ["x", "mask"], ["masked"]),
+            helper.make_node("Softmax", ["masked"], ["weights"]),
+            helper.make_node("Add", ["weights", "offset"], ["y"]),
+        ],
+        {"mask": low, "offset": low},
+    )
+    clip_masks(model)
+    assert stored(model)["mask"].min() == MASK_FLOOR
+    assert stored(model)["offset"].min() == -1e4
+
+
+EXACT_HALVES = np.linspace(-2, 2, 300).astype(np.float16).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        (np.where(np.arange(300) % 3, 0, -60), "int8"),
+        (EXACT_HALVES, "float16"),
+        (np.full(300, 128), "float16"),
+        (np.linspace(-1, 1, 300), "float32"),
+        (np.full(300, 1e5), "float32"),
+        (EXACT_HALVES[:255], "float32"),
+    ],
+)
+def test_constants_take_the_smallest_type_that_is_exact(values, dtype):
+    values = np.asarray(values, np.float32)
+    padded = np.resize(values, (1, values.size))
+    model = model_of([helper.make_node("Add", ["x", "c"], ["y"])], {"c": padded})
+    store_compactly(model)
+    assert [value.dtype for value in stored(model).values()] == [dtype]
+    if values.size == 300:
+        onnx.checker.check_model(model)
+        result = open_session(model.SerializeToString()).run(None, {"x": np.zeros((1, 300), np.float32)})[0]
+        np.testing.assert_array_equal(result, padded)

@@ -1,0 +1,162 @@
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from export.networks import Decoding, GraphSpec, PosteriorMean, TensorFace
+from export.parity import ParityError, check_network, open_session
+from export.passes import MASK_FLOOR
+from export.to_onnx import to_onnx
+from export.trained import round_weights
+from latent_pmrf.config import HDiTConfig, SimVAEConfig, SwinIRConfig, UNetConfig
+from latent_pmrf.flow.statistics import LatentStatistics
+from latent_pmrf.nets.swinir import relative_position_index, shift_mask
+from tests.tiny_runs import HDIT, VAE, tiny
+
+pytestmark = pytest.mark.timeout(300)  # the exporter takes seconds a network, more beside other work
+
+SWINIR = {"embed_dim": 16, "depths": (2,), "num_heads": (2,), "window_size": 4, "unshuffle": 2}
+PIXELS = HDiTConfig(
+    in_channels=3,
+    patch_size=2,
+    widths=(16, 32),
+    depths=(1, 1),
+    attention=("neighborhood", "global"),
+    head_dim=(8, 16),
+    mapping_width=32,
+    mapping_depth=1,
+    depthwise_conv=False,
+    flavour="pmrf",
+    time_convention="sigma",
+)
+PLAIN_VAE = SimVAEConfig(block_out_channels=(8, 16), layers_per_block=1, layers_mid_block=1, latent_channels=4)
+STATISTICS = LatentStatistics((0.1,) * 4, (2.0,) * 4, (0.1,) * 4)
+
+
+def image_to_image(network, side):
+    image = (3, side, side)
+    return GraphSpec(
+        "estimator", network, (TensorFace("image", image, (0.0, 1.0)),), TensorFace("posterior_mean", image)
+    )
+
+
+def velocity(config, side):
+    state = (config.in_channels, side, side)
+    faces = (TensorFace("x_t", state), TensorFace("t", (), (0.0, 1.0)))
+    return GraphSpec("velocity", tiny(config), faces, TensorFace("velocity", state))
+
+
+def encoder(config, side):
+    cells = side // config.downscale
+    image, latent = TensorFace("image", (3, side, side), (-1.0, 1.0)), TensorFace("latent", (4, cells, cells))
+    return GraphSpec("vae_encoder", PosteriorMean(tiny(config)), (image,), latent)
+
+
+def decoder(config, cells):
+    side = cells * config.downscale
+    latent = TensorFace("latent", (4, cells, cells))
+    return GraphSpec("vae_decoder", Decoding(tiny(config)), (latent,), TensorFace("image", (3, side, side)))
+
+
+FAMILIES = {
+    "unet": lambda: image_to_image(tiny(UNetConfig(image_size_px=32, widths=(8, 16), depth=1, heads=2)), 32),
+    "swinir": lambda: image_to_image(tiny(SwinIRConfig(upsample_width=8, **SWINIR)), 16),
+    "swinir direct": lambda: image_to_image(
+        tiny(SwinIRConfig(upsampler="pixelshuffledirect", image_skip=True, **SWINIR)), 16
+    ),
+    "hdit of pixels": lambda: velocity(PIXELS, 32),
+    "encoder": lambda: encoder(VAE, 32),
+    "decoder": lambda: decoder(PLAIN_VAE, 8),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_graph_is_standard_and_computes_what_the_network_computes(family):
+    spec = FAMILIES[family]()
+    content = to_onnx(spec, {"bundle": "tiny"})
+
+    assert check_network(spec, content, STATISTICS, tolerance=2e-5) < 2e-5
+    model = onnx.load_from_string(content)
+    assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 18)]
+    assert {node.domain for node in model.graph.node} == {""}
+    assert {entry.key: entry.value for entry in model.metadata_props} == {"bundle": "tiny"}
+    for value, face in zip((*model.graph.input, *model.graph.output), (*spec.inputs, spec.output), strict=True):
+        sizes = [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        assert (value.name, sizes) == (face.name, ["batch", *face.shape])
+
+
+@pytest.fixture(scope="module")
+def velocity_file(exported):
+    """The graph of a velocity network whose neighbourhood is cut into tiles."""
+    return (exported[1] / "velocity" / "1" / "model.onnx").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def decoder_file():
+    return to_onnx(decoder(PLAIN_VAE, 8))
+
+
+def test_graph_takes_any_batch_and_rows_do_not_mix(velocity_file):
+    session = open_session(velocity_file)
+    generator = np.random.default_rng(0)
+    x_t, t = generator.standard_normal((7, 4, 24, 24), np.float32), generator.random(7, np.float32)
+    together = session.run(None, {"x_t": x_t, "t": t})[0]
+    apart = [session.run(None, {"x_t": x_t[i : i + 1], "t": t[i : i + 1]})[0] for i in range(7)]
+    np.testing.assert_allclose(together, np.concatenate(apart), atol=1e-5)
+
+
+def test_masks_leave_no_denormal_numbers_in_the_softmax(velocity_file):
+    tensors = onnx.load_from_string(velocity_file).graph.initializer
+    assert min(onnx.numpy_helper.to_array(tensor).min() for tensor in tensors) == MASK_FLOOR
+
+
+def test_networks_work_as_before_after_their_export():
+    spec = FAMILIES["swinir"]()
+    image = torch.rand(2, 3, 16, 16)
+    relative_position_index.cache_clear()
+    shift_mask.cache_clear()
+    to_onnx(spec)
+    exported_first = spec.module(image).numpy()
+    relative_position_index.cache_clear()
+    shift_mask.cache_clear()
+    np.testing.assert_array_equal(exported_first, spec.module(image).numpy())
+
+
+def test_same_network_gives_the_same_bytes_without_a_path_of_the_machine(decoder_file):
+    assert to_onnx(decoder(PLAIN_VAE, 8)) == decoder_file
+    assert b"/latent_pmrf/" not in decoder_file
+
+
+def test_rounded_weights_halve_the_file_and_stay_exact(decoder_file):
+    exact, rounded = decoder(PLAIN_VAE, 8), decoder(PLAIN_VAE, 8)
+    round_weights(rounded.module)
+    content = to_onnx(rounded)
+    assert len(content) < 0.7 * len(decoder_file)
+    check_network(rounded, content, STATISTICS, tolerance=2e-5)
+    with pytest.raises(ParityError, match="vae_decoder, batch 1"):
+        check_network(exact, content, STATISTICS, tolerance=2e-5)
+
+
+def test_signature_that_the_network_does_not_have_is_refused():
+    image = (3, 8, 8)
+    spec = GraphSpec(
+        "estimator", nn.Conv2d(3, 4, 1), (TensorFace("image", image),), TensorFace("posterior_mean", image)
+    )
+    with pytest.raises(ValueError, match="estimator: expected posterior_mean"):
+        to_onnx(spec)
+
+
+def test_sizes_that_the_networks_cannot_take_are_refused():
+    with pytest.raises(ValueError, match="multiples"):
+        to_onnx(velocity(HDIT, 23))
+
+
+def test_attention_that_hides_the_future_is_refused():
+    class Causal(nn.Module):
+        def forward(self, x):
+            return nn.functional.scaled_dot_product_attention(x, x, x, is_causal=True)
+
+    face = TensorFace("x", (2, 4, 8))
+    with pytest.raises(Exception, match="ONNX"):
+        to_onnx(GraphSpec("causal", Causal(), (face,), TensorFace("y", (2, 4, 8))))
