@@ -29,6 +29,7 @@ from service.stages.warp import F64Matrix, compose, invert, translation, warp
 # First pass. Measured with faces pasted into photographs: at 14 px of box width 95 % give such a hint, at 17 px all do.
 # A lower score finds little more, and the second pass then lets a ghost pass here and there.
 _PROPOSAL_WIDTH_PX = 14
+_CERTAIN_WIDTH_PX = 20
 _PROPOSAL_SCORE = 0.05
 _LEVEL_STEP = 4.0
 _COARSEST_PX = 256
@@ -182,9 +183,13 @@ def select_faces(
 def _levels(pixels: Samples, min_face_px: int) -> tuple[U8Image, list[Level]]:
     """The photo in 8 bits, and what the first pass looks at."""
     photo = to_8bit(pixels)
-    finest = min(_PROPOSAL_WIDTH_PX / max(1, min_face_px), _FINEST_SCALE)
-    overview = min(_COARSEST_PX / max(photo.shape[:2]), _LARGEST_ZOOM)
-    return photo, pyramid.build(photo, max(finest, overview), step=_LEVEL_STEP, coarsest_px=_COARSEST_PX)
+    height, width = photo.shape[:2]
+    needed = _PROPOSAL_WIDTH_PX / max(1, min_face_px)
+    # What fits one tile is cheap: small photos are looked at more finely than they must be.
+    cheap = min(_CERTAIN_WIDTH_PX / max(1, min_face_px), math.sqrt(_MAX_TILE_AREA_PX / (width * height)))
+    overview = min(_COARSEST_PX / max(width, height), _LARGEST_ZOOM)
+    finest = max(min(max(needed, cheap), _FINEST_SCALE), overview)
+    return photo, pyramid.build(photo, finest, step=_LEVEL_STEP, coarsest_px=_COARSEST_PX)
 
 
 def _tile_tensor(level: Level, tile: Tile) -> F32Array:
