@@ -118,10 +118,17 @@ def test_a_face_that_fills_the_photo(find, top, bottom, left, right, factor):
     assert_is_a_face(face)
 
 
-def test_a_face_cut_by_the_border(find):
-    photo = np.ascontiguousarray(data.astronaut()[:, 205:])  # through the left eye
+@pytest.mark.parametrize(
+    ("columns", "box"),
+    [(np.s_[205:], (0, 60, 63, 176)), (np.s_[:245], (181, 60, 245, 176))],
+    ids=["through the left eye", "through the right eye"],
+)
+def test_a_face_cut_by_the_border(find, columns, box):
+    photo = np.ascontiguousarray(data.astronaut()[:, columns])
     (face,) = find(photo)
-    assert face.box[0] == 0.0
+    assert_is_at(face, box)
+    assert face.box[0] >= 0
+    assert face.box[2] <= photo.shape[1]
 
 
 def test_many_faces_each_once_and_the_largest_first(find):
