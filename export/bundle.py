@@ -19,7 +19,7 @@ from typing import Any
 
 from export.manifest import BundleFacts, build_manifest, network_file, provenance, write_manifest
 from export.networks import graph_specs
-from export.parity import Gate, Parity, check_network, check_pipeline
+from export.parity import Gate, Parity, check_network, check_pipeline, reference_sample
 from export.to_onnx import to_onnx
 from export.trained import Trained, round_weights
 from export.triton_config import config_pbtxt
@@ -50,10 +50,10 @@ def write_bundle(
         ParityError: The gate failed; nothing was written.
         ValueError: The networks do not fit together, or the files are too large; nothing was written.
     """
-    if facts.half_storage:
-        for network in trained.networks.values():
-            round_weights(network)
     specs = graph_specs(trained, facts.image_size_px)
+    rounding = _round(trained, facts) if facts.half_storage else 0.0
+    if facts.half_storage:
+        say(f"weights rounded to float16: a restored pixel moves by {rounding:.3f} levels of 8 bits (RMS)")
     properties = {"bundle": facts.name, "version": facts.version, "licence": "Apache-2.0"}
     files: dict[str, bytes] = {}
     errors: dict[str, float] = {}
@@ -78,7 +78,7 @@ def write_bundle(
         write_manifest(staging / "manifest.json", manifest)
         levels = check_pipeline(trained.restorer, staging, facts.default_num_steps, gate.levels)
         say(f"pipeline, {facts.default_num_steps} steps: a pixel differs by at most {levels:.1e} levels of 8 bits")
-        manifest["provenance"] = provenance(facts, trained, Parity(errors, levels, facts.default_num_steps))
+        manifest["provenance"] = provenance(facts, trained, Parity(errors, levels, facts.default_num_steps, rounding))
         write_manifest(staging / "manifest.json", manifest)
         _move(staging, repository)
     finally:
@@ -96,6 +96,15 @@ def defaults_of(facts: BundleFacts, manifest: dict[str, Any] | None) -> BundleFa
         default_num_steps=int(manifest["default_num_steps"]),
         default_fidelity=float(manifest["default_fidelity"]),
     )
+
+
+def _round(trained: Trained, facts: BundleFacts) -> float:
+    """Round the weights in place; returns the root mean square change of a restored pixel, in 8-bit levels."""
+    before = reference_sample(trained.restorer, facts.image_size_px, facts.default_num_steps)
+    for network in trained.networks.values():
+        round_weights(network)
+    after = reference_sample(trained.restorer, facts.image_size_px, facts.default_num_steps)
+    return float((after.sample - before.sample).square().mean().sqrt()) * 255
 
 
 def _move(staging: Path, repository: Path) -> None:

@@ -136,6 +136,7 @@ def provenance(facts: BundleFacts, trained: Trained, parity: Parity) -> dict[str
             "parity_relative_error": {name: float(f"{error:.1e}") for name, error in parity.relative_error.items()},
             "parity_pipeline_levels": float(f"{parity.levels:.1e}"),
             "parity_pipeline_num_steps": parity.num_steps,
+            "rounding_rms_levels": float(f"{parity.rounding_levels:.1e}"),
             "tools": {
                 name: importlib.metadata.version(name) for name in ("torch", "onnx", "onnxscript", "onnxruntime")
             },

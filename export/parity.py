@@ -1,8 +1,10 @@
 """The gate of the export: what onnxruntime computes must be what PyTorch computes.
 
 Every network is run on drawn inputs at batch 1 and 3 and on the ends of its ranges, and the whole pipeline is run with
-the same noise. The error is the largest absolute difference, over the root mean square of the reference output on the
-drawn inputs: stricter than over the largest value, and meaningful where an output is almost zero.
+the same noise. The error is the largest absolute difference over the root mean square of the reference output, which is
+stricter than over its largest value: that of all drawn inputs together, or of the input at hand where it is larger.
+Single inputs may have outputs that are almost zero, such as the velocity at t = 0, which says where a posterior mean
+lies on average: nowhere else.
 """
 
 from __future__ import annotations
@@ -20,13 +22,14 @@ import torch.nn.functional as F
 from export.networks import GraphSpec, TensorFace
 from latent_pmrf.evaluation.bundle import BundleRestorer, source_noise
 from latent_pmrf.flow.statistics import LatentStatistics
-from latent_pmrf.restorer import Restorer
+from latent_pmrf.restorer import Restored, Restorer
 
 F32Array = npt.NDArray[np.float32]
 
 BATCH_SIZES = (1, 3)
 
 _SEED = 20261124
+_PIPELINE_SEEDS = (1, 2)
 
 
 class ParityError(Exception):
@@ -56,11 +59,14 @@ class Parity:
         relative_error: Worst error of each network.
         levels: Largest difference of a restored pixel, in 8-bit levels.
         num_steps: Euler steps of that pipeline.
+        rounding_levels: Root mean square change of a restored pixel by the rounding of the weights, in 8-bit levels:
+            no error of the export, but what the smaller file costs.
     """
 
     relative_error: dict[str, float]
     levels: float
     num_steps: int
+    rounding_levels: float
 
 
 def open_session(content: bytes, num_threads: int = 1) -> Any:  # noqa: ANN401 - onnxruntime is untyped
@@ -86,19 +92,22 @@ def check_network(spec: GraphSpec, content: bytes, statistics: LatentStatistics,
     names = [value.name for value in session.get_inputs()], [value.name for value in session.get_outputs()]
     if names != ([face.name for face in spec.inputs], [spec.output.name]):
         raise ParityError(f"{spec.name}: the graph has inputs and outputs {names}")
-    worst = scale = 0.0
-    for case, tensors in _cases(spec, statistics):
-        with torch.inference_mode():
-            reference = spec.module(*tensors).numpy()
-        feeds = {face.name: tensor.numpy() for face, tensor in zip(spec.inputs, tensors, strict=True)}
+    cases = list(_cases(spec, statistics))
+    with torch.inference_mode():
+        references = [spec.module(*case.tensors).numpy() for case in cases]
+    squares = [np.mean(np.square(reference, dtype=np.float64)) for reference in references]
+    drawn = [(len(case.tensors[0]), square) for case, square in zip(cases, squares, strict=True) if case.drawn]
+    typical = np.average([square for _, square in drawn], weights=[rows for rows, _ in drawn])
+    worst = 0.0
+    for case, reference, square in zip(cases, references, squares, strict=True):
+        feeds = {face.name: tensor.numpy() for face, tensor in zip(spec.inputs, case.tensors, strict=True)}
         exported = session.run(None, feeds)[0]
         if exported.shape != reference.shape or not (np.isfinite(exported).all() and np.isfinite(reference).all()):
-            raise ParityError(f"{spec.name}, {case}: shapes {exported.shape}, {reference.shape}, or not finite")
-        if scale == 0.0:  # the first case is a drawn one
-            scale = float(np.sqrt(np.mean(np.square(reference, dtype=np.float64)))) or 1.0
-        error = float(np.abs(exported - reference).max()) / scale
+            raise ParityError(f"{spec.name}, {case.name}: shapes {exported.shape}, {reference.shape}, or not finite")
+        difference = float(np.abs(exported - reference).max())
+        error = difference / float(np.sqrt(max(square, typical))) if difference else 0.0
         if error > tolerance:
-            raise ParityError(f"{spec.name}, {case}: relative error {error:.2e} is above {tolerance:.0e}")
+            raise ParityError(f"{spec.name}, {case.name}: relative error {error:.2e} is above {tolerance:.0e}")
         worst = max(worst, error)
     return worst
 
@@ -113,15 +122,10 @@ def check_pipeline(restorer: Restorer, repository: Path, num_steps: int, toleran
         ParityError: It is above the tolerance.
     """
     bundle = BundleRestorer(repository, num_threads=1)
-    seeds = (1, 2)
-    side = bundle.spec.image_size_px
-    images = draw(TensorFace("image", (3, side, side), (0.0, 1.0)), len(seeds), restorer.statistics, seed=_SEED)
-    rows = images.permute(0, 2, 3, 1).numpy()
-    means = bundle.estimate(rows)
-    sample = bundle.transport(bundle.source(means, seeds), num_steps)
-    cells = side // restorer.vae.config.downscale
-    noise = [source_noise((len(bundle.spec.latent_mean), cells, cells), seed) for seed in seeds]
-    expected = restorer.restore(images, torch.from_numpy(np.stack(noise)), num_steps)
+    images = _pipeline_images(restorer, bundle.spec.image_size_px).permute(0, 2, 3, 1).numpy()
+    means = bundle.estimate(images)
+    sample = bundle.transport(bundle.source(means, _PIPELINE_SEEDS), num_steps)
+    expected = reference_sample(restorer, bundle.spec.image_size_px, num_steps)
     pairs = ((expected.sample, sample), (expected.posterior_mean, means))
     levels = max(float(np.abs(a.permute(0, 2, 3, 1).numpy() - b).max()) * 255 for a, b in pairs)
     if not levels <= tolerance_levels:
@@ -129,11 +133,19 @@ def check_pipeline(restorer: Restorer, repository: Path, num_steps: int, toleran
     return levels
 
 
+def reference_sample(restorer: Restorer, image_size_px: int, num_steps: int) -> Restored:
+    """What PyTorch makes of the drawn images and fixed noise of the pipeline's comparison."""
+    cells = image_size_px // restorer.vae.config.downscale
+    shape = (restorer.vae.config.latent_channels, cells, cells)
+    noise = torch.from_numpy(np.stack([source_noise(shape, seed) for seed in _PIPELINE_SEEDS]))
+    return restorer.restore(_pipeline_images(restorer, image_size_px), noise, num_steps)
+
+
 def draw(face: TensorFace, rows: int, statistics: LatentStatistics, seed: int) -> torch.Tensor:
     """Draw inputs such as the network meets in service.
 
     Images are smooth fields with a little noise, in their range; `x_t` is standard normal, as normalised latents are;
-    `latent` has the statistics of raw latents; times are uniform.
+    `latent` has the statistics of raw latents; times are spread over [0, 1].
     """
     generator = torch.Generator().manual_seed(seed)
     if face.name == "image":
@@ -142,16 +154,29 @@ def draw(face: TensorFace, rows: int, statistics: LatentStatistics, seed: int) -
         field = field + 0.03 * torch.randn(field.shape, generator=generator)
         return low + (high - low) * field.clamp(0, 1)
     if face.name == "t":
-        return torch.rand(rows, generator=generator)
+        return (torch.arange(rows) + torch.rand(rows, generator=generator)) / rows
     normal = torch.randn(rows, *face.shape, generator=generator)
     return statistics.denormalise(normal) if face.name == "latent" else normal
 
 
-def _cases(spec: GraphSpec, statistics: LatentStatistics) -> Iterator[tuple[str, Sequence[torch.Tensor]]]:
-    """Names and inputs of every comparison, drawn ones first."""
+def _pipeline_images(restorer: Restorer, image_size_px: int) -> torch.Tensor:
+    face = TensorFace("image", (3, image_size_px, image_size_px), (0.0, 1.0))
+    return draw(face, len(_PIPELINE_SEEDS), restorer.statistics, _SEED)
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """One comparison: `drawn` tells inputs as in service from the ends of the ranges."""
+
+    name: str
+    tensors: Sequence[torch.Tensor]
+    drawn: bool
+
+
+def _cases(spec: GraphSpec, statistics: LatentStatistics) -> Iterator[_Case]:
     for rows in BATCH_SIZES:
-        yield f"batch {rows}", [draw(face, rows, statistics, _SEED + rows) for face in spec.inputs]
+        yield _Case(f"batch {rows}", [draw(face, rows, statistics, _SEED + rows) for face in spec.inputs], True)
     for end, name in enumerate(("lowest", "highest")):
         bounds = [face.range or (0.0, 1.0) for face in spec.inputs]
         filled = zip(spec.inputs, bounds, strict=True)
-        yield f"all {name}", [torch.full((1, *face.shape), bound[end]) for face, bound in filled]
+        yield _Case(f"all {name}", [torch.full((1, *face.shape), bound[end]) for face, bound in filled], False)
