@@ -20,7 +20,7 @@ from loadtest.photos import portrait_photo
 from loadtest.process import running_service
 
 _BLUR_PX = 1.2
-_DOWN = 2.5
+_DOWN = 2.0
 _NOISE = 6.0
 _JPEG_QUALITY = 60
 _FACE_BOX = (160, 40, 288, 168)
@@ -29,7 +29,7 @@ _GAP_PX = 8
 
 
 def degraded_astronaut() -> bytes:
-    """A PNG file of the photo after blur, 2.5 times down, noise, JPEG and back up."""
+    """A PNG file of the photo after blur, 2 times down, noise, JPEG and back up."""
     photo = Image.fromarray(portrait_photo())
     small_side = round(photo.width / _DOWN)
     small = photo.filter(ImageFilter.GaussianBlur(_BLUR_PX)).resize((small_side, small_side), Image.Resampling.BOX)
