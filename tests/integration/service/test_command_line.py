@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 
 import numpy as np
@@ -185,6 +186,15 @@ def test_help_names_every_option_and_default(run, capsys):
         assert [word for word in words if word not in shown] == []
 
 
+@pytest.fixture
+def interruptible():
+    """A child of a background job would ignore SIGINT, as its shell told the job to."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_run_that_is_interrupted_leaves_no_half_picture(arithmetic_bundle, tmp_path):
     for number in range(40):
         (tmp_path / f"{number}.png").write_bytes(PHOTO)
@@ -197,7 +207,7 @@ def test_a_run_that_is_interrupted_leaves_no_half_picture(arithmetic_bundle, tmp
         text=True,
     )
     first = child.stderr.readline()
-    child.send_signal(2)
+    child.send_signal(signal.SIGINT)
     told = first + child.communicate(timeout=60)[1]
     assert child.returncode == 130
     assert "interrupted" in told
