@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-from loadtest.photos import portrait_photo
+from loadtest.photos import jpeg, portrait_photo
 from loadtest.process import running_service
 
 _BLUR_PX = 1.2
@@ -35,9 +35,7 @@ def degraded_astronaut() -> bytes:
     small = photo.filter(ImageFilter.GaussianBlur(_BLUR_PX)).resize((small_side, small_side), Image.Resampling.BOX)
     noise = np.random.default_rng(_SEED).normal(0.0, _NOISE, (small_side, small_side, 3))
     noisy = np.clip(np.rint(np.asarray(small) + noise), 0, 255).astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(noisy).save(buffer, "JPEG", quality=_JPEG_QUALITY)
-    with Image.open(buffer) as compressed:
+    with Image.open(io.BytesIO(jpeg(noisy, _JPEG_QUALITY))) as compressed:
         return _png(compressed.resize(photo.size, Image.Resampling.BICUBIC))
 
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -9,7 +11,7 @@ from export.parity import ParityError, check_network, open_session
 from export.passes import MASK_FLOOR
 from export.to_onnx import to_onnx
 from export.trained import round_weights
-from latent_pmrf.config import HDiTConfig, SimVAEConfig, SwinIRConfig, UNetConfig
+from latent_pmrf.config import SimVAEConfig, SwinIRConfig, UNetConfig
 from latent_pmrf.flow.statistics import LatentStatistics
 from latent_pmrf.nets.swinir import relative_position_index, shift_mask
 from tests.tiny_runs import HDIT, VAE, tiny
@@ -17,19 +19,7 @@ from tests.tiny_runs import HDIT, VAE, tiny
 pytestmark = pytest.mark.timeout(300)  # the exporter takes seconds a network, more beside other work
 
 SWINIR = {"embed_dim": 16, "depths": (2,), "num_heads": (2,), "window_size": 4, "unshuffle": 2}
-PIXELS = HDiTConfig(
-    in_channels=3,
-    patch_size=2,
-    widths=(16, 32),
-    depths=(1, 1),
-    attention=("neighborhood", "global"),
-    head_dim=(8, 16),
-    mapping_width=32,
-    mapping_depth=1,
-    depthwise_conv=False,
-    flavour="pmrf",
-    time_convention="sigma",
-)
+PIXELS = replace(HDIT, in_channels=3, patch_size=2, depthwise_conv=False, flavour="pmrf", time_convention="sigma")
 PLAIN_VAE = SimVAEConfig(block_out_channels=(8, 16), layers_per_block=1, layers_mid_block=1, latent_channels=4)
 STATISTICS = LatentStatistics((0.1,) * 4, (2.0,) * 4, (0.1,) * 4)
 
