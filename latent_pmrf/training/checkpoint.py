@@ -1,6 +1,6 @@
 """Checkpoints as safetensors files: tensors by prefix, everything else as JSON metadata; never pickle.
 
-A training checkpoint holds `model.*`, `ema.*` and `optimizer.{i}.{name}` and the step. A weights file holds the
+A training checkpoint holds `model.*`, `ema.*` and `optimizer.{optimiser}.{i}.{name}` and the step. A weights file holds the
 averaged weights without a prefix, the network's specification and facts about the run. Both are written to a temporary
 name and renamed, so that a kill leaves the last good file.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,22 +35,26 @@ class Weights:
 
 
 def save_training_state(
-    path: Path, model: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer, info: Mapping[str, Any]
+    path: Path, model: nn.Module, ema: EMA, optimizers: Sequence[torch.optim.Optimizer], info: Mapping[str, Any]
 ) -> None:
     """Write everything a run needs to go on as if it had never stopped."""
     tensors: Tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"ema.{name}": value for name, value in ema.shadow.items()}
-    state = optimizer.state_dict()
-    for index, values in state["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in values.items()}
-    _save(path, tensors, {"info": dict(info)})
+    for number, optimizer in enumerate(optimizers):
+        for index, values in optimizer.state_dict()["state"].items():
+            prefix = f"optimizer.{number}.{index}"
+            tensors |= {f"{prefix}.{name}": torch.as_tensor(value) for name, value in values.items()}
+    kinds = [type(optimizer).__name__ for optimizer in optimizers]
+    _save(path, tensors, {"info": dict(info), "optimizers": kinds})
 
 
-def load_training_state(path: Path, model: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def load_training_state(
+    path: Path, model: nn.Module, ema: EMA, optimizers: Sequence[torch.optim.Optimizer]
+) -> dict[str, Any]:
     """Restore what `save_training_state` wrote, in place, and return its info.
 
     Raises:
-        ValueError: The checkpoint is of another network; nothing is changed then.
+        ValueError: The checkpoint is of another network or of other optimisers; nothing is changed then.
     """
     tensors, metadata = _load(path)
     found = {name: value.shape for name, value in _with_prefix(tensors, "model.").items()}
@@ -58,14 +62,18 @@ def load_training_state(path: Path, model: nn.Module, ema: EMA, optimizer: torch
     differing = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
     if differing:
         raise ValueError(f"{path} is of another network: {len(differing)} tensors differ, the first is {differing[0]}")
+    kinds, saved = [type(optimizer).__name__ for optimizer in optimizers], metadata.get("optimizers")
+    if kinds != saved:
+        raise ValueError(f"{path} was trained with {saved}, this recipe says {kinds}; go on as it began or start anew")
     model.load_state_dict(_with_prefix(tensors, "model."))
     for name, value in _with_prefix(tensors, "ema.").items():
         ema.shadow[name].copy_(value)
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    for key, value in _with_prefix(tensors, "optimizer.").items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    for number, optimizer in enumerate(optimizers):
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for key, value in _with_prefix(tensors, f"optimizer.{number}.").items():
+            index, name = key.split(".", 1)
+            state.setdefault(int(index), {})[name] = value
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return dict(metadata["info"])
 
 

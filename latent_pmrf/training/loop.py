@@ -1,6 +1,6 @@
 """The training loop: one network, one stage, resumable to the bit on the same machine.
 
-    stage.batch(step) -> stage.loss(model, batch) -> AdamW -> EMA -> checkpoint
+    stage.batch(step) -> stage.loss(model, batch) -> optimiser -> EMA -> checkpoint
 
 Everything random is drawn from (seed, step), so a killed run goes on from its last checkpoint exactly as it would
 have gone on without the kill.
@@ -30,6 +30,7 @@ from latent_pmrf.data.datasets import Prefetcher
 from latent_pmrf.training.checkpoint import load_training_state, save_training_state, save_weights
 from latent_pmrf.training.device import to_device
 from latent_pmrf.training.ema import EMA
+from latent_pmrf.training.muon import Muon, hidden_kernels
 
 _log = logging.getLogger(__name__)
 Batch = TypeVar("Batch")
@@ -47,8 +48,9 @@ class OptimConfig:
         decay_steps: Cosine decay to `lr * final_lr_ratio` over the last steps; before that the rate is constant, so the
             length of a run may still be changed until the decay begins.
         final_lr_ratio: See `decay_steps`.
+        optimizer: `muon` takes AdamW for what is not a hidden layer's kernel (see `latent_pmrf.training.muon`).
         betas: AdamW moments.
-        weight_decay: AdamW decay.
+        weight_decay: Decoupled decay of both optimisers.
         ema_decay: Decay of the averaged weights.
         grad_clip: Largest gradient norm.
         precision: `bf16` runs the forward pass under autocast, `fp32` does not.
@@ -64,6 +66,7 @@ class OptimConfig:
     warmup_steps: int = 100
     decay_steps: int = 0
     final_lr_ratio: float = 0.01
+    optimizer: Literal["adamw", "muon"] = "adamw"
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.0
     ema_decay: float = 0.999
@@ -130,9 +133,7 @@ class Trainer(Generic[Batch]):
         torch.manual_seed(optim.seed)
         self.model = stage.build().to(self.device)
         self.ema = EMA(self.model, optim.ema_decay)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay
-        )
+        self.optimizers = _optimizers(self.model, optim)
         self._stop = False
 
     @property
@@ -144,11 +145,11 @@ class Trainer(Generic[Batch]):
         """Continue from the last checkpoint of `run_dir`, if there is one.
 
         Raises:
-            ValueError: The checkpoint is of another network.
+            ValueError: The checkpoint is of another network or optimiser.
         """
         if not self.state_path.exists():
             return False
-        info = load_training_state(self.state_path, self.model, self.ema, self.optimizer)
+        info = load_training_state(self.state_path, self.model, self.ema, self.optimizers)
         self.step = int(info["step"])
         self.train_seconds = float(info["train_seconds"])
         _log.info("%s: resumed at step %d of %d", self.stage.name, self.step, self.optim.steps)
@@ -177,7 +178,7 @@ class Trainer(Generic[Batch]):
     def save(self) -> None:
         """Write the training state and the averaged weights."""
         facts = {"step": self.step, "train_seconds": round(self.train_seconds, 1)}
-        save_training_state(self.state_path, self.model, self.ema, self.optimizer, facts)
+        save_training_state(self.state_path, self.model, self.ema, self.optimizers, facts)
         recipe = {"stage": self.stage.name, "optim": dataclasses.asdict(self.optim), **facts, **self.stage.info()}
         save_weights(self.run_dir / "weights.safetensors", self.stage.config, self.ema.shadow, recipe)
 
@@ -206,19 +207,21 @@ class Trainer(Generic[Batch]):
 
     def _step(self, batch: Batch) -> tuple[float, dict[str, float]]:
         self.model.train()
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.optim.lr_at(self.step)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.optim.lr_at(self.step)
         bf16 = self.optim.precision == "bf16"
         batch = to_device(batch, self.device)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16):
             loss, scalars = self.stage.loss(self.model, batch, self.step)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.optim.grad_clip)
         if not torch.isfinite(norm):
             _log.warning("%s: step %d has a non-finite gradient and is skipped", self.stage.name, self.step)
         else:
-            self.optimizer.step()
+            for optimizer in self.optimizers:
+                optimizer.step()
         self.ema.update(self.model, self.step)
         return float(loss.detach()), {name: float(value) for name, value in {**scalars, "grad_norm": norm}.items()}
 
@@ -236,6 +239,14 @@ class Trainer(Generic[Batch]):
 
     def _request_stop(self, _signal: int, _frame: FrameType | None) -> None:
         self._stop = True
+
+
+def _optimizers(model: nn.Module, optim: OptimConfig) -> list[torch.optim.Optimizer]:
+    kernels = hidden_kernels(model) if optim.optimizer == "muon" else []
+    taken = {id(kernel) for kernel in kernels}
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in taken]
+    adamw = torch.optim.AdamW(rest, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay)
+    return [adamw, Muon(kernels, lr=optim.lr, weight_decay=optim.weight_decay)] if kernels else [adamw]
 
 
 def _log_scalars(writer: SummaryWriter, scalars: Mapping[str, float], step: int) -> None:

@@ -9,6 +9,7 @@ from torch import nn
 from latent_pmrf.config import SimVAEConfig
 from latent_pmrf.training.checkpoint import load_training_state, load_weights, save_training_state, save_weights
 from latent_pmrf.training.ema import EMA
+from latent_pmrf.training.muon import Muon
 
 
 class Run:
@@ -18,20 +19,21 @@ class Run:
         torch.manual_seed(seed)
         self.model = nn.Sequential(nn.Conv2d(width, 4, 3), nn.BatchNorm2d(4)).to(memory_format=torch.channels_last)
         self.ema = EMA(self.model, 0.9)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.1)
+        self.optimizers = [torch.optim.AdamW(self.model[1:].parameters(), lr=0.1), Muon([self.model[0].weight], lr=0.1)]
 
     def steps(self, *seeds):
         for seed in seeds:
             torch.manual_seed(seed)
-            self.optimizer.zero_grad()
+            self.model.zero_grad()
             self.model(torch.randn(2, 3, 6, 6)).square().sum().backward()
-            self.optimizer.step()
+            for optimizer in self.optimizers:
+                optimizer.step()
             self.ema.update(self.model, seed)
         return self
 
     @property
     def parts(self):
-        return self.model, self.ema, self.optimizer
+        return self.model, self.ema, self.optimizers
 
     def weights(self):
         return torch.cat([value.flatten().double() for value in self.model.state_dict().values()])
@@ -71,7 +73,10 @@ def test_files_are_safetensors_with_json_and_nothing_else(tmp_path):
     save_weights(tmp_path / "weights.safetensors", SimVAEConfig(), run.ema.shadow, {"stage": "vae"})
     state, weights = header(tmp_path / "state.safetensors"), header(tmp_path / "weights.safetensors")
     assert {name.partition(".")[0] for name in state} == {"__metadata__", "model", "ema", "optimizer"}
-    assert json.loads(state["__metadata__"]["latent_pmrf"]) == {"info": {"step": 1, "train_seconds": 2.5}}
+    assert json.loads(state["__metadata__"]["latent_pmrf"]) == {
+        "info": {"step": 1, "train_seconds": 2.5},
+        "optimizers": ["AdamW", "Muon"],
+    }
     assert set(weights) == {"__metadata__", *run.model.state_dict()}
     assert set(json.loads(weights["__metadata__"]["latent_pmrf"])) == {"config", "info"}
 
@@ -136,3 +141,12 @@ def test_the_average_is_no_view_of_the_weights():
     before = run.average()
     nn.init.zeros_(run.model[0].weight)
     assert torch.equal(run.average(), before)
+
+
+def test_a_checkpoint_of_other_optimisers_changes_nothing(tmp_path):
+    save_training_state(tmp_path / "state.safetensors", *Run(0).steps(1).parts, {"step": 1})
+    other = Run(1)
+    before = other.weights()
+    with pytest.raises(ValueError, match=r"trained with \['AdamW', 'Muon'\], this recipe says \['AdamW'\]"):
+        load_training_state(tmp_path / "state.safetensors", other.model, other.ema, other.optimizers[:1])
+    assert torch.equal(other.weights(), before)
