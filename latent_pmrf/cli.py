@@ -1,6 +1,6 @@
-"""`python -m latent_pmrf.cli`: train a stage, or evaluate a bundle.
+"""`python -m latent_pmrf.cli`: train a stage, import public weights, or evaluate a bundle.
 
-torch is imported by `train` alone; dlib, onnxruntime and matplotlib by `evaluate` when it comes to them.
+torch is imported by `train` and `import` alone; dlib, onnxruntime and matplotlib by `evaluate` when it comes to them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,14 @@ from rich.logging import RichHandler
 
 from latent_pmrf.evaluation import command
 
+_IMPORTED = {
+    "pmrf": "PMRF's flow with its estimator",
+    "estimator": "DifFace's SwinIR",
+    "vae": "Sim-VAE, with its config.json",
+    "flow": "a flow of the Latent-PMRF code, on the latents of --vae",
+}
+"""Kinds of public files (`latent_pmrf.importing`), for the help."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse `arguments` (the process's by default), run the command, return the exit status."""
@@ -27,26 +35,64 @@ def main(arguments: Sequence[str] | None = None) -> int:
     train.add_argument("--runs", type=Path, default=Path("runs/xs"), help="folder of runs")
     train.add_argument("--device", default="cpu")
     train.add_argument("--steps", type=int, help="replace the recipe's number of steps")
+    train.add_argument(
+        "--vgg19", type=Path, help="torchvision's vgg19-dcbb9e9d.pth, for recipes with a perceptual loss"
+    )
     train.add_argument("--restart", action="store_true", help="forget what an earlier run has computed")
+    _add_import(commands.add_parser("import", help="public weights of PMRF, DifFace or Latent-PMRF to runs"))
     command.add_arguments(commands.add_parser("evaluate", help="measure a bundle against the quality floors"))
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
-    return _train(options) if options.command == "train" else command.run(options)
+    run = {"train": _train, "import": _import, "evaluate": command.run}
+    return run[options.command](options)
+
+
+def _add_import(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--runs", type=Path, required=True, help="folder to write, then given to the export as --runs")
+    for kind, what in _IMPORTED.items():
+        parser.add_argument(f"--{kind}", type=Path, metavar="FILE", help=f"{what}; .safetensors, .pth or .ckpt")
+        parser.add_argument(
+            f"--{kind}-config", type=Path, metavar="FILE", help="its public configuration, JSON, where it is not found"
+        )
+    parser.add_argument("--sigma-s", type=float, metavar="X", help="source noise; default: PMRF's own, else 0.1")
+
+
+def _import(options: argparse.Namespace) -> int:
+    from latent_pmrf.importing import PublicFile, PublicFiles, import_public  # torch takes seconds
+
+    given = vars(options)
+    files = {kind: PublicFile(given[kind], given[f"{kind}_config"]) for kind in _IMPORTED if given[kind] is not None}
+    lonely = [kind for kind in _IMPORTED if given[kind] is None and given[f"{kind}_config"] is not None]
+    try:
+        if lonely:
+            raise ValueError(f"--{lonely[0]}-config needs --{lonely[0]}")
+        import_public(options.runs, PublicFiles(**files), logging.getLogger(__name__).info, options.sigma_s)
+    except (ValueError, FileNotFoundError) as error:
+        sys.stderr.write(f"error: {error}; nothing was written\n")
+        return 2
+    return 0
 
 
 def _train(options: argparse.Namespace) -> int:
-    from latent_pmrf.training.recipe import Places, build_trainer, load_recipe  # torch takes seconds
+    from latent_pmrf.training.processes import join, leave  # torch takes seconds
+    from latent_pmrf.training.recipe import load_recipe
+    from latent_pmrf.training.setup import Places, build_trainer
 
     overrides = {} if options.steps is None else {"steps": options.steps}
+    places = Places(options.data, options.runs, options.vgg19)
+    group, device = join(options.device)
     try:
-        recipe = load_recipe(options.config, overrides)
-        if recipe.stage != options.stage:
-            raise ValueError(f"{options.config} is a recipe for stage {recipe.stage}, not {options.stage}")
-        trainer = build_trainer(recipe, Places(options.data, options.runs), options.device, restart=options.restart)
-    except (ValueError, FileNotFoundError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    trainer.train()
+        try:
+            recipe = load_recipe(options.config, overrides)
+            if recipe.stage != options.stage:
+                raise ValueError(f"{options.config} is a recipe for stage {recipe.stage}, not {options.stage}")
+            trainer = build_trainer(recipe, places, device, restart=options.restart, group=group)
+        except (ValueError, FileNotFoundError) as error:
+            sys.stderr.write(f"error: {error}\n")
+            return 2
+        trainer.train()
+    finally:
+        leave()
     return 0 if trainer.step >= recipe.optim.steps else 130
 
 

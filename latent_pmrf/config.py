@@ -16,6 +16,8 @@ Attention = Literal["neighborhood", "global"]
 Upsampler = Literal["nearest+conv", "pixelshuffledirect"]
 Flavour = Literal["pmrf", "latent_pmrf"]
 TimeConvention = Literal["t", "sigma"]
+VAENorm = Literal["layer", "group"]
+Resizing = Literal["separate", "in_block"]
 
 
 def _check_choice(name: str, value: str, choices: Any) -> None:  # noqa: ANN401 - a Literal has no type of its own
@@ -110,6 +112,11 @@ class SimVAEConfig:
             last (1 is the published network): full-resolution layers are where a CPU spends its time.
         linear_skip: Add a linear autoencoder of `downscale` x `downscale` patches (initialised by PCA) to the mean of
             the encoder and to the output of the decoder, so that the network learns only what PCA cannot.
+        norm: `layer` normalises the channels of a pixel, `group` is SD-VAE's GroupNorm (paper, table 2).
+        two_norms: Residual blocks with a norm before either convolution, SD-VAE's.
+        mid_attention: Self-attention instead of every second middle block (paper, table 2).
+        resizing: `separate` layers change resolution and width together; `in_block` is SD-VAE's: resizing layers keep
+            the width and the following residual block changes it (paper, table 2).
     """
 
     image_channels: int = 3
@@ -120,6 +127,15 @@ class SimVAEConfig:
     latent_channels: int = 32
     stem_unshuffle: int = 1
     linear_skip: bool = False
+    norm: VAENorm = "layer"
+    two_norms: bool = False
+    mid_attention: bool = False
+    resizing: Resizing = "separate"
+
+    def __post_init__(self) -> None:
+        """Refuse unknown choices with a message that names the field."""
+        _check_choice("norm", self.norm, VAENorm)
+        _check_choice("resizing", self.resizing, Resizing)
 
     @property
     def downscale(self) -> int:
@@ -202,6 +218,8 @@ ESTIMATOR_PRESETS: Mapping[str, SwinIRConfig | UNetConfig] = {
 
 VAE_PRESETS: Mapping[str, SimVAEConfig] = {
     "published": SimVAEConfig(),
+    # SD-VAE with as many channels, the last row of the paper's table 2.
+    "sd-vae": SimVAEConfig(norm="group", two_norms=True, mid_attention=True, resizing="in_block"),
     "xs": SimVAEConfig(
         block_out_channels=(32, 64, 128),
         layers_per_block=1,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 from PIL import Image
 from skimage.data import astronaut
@@ -62,6 +63,17 @@ def write_faces(root: Path) -> Path:
             (root / "val" / folder).mkdir(parents=True, exist_ok=True)
             Image.fromarray(picture).save(root / "val" / folder / f"astronaut_{index}.png")
     return root
+
+
+def vgg_kernels(width: int = 4) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+    """Random weights with the structure of VGG19's convolutions, by position, `width` channels each."""
+    generator = torch.Generator().manual_seed(0)
+    positions = (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34)
+    fan_in = [3, *[width] * (len(positions) - 1)]
+    return {
+        position: (torch.randn(width, channels, 3, 3, generator=generator) / 3, torch.zeros(width))
+        for position, channels in zip(positions, fan_in, strict=True)
+    }
 
 
 def recipe_values(stage: str, **optim: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Training pictures from tar shards or a folder, and batches that are a pure function of (seed, step).
+"""Training pairs, and batches that are a pure function of (seed, step).
 
 Because a batch depends on nothing but the seed and the step, a run that is killed and resumed sees what an
 uninterrupted run would have seen: no sampler state has to be saved.
@@ -6,24 +6,14 @@ uninterrupted run would have seen: no sampler state has to be saved.
 
 from __future__ import annotations
 
-import io
-import tarfile
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Generic, TypeVar
 
 import cv2
 import numpy as np
-import numpy.typing as npt
-from PIL import Image
 
 from latent_pmrf.data.degradation import DegradationRange, draw_degradation, resize
-
-U8Image = npt.NDArray[np.uint8]
-Batch = TypeVar("Batch")
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+from latent_pmrf.data.photographs import U8Image
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,41 +31,6 @@ class Augmentation:
     rotate_deg: float = 4.0
     scale: float = 0.05
     shift: float = 0.02
-
-
-def load_images(root: Path, pattern: str = "*") -> list[U8Image]:
-    """Decode every picture of the tar shards (`*.tar`) or image files in `root`, sorted by name.
-
-    Args:
-        root: Folder with shards or pictures.
-        pattern: Glob on the names of shards or pictures.
-
-    Returns:
-        (S, S, 3) uint8 RGB arrays, S as stored.
-
-    Raises:
-        FileNotFoundError: There is no picture.
-    """
-    shards = sorted(path for path in root.glob(pattern) if path.suffix == ".tar")
-    files = sorted(path for path in root.glob(pattern) if path.suffix.lower() in _SUFFIXES)
-    images = [_decode(data) for shard in shards for data in _members(shard)]
-    images += [_decode(path.read_bytes()) for path in files]
-    if not images:
-        raise FileNotFoundError(f"no pictures match {root / pattern}")
-    return images
-
-
-def _members(shard: Path) -> Iterator[bytes]:
-    with tarfile.open(shard) as archive:
-        for member in archive:
-            content = archive.extractfile(member) if Path(member.name).suffix.lower() in _SUFFIXES else None
-            if content is not None:
-                yield content.read()
-
-
-def _decode(data: bytes) -> U8Image:
-    with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
-        return np.asarray(image.convert("RGB"), dtype=np.uint8)
 
 
 class FacePairs:
@@ -133,23 +88,3 @@ def augment(image: U8Image, augmentation: Augmentation, rng: np.random.Generator
         np.ascontiguousarray(image), matrix, (side, side), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101
     )
     return np.asarray(warped, dtype=np.uint8)
-
-
-class Prefetcher(Generic[Batch]):
-    """Computes `make(step)` for the coming steps on one background thread."""
-
-    def __init__(self, make: Callable[[int], Batch], first_step: int, depth: int = 2) -> None:
-        self._make = make
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
-        self._next = first_step + depth
-        self._pending: list[Future[Batch]] = [self._pool.submit(make, first_step + i) for i in range(depth)]
-
-    def next(self) -> Batch:
-        """The batch of the next step; raises what `make` raised."""
-        self._pending.append(self._pool.submit(self._make, self._next))
-        self._next += 1
-        return self._pending.pop(0).result()
-
-    def close(self) -> None:
-        """Stop the thread; pending batches are dropped."""
-        self._pool.shutdown(wait=False, cancel_futures=True)

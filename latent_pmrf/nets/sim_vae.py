@@ -2,79 +2,24 @@
 
 Latent-PMRF, section 4 (Latent-PMRF@846b904, `AutoencoderKLSim`): a convolutional autoencoder whose residual blocks
 hold one pixel-wise LayerNorm and no attention, and whose width changes only in separate resizing layers. Parameter
-names are those of the public checkpoint. `stem_unshuffle` and `linear_skip` are additions of this project for CPUs.
+names are those of the public checkpoint. `stem_unshuffle` and `linear_skip` are additions of this project for CPUs; the
+variants of table 2 are in `vae_blocks`.
 """
 
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latent_pmrf.config import SimVAEConfig
-from latent_pmrf.nets.layers import ChannelLayerNorm, zero_init
+from latent_pmrf.nets.layers import zero_init
+from latent_pmrf.nets.vae_blocks import Downsampler, Upsampler, make_levels, make_middle
 
 LOGVAR_RANGE = (-30.0, 20.0)
 INITIAL_LOGVAR = -9.0
-
-
-class ResidualBlock(nn.Module):
-    """`x + conv2(silu(conv1(norm(x))))`, width unchanged."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.norm = ChannelLayerNorm(width, eps=1e-6)
-        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W) to (B, C, H, W)."""
-        return x + self.conv2(F.silu(self.conv1(self.norm(x))))
-
-
-class Downsampler(nn.Module):
-    """Halves the resolution and changes the width with one strided convolution."""
-
-    def __init__(self, width: int, out_width: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(width, out_width, 3, stride=2, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W) to (B, C', H/2, W/2)."""
-        return self.conv(x)
-
-
-class Upsampler(nn.Module):
-    """Doubles the resolution (nearest) and changes the width with one convolution."""
-
-    def __init__(self, width: int, out_width: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(width, out_width, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W) to (B, C', 2H, 2W)."""
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-
-
-class Level(nn.Module):
-    """Residual blocks at one resolution, then at most one resizing layer."""
-
-    def __init__(self, width: int, blocks: int, resize: Downsampler | Upsampler | None = None) -> None:
-        super().__init__()
-        self.resnets = nn.ModuleList(ResidualBlock(width) for _ in range(blocks))
-        self.downsampler = resize if isinstance(resize, Downsampler) else None
-        self.upsampler = resize if isinstance(resize, Upsampler) else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W) to (B, C', H', W')."""
-        for block in self.resnets:
-            x = block(x)
-        for resize in (self.downsampler, self.upsampler):
-            x = x if resize is None else resize(x)
-        return x
 
 
 class Encoder(nn.Module):
@@ -85,12 +30,8 @@ class Encoder(nn.Module):
         widths, stem = config.block_out_channels, config.stem_unshuffle
         self.stem_unshuffle = stem
         self.conv_in = nn.Conv2d(config.image_channels * stem * stem, widths[0], 3, padding=1)
-        self.down_blocks = nn.ModuleList(
-            Level(width, config.layers_per_block, Downsampler(width, following))
-            for width, following in pairwise(widths)
-        )
-        self.down_blocks.append(Level(widths[-1], config.layers_per_block))
-        self.mid_block = Level(widths[-1], config.layers_mid_block)
+        self.down_blocks = make_levels(config, widths, config.layers_per_block, Downsampler)
+        self.mid_block = make_middle(config)
         self.conv_out = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
         self.skip: nn.Conv2d | None = None
         if config.linear_skip:
@@ -119,12 +60,8 @@ class Decoder(nn.Module):
         self.stem_unshuffle = stem
         self.downscale = config.downscale
         self.conv_in = nn.Conv2d(config.latent_channels, widths[0], 3, padding=1)
-        self.mid_block = Level(widths[0], config.layers_mid_block)
-        self.up_blocks = nn.ModuleList(
-            Level(width, config.decoder_layers_per_block, Upsampler(width, following))
-            for width, following in pairwise(widths)
-        )
-        self.up_blocks.append(Level(widths[-1], config.decoder_layers_per_block))
+        self.mid_block = make_middle(config)
+        self.up_blocks = make_levels(config, widths, config.decoder_layers_per_block, Upsampler)
         self.conv_out = nn.Conv2d(widths[-1], config.image_channels * stem * stem, 3, padding=1)
         self.skip: nn.Conv2d | None = None
         if config.linear_skip:

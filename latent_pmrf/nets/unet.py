@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from latent_pmrf.config import UNetConfig
 from latent_pmrf.nets.layers import ChannelLayerNorm, zero_init
-from latent_pmrf.nets.sim_vae import Downsampler, ResidualBlock, Upsampler
+from latent_pmrf.nets.vae_blocks import Downsampler, ResidualBlock, Upsampler
 
 
 class GlobalAttention(nn.Module):

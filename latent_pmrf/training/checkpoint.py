@@ -1,8 +1,8 @@
 """Checkpoints as safetensors files: tensors by prefix, everything else as JSON metadata; never pickle.
 
-A training checkpoint holds `model.*`, `ema.*` and `optimizer.{optimiser}.{i}.{name}` and the step. A weights file holds the
-averaged weights without a prefix, the network's specification and facts about the run. Both are written to a temporary
-name and renamed, so that a kill leaves the last good file.
+A training checkpoint holds `model.*`, `ema.*` and `optimizer.{optimiser}.{i}.{name}` and the step. A weights file holds
+the averaged weights without a prefix, the network's specification and facts about the run. Both are written to a
+temporary name and renamed, so that a kill leaves the last good file.
 """
 
 from __future__ import annotations

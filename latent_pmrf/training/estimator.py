@@ -16,7 +16,7 @@ from latent_pmrf.data.validation import ValidationSet, to_tensor
 from latent_pmrf.nets.build import build
 from latent_pmrf.nets.layers import channels_last
 from latent_pmrf.training.device import device_of
-from latent_pmrf.training.losses import relative_mse
+from latent_pmrf.training.losses import REGRESSION_LOSSES
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 
@@ -26,15 +26,19 @@ class EstimatorStage:
 
     name = "estimator"
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the facts of a stage
         self,
         config: SwinIRConfig | UNetConfig,
         pairs: FacePairs,
         batch_size: int,
         seed: int,
         validation: Sequence[ValidationSet],
+        loss: str = "relative_mse",
     ) -> None:
+        if loss not in REGRESSION_LOSSES:
+            raise ValueError(f"the option loss must be one of {sorted(REGRESSION_LOSSES)}, not {loss!r}")
         self.config = config
+        self._loss = REGRESSION_LOSSES[loss]
         self._pairs = pairs
         self._batch_size = batch_size
         self._seed = seed
@@ -44,21 +48,22 @@ class EstimatorStage:
         """The network in channels-last, which oneDNN prefers for its convolutions."""
         return channels_last(build(self.config))
 
-    def batch(self, step: int) -> Pair:
+    def batch(self, index: int) -> Pair:
         """(y, x), each (B, 3, S, S) in [0, 1]."""
-        lq, hq = self._pairs.batch(self._batch_size, np.random.default_rng((self._seed, step)))
+        lq, hq = self._pairs.batch(self._batch_size, np.random.default_rng((self._seed, index)))
         return to_tensor(lq), to_tensor(hq)
 
     def loss(
         self,
         model: nn.Module,
         batch: Pair,
-        step: int,  # noqa: ARG002 - the loop's signature; nothing here is drawn
+        index: int,  # noqa: ARG002 - the loop's signature; nothing here is drawn
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """MSE relative to the degraded image's."""
+        """The chosen regression loss, and the mean gain over the degraded image."""
         y, x = batch
-        loss = relative_mse(model(y), x, y)
-        return loss, {"gain_db": -10 * torch.log10(loss.detach())}
+        estimate = model(y)
+        error, reference = ((image.detach().float() - x).square().mean((1, 2, 3)) for image in (estimate, y))
+        return self._loss(estimate, x, y), {"gain_db": 10 * torch.log10(reference / error).mean()}
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         """PSNR and its gain over the input, per degradation level."""

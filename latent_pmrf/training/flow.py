@@ -1,17 +1,18 @@
 """Stage 3: the rectified flow from the latent of the posterior mean to the latent of the clean face (paper, eq. 8).
 
-The pairs (z_0, z_1) come from `latents`: photographs, each degraded several times, through the frozen networks.
+The pairs (z_0, z_1) come from `latents`; with `FrozenNetworks` without an autoencoder the same stage trains PMRF, whose
+flow lives in pixel space.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -23,10 +24,32 @@ from latent_pmrf.flow.source import add_source_noise
 from latent_pmrf.flow.statistics import LatentStatistics
 from latent_pmrf.nets.hdit import HDiT
 from latent_pmrf.training.estimator import psnr_db
-from latent_pmrf.training.latents import LatentPairs, Pair, latents_of
+from latent_pmrf.training.latents import Indices, Pair, PairSource, latents_of
 from latent_pmrf.training.losses import band_energy
 
 _STATISTICS_PAIRS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class SourceNoise:
+    """How much noise the source gets; one of the two.
+
+    Attributes:
+        sigma: Standard deviation in all channels, in normalised units (paper: 0.1).
+        factor: Standard deviation per channel, over the root mean square of what the flow must move there.
+    """
+
+    sigma: float | None = None
+    factor: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse both and none."""
+        if (self.sigma is None) == (self.factor is None):
+            raise ValueError("the source noise is either one sigma_s or a noise_factor")
+
+    def sigma_s(self, distance: torch.Tensor) -> torch.Tensor:
+        """Standard deviation per channel, from the root mean square (C,) of z_1 - z_0."""
+        return torch.full_like(distance, self.sigma) if self.sigma is not None else (self.factor or 0.0) * distance
 
 
 class FlowStage:
@@ -37,40 +60,39 @@ class FlowStage:
     def __init__(  # noqa: PLR0913 - the facts of a stage
         self,
         config: HDiTConfig,
-        latents: LatentPairs,
+        pairs: PairSource,
         *,
         batch_size: int,
         seed: int,
-        noise_factor: float,
+        noise: SourceNoise,
         run_dir: Path,
         validation: Sequence[ValidationSet],
     ) -> None:
         self.config = config
-        self._latents = latents
+        self._pairs = pairs
         self._batch_size = batch_size
         self._seed = seed
-        self._noise_factor = noise_factor
+        self._noise = noise
         self._validation = validation
         self.statistics = self._statistics(run_dir / "latent_statistics.json")
-        self._sources = [latents_of(level, latents) for level in validation]
+        self._sources = [latents_of(level, pairs.networks) for level in validation]
 
     def build(self) -> nn.Module:
         """HDiT with zero-initialised output, so that the flow starts as the identity."""
         return HDiT(self.config)
 
-    def batch(self, step: int) -> Pair:
-        """Normalised (z_0, z_1): one photograph of each epoch's permutation, one degradation copy per epoch."""
-        positions = step * self._batch_size + np.arange(self._batch_size)
-        epochs, offsets = np.divmod(positions, self._latents.count)
+    def batch(self, index: int) -> Pair:
+        """A pair as its source draws it, photographs in the order of each epoch's permutation."""
+        draws = index * self._batch_size + np.arange(self._batch_size, dtype=np.int64)
+        epochs, offsets = np.divmod(draws, self._pairs.count)
         orders = {int(epoch): self._order(int(epoch)) for epoch in set(epochs)}
-        indices = np.array([orders[int(e)][o] for e, o in zip(epochs, offsets, strict=True)], dtype=np.int64)
-        z_0, z_1 = self._latents.get(indices)
-        return self.statistics.normalise(z_0), self.statistics.normalise(z_1)
+        entries = np.array([orders[int(e)][o] for e, o in zip(epochs, offsets, strict=True)], dtype=np.int64)
+        return self._pairs.draw(entries, draws)
 
-    def loss(self, model: nn.Module, batch: Pair, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def loss(self, model: nn.Module, batch: Pair, index: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Mean squared error of the velocity, and its mean in each quarter of t."""
-        z_0, z_1 = batch
-        generator = torch.Generator().manual_seed((self._seed << 32) + step)
+        z_0, z_1 = (self.statistics.normalise(z) for z in self._pairs.latents(batch))
+        generator = torch.Generator().manual_seed((self._seed << 32) + index)
         noise = torch.randn(z_0.shape, generator=generator).to(z_0.device)
         t = stratified_times(len(z_0), generator).to(z_0.device)
         point = sample_path(add_source_noise(z_0, self.statistics.sigma_s, noise), z_1, t)
@@ -93,7 +115,7 @@ class FlowStage:
                 loss = (model(point.x_t, t).float() - point.v_t).square().mean()
                 scalars[f"{level.name}_loss_q{quarter}"] = float(loss)
             sample = euler(lambda z, t: model(z, z.new_full((len(z),), t)).float(), source, 10)
-            image = self._latents.decode(self.statistics.denormalise(sample)).cpu()
+            image = self._pairs.networks.decode(self.statistics.denormalise(sample)).cpu()
             sharpness = band_energy(image) / band_energy(torch.from_numpy(level.clean))
             scalars[f"{level.name}_psnr_db"] = psnr_db(image.numpy(), level.clean)
             scalars[f"{level.name}_sharpness"] = float(sharpness.mean())
@@ -105,21 +127,25 @@ class FlowStage:
             "latent_mean": self.statistics.mean,
             "latent_std": self.statistics.std,
             "sigma_s": self.statistics.sigma_s,
-            "noise_factor": self._noise_factor,
+            "source": self._pairs.networks.source,
         }
 
-    def _order(self, epoch: int) -> npt.NDArray[np.int64]:
-        return np.random.default_rng((self._seed, 2, epoch)).permutation(self._latents.count)
+    def _order(self, epoch: int) -> Indices:
+        return np.random.default_rng((self._seed, 2, epoch)).permutation(self._pairs.count)
 
     def _statistics(self, path: Path) -> LatentStatistics:
         if path.exists():
             return LatentStatistics(**{key: tuple(values) for key, values in json.loads(path.read_text()).items()})
-        count = min(_STATISTICS_PAIRS, self._latents.count)
-        chosen = np.random.default_rng((self._seed, 3)).choice(self._latents.count, count, replace=False)
-        z_0, z_1 = self._latents.get(chosen)
-        mean, std = z_1.mean((0, 2, 3)), z_1.std((0, 2, 3))
+        count = min(_STATISTICS_PAIRS, self._pairs.count)
+        chosen = np.random.default_rng((self._seed, 3)).choice(self._pairs.count, count, replace=False).astype(np.int64)
+        parts = [self._pairs.latents(self._pairs.draw(part, part)) for part in np.array_split(chosen, -(-count // 8))]
+        z_0, z_1 = (torch.cat(ends) for ends in zip(*parts, strict=True))
+        if self._pairs.networks.in_pixels:
+            mean, std = z_1.new_zeros(z_1.shape[1]), z_1.new_ones(z_1.shape[1])
+        else:
+            mean, std = z_1.mean((0, 2, 3)), z_1.std((0, 2, 3))
         distance = (z_1 - z_0).square().mean((0, 2, 3)).sqrt() / std
-        values = {"mean": mean, "std": std, "sigma_s": self._noise_factor * distance}
+        values = {"mean": mean, "std": std, "sigma_s": self._noise.sigma_s(distance)}
         plain = {key: [round(float(entry), 6) for entry in value] for key, value in values.items()}
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(plain, indent=1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import torch
 from torch.nn import functional as F
 
@@ -25,6 +27,24 @@ def relative_mse(prediction: torch.Tensor, target: torch.Tensor, observed: torch
     error = (prediction.float() - target).square().mean(dims)
     reference = (observed - target).square().mean(dims) + RELATIVE_MSE_FLOOR
     return (error / reference).mean()
+
+
+def mse(prediction: torch.Tensor, target: torch.Tensor, observed: torch.Tensor) -> torch.Tensor:  # noqa: ARG001
+    """Mean squared error of (B, C, H, W) images: its minimiser is the posterior mean (paper, section 3.2)."""
+    return (prediction.float() - target).square().mean()
+
+
+def l1(prediction: torch.Tensor, target: torch.Tensor, observed: torch.Tensor) -> torch.Tensor:  # noqa: ARG001
+    """Mean absolute error; DifFace's published estimator was trained with it, its minimiser is the median."""
+    return (prediction.float() - target).abs().mean()
+
+
+REGRESSION_LOSSES: Mapping[str, Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "relative_mse": relative_mse,
+    "mse": mse,
+    "l1": l1,
+}
+"""Losses of an estimator, of (prediction, target, observed), by their name in a recipe."""
 
 
 def laplacian_pyramid_l1(prediction: torch.Tensor, target: torch.Tensor, levels: int = 3) -> torch.Tensor:

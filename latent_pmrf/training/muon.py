@@ -20,7 +20,9 @@ _A, _B, _C = 3.4445, -4.7750, 2.0315
 _ITERATIONS = 5
 _ADAMW_RMS = 0.2
 # Layers that meet the image, the latent or the time, not hidden layers: their kernels are left to AdamW.
-_EDGES = frozenset({"conv_in", "conv_out", "conv_first", "conv_last", "proj_in", "proj_out", "skip", "timestep_embedder"})
+_EDGES = frozenset(
+    {"conv_in", "conv_out", "conv_first", "conv_last", "proj_in", "proj_out", "skip", "timestep_embedder"}
+)
 
 
 class Muon(torch.optim.Optimizer):
@@ -33,9 +35,7 @@ class Muon(torch.optim.Optimizer):
         weight_decay: Decoupled weight decay.
     """
 
-    def __init__(
-        self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
-    ) -> None:
+    def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()

@@ -11,14 +11,16 @@ import torch
 from torch import nn
 
 from latent_pmrf.config import SimVAEConfig
-from latent_pmrf.data.datasets import Augmentation, U8Image, augment
+from latent_pmrf.data.datasets import Augmentation, augment
 from latent_pmrf.data.degradation import resize
+from latent_pmrf.data.photographs import U8Image
 from latent_pmrf.data.validation import ValidationSet, to_tensor
 from latent_pmrf.nets.layers import channels_last
 from latent_pmrf.nets.sim_vae import SimVAE
 from latent_pmrf.training.device import device_of
 from latent_pmrf.training.estimator import psnr_db
 from latent_pmrf.training.losses import band_energy, kl_divergence, laplacian_pyramid_l1
+from latent_pmrf.training.perceptual import PerceptualLoss
 
 # The noise of a training step stays below an eighth of a normalised latent's spread: one step that lets the variance
 # escape destroys the decoder.
@@ -43,9 +45,13 @@ class VAEStage:
         augmentation: Augmentation,
         kl_weight: float = 1e-6,
         band_weight: float = 1.0,
+        perceptual_weight: float = 0.0,
+        perceptual: PerceptualLoss | None = None,
     ) -> None:
+        if perceptual_weight > 0 and perceptual is None:
+            raise ValueError("perceptual_weight needs a perceptual loss")
         self.config = config
-        self._images = [resize(image, size_px) for image in images]
+        self._images = images
         self._size_px = size_px
         self._crop_px = crop_px
         self._batch_size = batch_size
@@ -54,6 +60,8 @@ class VAEStage:
         self._augmentation = augmentation
         self._kl_weight = kl_weight
         self._band_weight = band_weight
+        self._perceptual_weight = perceptual_weight
+        self._perceptual = perceptual
 
     def build(self) -> nn.Module:
         """Sim-VAE; with a linear skip it starts as the PCA of the training patches, which stays fixed."""
@@ -64,23 +72,28 @@ class VAEStage:
                 parameter.requires_grad_(".skip." not in name)
         return channels_last(vae)
 
-    def batch(self, step: int) -> torch.Tensor:
+    def batch(self, index: int) -> torch.Tensor:
         """(B, 3, crop, crop) in [-1, 1]."""
-        return self._crops(self._batch_size, step + 1) * 2 - 1
+        return self._crops(self._batch_size, index + 1) * 2 - 1
 
-    def loss(self, model: nn.Module, batch: torch.Tensor, step: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """L1 + band L1 + KL; the latent is sampled."""
+    def loss(self, model: nn.Module, batch: torch.Tensor, index: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """L1 + band L1 + KL, and the perceptual loss if there is one; the latent is sampled."""
         assert isinstance(model, SimVAE)  # noqa: S101 - narrows the type
         mean, logvar = model.encode(batch)
         logvar = logvar.clamp(max=_MAX_LOGVAR)
-        generator = torch.Generator().manual_seed((self._seed << 32) + step)
+        generator = torch.Generator().manual_seed((self._seed << 32) + index)
         noise = torch.randn(mean.shape, generator=generator).to(mean.device)
         image = model.decode(mean + (0.5 * logvar).exp() * noise).float()
         l1 = (image - batch).abs().mean()
         band = laplacian_pyramid_l1(image, batch)
         kl = kl_divergence(mean, logvar)
         loss = l1 + self._band_weight * band + self._kl_weight * kl
-        return loss, {"l1": l1.detach(), "band": band.detach(), "kl": kl.detach()}
+        scalars = {"l1": l1.detach(), "band": band.detach(), "kl": kl.detach()}
+        if self._perceptual is not None:
+            perceptual = self._perceptual.to(batch.device)(image, batch)
+            loss = loss + self._perceptual_weight * perceptual
+            scalars["perceptual"] = perceptual.detach()
+        return loss, scalars
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         """PSNR and share of the Laplacian variance kept, on whole clean faces, from the latent's mean."""
@@ -96,13 +109,14 @@ class VAEStage:
 
     def info(self) -> dict[str, Any]:
         """Weights of the loss terms."""
-        return {"kl_weight": self._kl_weight, "band_weight": self._band_weight}
+        weights = {"kl_weight": self._kl_weight, "band_weight": self._band_weight}
+        return weights if self._perceptual is None else {**weights, "perceptual_weight": self._perceptual_weight}
 
     def _crops(self, count: int, step: int) -> torch.Tensor:
         rng = np.random.default_rng((self._seed, step))
         crops = []
         for index in rng.integers(len(self._images), size=count):
-            image = augment(self._images[index], self._augmentation, rng)
+            image = augment(resize(self._images[int(index)], self._size_px), self._augmentation, rng)
             top, left = rng.integers(0, self._size_px - self._crop_px + 1, size=2)
             crops.append(image[top : top + self._crop_px, left : left + self._crop_px])
         return to_tensor(np.stack(crops))

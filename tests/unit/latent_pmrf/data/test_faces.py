@@ -1,14 +1,14 @@
 import io
 import tarfile
-import threading
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from latent_pmrf.data.datasets import Augmentation, FacePairs, Prefetcher, augment, load_images
+from latent_pmrf.data.datasets import Augmentation, FacePairs, augment
 from latent_pmrf.data.degradation import DegradationRange
+from latent_pmrf.data.photographs import Photographs
 from latent_pmrf.data.validation import load_validation, to_tensor
 
 STILL = Augmentation(flip=False, rotate_deg=0.0, scale=0.0, shift=0.0)
@@ -44,7 +44,7 @@ def test_shards_are_read_in_the_order_of_their_names(tmp_path):
     write_shard(
         tmp_path / "a.tar", {"9.png": encoded(picture(1)), "notes.txt": b"no picture", "8.JPG": encoded(picture(2))}
     )
-    images = load_images(tmp_path)
+    images = Photographs(tmp_path)
     assert blues(images) == [1, 2, 3]
     assert {(image.dtype.name, image.shape) for image in images} == {("uint8", (32, 32, 3))}
 
@@ -54,19 +54,37 @@ def test_folders_and_patterns(tmp_path):
         (tmp_path / name).write_bytes(encoded(picture(value)))
     (tmp_path / "train.txt").write_text("no picture")
     write_shard(tmp_path / "train.tar", {"x.png": encoded(picture(7))})
-    assert blues(load_images(tmp_path, "train*")) == [7, 1, 2]
-    assert blues(load_images(tmp_path, "*.png")) == [9, 1, 2]
+    assert blues(Photographs(tmp_path, "train*")) == [7, 1, 2]
+    assert blues(Photographs(tmp_path, "*.png")) == [9, 1, 2]
 
 
 def test_grey_and_transparent_pictures_become_rgb(tmp_path):
     Image.fromarray(picture(5)).convert("L").save(tmp_path / "a.png")
     Image.fromarray(picture(5)).convert("RGBA").save(tmp_path / "b.png")
-    assert [image.shape for image in load_images(tmp_path)] == [(32, 32, 3)] * 2
+    assert [image.shape for image in Photographs(tmp_path)] == [(32, 32, 3)] * 2
 
 
 def test_an_empty_folder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no pictures match .*train\*\.tar"):
-        load_images(tmp_path, "train*.tar")
+        Photographs(tmp_path, "train*.tar")
+
+
+def test_folders_of_folders(tmp_path):
+    (tmp_path / "00000").mkdir()
+    (tmp_path / "00000" / "1.png").write_bytes(encoded(picture(4)))
+    assert blues(Photographs(tmp_path, "**/*.png")) == [4]
+
+
+def test_a_picture_that_is_not_square_is_named(tmp_path):
+    write_shard(tmp_path / "a.tar", {"wide.png": encoded(picture(1)[:20])})
+    with pytest.raises(ValueError, match=r"a\.tar:wide\.png has 32 x 20 pixels"):
+        Photographs(tmp_path)[0]
+
+
+def test_a_shard_that_is_no_archive_is_named(tmp_path):
+    (tmp_path / "a.tar").write_bytes(b"no archive" * 100)
+    with pytest.raises(ValueError, match=r"a\.tar is no uncompressed tar archive"):
+        Photographs(tmp_path)
 
 
 def test_no_augmentation_is_the_identity():
@@ -151,37 +169,6 @@ def test_mirroring_alone_feeds_the_degradation(pairs):
     assert mirror.batch(8, np.random.default_rng(0))[0].shape == (8, 32, 32, 3)
     plain = FacePairs(pairs.images, 64, DegradationRange())
     np.testing.assert_array_equal(plain.pair(0, np.random.default_rng(0))[1], pairs.images[0])
-
-
-def test_prefetcher_keeps_the_order_and_stays_ahead():
-    made, ahead = [], threading.Event()
-
-    def make(step):
-        made.append(step)
-        if step == 6:
-            ahead.set()
-        return 10 * step
-
-    prefetcher = Prefetcher(make, first_step=5, depth=2)
-    assert ahead.wait(10)  # computed before anybody asked
-    assert [prefetcher.next() for _ in range(3)] == [50, 60, 70]
-    prefetcher.close()
-    assert made == sorted(made)
-    assert max(made) <= 9
-
-
-def test_prefetcher_raises_where_the_step_is_due():
-    def make(step):
-        if step == 1:
-            raise RuntimeError("step 1 is broken")
-        return step
-
-    prefetcher = Prefetcher(make, first_step=0)
-    assert prefetcher.next() == 0
-    with pytest.raises(RuntimeError, match="step 1"):
-        prefetcher.next()
-    assert prefetcher.next() == 2
-    prefetcher.close()
 
 
 def test_to_tensor_is_channels_first_in_unit_range():

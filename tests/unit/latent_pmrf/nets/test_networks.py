@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from latent_pmrf.config import HDiTConfig, SimVAEConfig, SwinIRConfig, UNetConfig
+from latent_pmrf.config import VAE_PRESETS, HDiTConfig, SimVAEConfig, SwinIRConfig, UNetConfig
 from latent_pmrf.nets.build import build
 from latent_pmrf.nets.hdit import hidden_width, patchify, unpatchify
 from latent_pmrf.nets.layers import ChannelLayerNorm, FourierFeatures, channels_last, rms_normalize
@@ -83,6 +83,39 @@ def test_vae_shapes(config):
     mean, logvar = vae.encode(torch.rand(2, 3, 4 * side, 6 * side) * 2 - 1)
     assert mean.shape == logvar.shape == (2, 4, 4, 6)
     assert vae.decode(mean).shape == (2, 3, 4 * side, 6 * side)
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        {"norm": "group"},
+        {"mid_attention": True, "layers_mid_block": 3},
+        {"resizing": "in_block"},
+        {"norm": "group", "two_norms": True, "mid_attention": True, "resizing": "in_block", "layers_mid_block": 3},
+    ],
+    ids=lambda variant: "+".join(variant),
+)
+def test_variants_of_the_vae_keep_its_shapes_and_change_its_function(variant):
+    image = torch.rand(1, 3, 16, 24) * 2 - 1
+    plain, vae = seeded(VAE, 0.02), seeded(replace(VAE, **variant), 0.02)
+    mean, _ = vae.encode(image)
+    assert mean.shape == plain.encode(image)[0].shape
+    assert vae.decode(mean).shape == image.shape
+    assert vae.state_dict().keys() != plain.state_dict().keys() or not torch.allclose(mean, plain.encode(image)[0])
+
+
+def test_sd_vae_has_the_size_of_stable_diffusion_s():
+    with torch.device("meta"):
+        vae = build(replace(VAE_PRESETS["sd-vae"], latent_channels=4))
+    # Theirs has 83.65 M; a 1x1 convolution on the latent either side is left out here.
+    assert sum(parameter.numel() for parameter in vae.parameters()) == pytest.approx(83.65e6, rel=1e-3)
+
+
+def test_a_wrong_choice_is_named():
+    with pytest.raises(ValueError, match="norm must be one of"):
+        replace(VAE, norm="batch")
+    with pytest.raises(ValueError, match="resizing must be one of"):
+        replace(VAE, resizing="never")
 
 
 def test_vae_clamps_the_log_variance():

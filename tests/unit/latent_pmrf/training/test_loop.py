@@ -10,7 +10,8 @@ from torch import nn
 from latent_pmrf.config import SimVAEConfig
 from latent_pmrf.training.checkpoint import load_weights
 from latent_pmrf.training.device import to_device
-from latent_pmrf.training.loop import OptimConfig, Trainer
+from latent_pmrf.training.loop import Trainer
+from latent_pmrf.training.optim import OptimConfig
 
 
 class Slope:

@@ -1,15 +1,20 @@
+import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 import latent_pmrf.training
 from latent_pmrf.config import ESTIMATOR_PRESETS, UNetConfig
-from latent_pmrf.training.loop import OptimConfig
-from latent_pmrf.training.recipe import Places, build_trainer, load_network, load_recipe
+from latent_pmrf.data.degradation import DegradationRange
+from latent_pmrf.nets.build import build
+from latent_pmrf.training.optim import OptimConfig
+from latent_pmrf.training.recipe import load_recipe
+from latent_pmrf.training.setup import Places, build_trainer, load_network, network_config
 from tests.training_files import recipe_values, write_faces, write_recipe
 
-PRESETS = sorted((Path(latent_pmrf.training.__file__).parent / "presets").glob("*/*.yaml"))
+PRESETS = Path(latent_pmrf.training.__file__).parent / "presets"
 
 
 @pytest.fixture(scope="module")
@@ -23,26 +28,19 @@ def written(tmp_path, values):
     return path
 
 
-@pytest.mark.parametrize("path", PRESETS, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_every_recipe_of_the_tree_loads(path):
+@pytest.mark.parametrize("path", sorted(PRESETS.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_every_recipe_of_the_tree_names_a_network_that_exists(path):
     recipe = load_recipe(path)
-    assert recipe.stage == path.stem
-    assert recipe.optim.decay_steps < recipe.optim.steps
-    assert recipe.size_px == 256
+    with torch.device("meta"):
+        assert build(network_config(recipe)) is not None
 
 
-def test_every_bundle_has_three_recipes_of_distinct_seeds():
-    folders = {path.parent for path in PRESETS}
-    assert folders
-    for folder in folders:
-        recipes = [load_recipe(path) for path in folder.glob("*.yaml")]
-        assert {recipe.stage for recipe in recipes} == {"estimator", "vae", "flow"}
-        assert len({recipe.optim.seed for recipe in recipes}) == 3
-
-
-def test_the_estimator_and_the_flow_see_the_same_degradations():
-    for folder in {path.parent for path in PRESETS}:
-        assert load_recipe(folder / "estimator.yaml").degradation == load_recipe(folder / "flow.yaml").degradation
+@pytest.mark.parametrize("folder", ["xs", "published"])
+def test_three_recipes_of_distinct_seeds_make_a_bundle(folder):
+    recipes = {path.stem: load_recipe(path) for path in (PRESETS / folder).glob("*.yaml")}
+    assert {recipe.stage for recipe in recipes.values()} == recipes.keys() == {"estimator", "vae", "flow"}
+    assert len({recipe.optim.seed for recipe in recipes.values()}) == 3
+    assert recipes["estimator"].degradation == recipes["flow"].degradation
 
 
 def test_overrides_replace_the_optimiser_s_entries(tmp_path):
@@ -118,7 +116,7 @@ def test_network_fields_replace_the_preset_s(tmp_path, faces):
 @pytest.mark.parametrize(
     ("changes", "error", "named"),
     [
-        ({"preset": "xxl"}, ValueError, r"stage vae has no preset 'xxl'; it has \['published', 'xs'\]"),
+        ({"preset": "xxl"}, ValueError, r"stage vae has no preset 'xxl'; it has \['published', 'sd-vae', 'xs'\]"),
         ({"network": {"latent": 3}}, ValueError, r"SimVAEConfig has no field \['latent'\]"),
         ({"shards": "none*.tar"}, FileNotFoundError, r"no pictures match .*none\*\.tar"),
     ],
@@ -130,7 +128,9 @@ def test_a_trainer_that_cannot_be_made_says_why(tmp_path, faces, changes, error,
 
 
 def test_the_flow_needs_the_earlier_stages(tmp_path, faces):
-    with pytest.raises(FileNotFoundError, match=r"vae/weights\.safetensors does not exist; train that stage first"):
+    with pytest.raises(
+        FileNotFoundError, match=r"estimator/weights\.safetensors does not exist; train that stage first"
+    ):
         build_trainer(load_recipe(write_recipe(tmp_path, "flow")), Places(faces, tmp_path))
 
 
@@ -171,3 +171,64 @@ def test_learning_rate_without_decay_is_constant():
 def test_a_longer_run_has_the_same_rates_until_its_decay():
     short, long = (OptimConfig(steps=steps, batch_size=1, lr=1.0, decay_steps=10) for steps in (50, 80))
     assert [short.lr_at(step) for step in range(41)] == [long.lr_at(step) for step in range(41)]
+
+
+def test_a_recipe_says_only_what_differs_from_its_base(tmp_path):
+    write_recipe(tmp_path, "flow", lr=0.25)
+    (tmp_path / "deep").mkdir()
+    path = tmp_path / "deep" / "other.yaml"
+    path.write_text("base: ../flow.yaml\noptim: {steps: 77}\noptions: {noise_factor: null, sigma_s: 0.1}\n")
+    base, recipe = load_recipe(tmp_path / "flow.yaml"), load_recipe(path)
+    assert recipe.optim == dataclasses.replace(base.optim, steps=77)
+    assert recipe.options == {"copies": 2, "sigma_s": 0.1}
+    assert recipe.network == base.network
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "named"),
+    [
+        ("base: 3", ValueError, "base must be the path of a recipe, not 3"),
+        ("base: absent.yaml", FileNotFoundError, "absent.yaml"),
+    ],
+)
+def test_a_wrong_base_is_named(tmp_path, text, error, named):
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(error, match=named):
+        load_recipe(tmp_path / "recipe.yaml")
+
+
+def test_published_flow_is_the_papers():
+    recipe = load_recipe(PRESETS / "published" / "flow.yaml")
+    optim = recipe.optim
+    assert (optim.steps, optim.batch_size, optim.lr, optim.betas) == (400_000, 64, 5e-4, (0.9, 0.95))
+    assert recipe.options["sigma_s"] == 0.1
+    assert recipe.degradation == DegradationRange()
+
+
+@pytest.mark.parametrize(
+    ("stage", "options", "named"),
+    [
+        ("flow", {"source": "noise"}, "option source must be one of"),
+        ("flow", {"space": "wavelets"}, "option space must be one of"),
+        ("estimator", {"space": "wavelets"}, "option space must be one of"),
+        ("vae", {"perceptual_weight": 1.0}, "needs the weights of VGG19: --vgg19"),
+    ],
+)
+def test_options_that_do_not_exist_are_named(tmp_path, faces, stage, options, named):
+    recipe = load_recipe(write_recipe(tmp_path, stage))
+    changed = dataclasses.replace(recipe, options={**recipe.options, **options})
+    with pytest.raises(ValueError, match=named):
+        build_trainer(changed, Places(faces, tmp_path / "runs"))
+
+
+def test_workers_do_not_fill_a_cache(tmp_path, faces):
+    places = Places(faces, tmp_path / "runs")
+    for stage in ("estimator", "vae"):
+        build_trainer(load_recipe(write_recipe(tmp_path, stage)), places).save()
+    with pytest.raises(ValueError, match="workers cannot fill a cache"):
+        build_trainer(load_recipe(write_recipe(tmp_path, "flow", workers=1)), places)
+
+
+def test_a_batch_that_cannot_be_divided_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="micro_batches 3 must divide batch_size 4"):
+        load_recipe(write_recipe(tmp_path, "estimator", batch_size=4, micro_batches=3))

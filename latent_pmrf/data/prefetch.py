@@ -1,0 +1,93 @@
+"""Batches computed ahead of their use, in order: on a background thread, or in worker processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Generic, Protocol, TypeVar
+
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+Batch = TypeVar("Batch")
+BatchT_co = TypeVar("BatchT_co", covariant=True)
+
+
+class BatchSource(Protocol[BatchT_co]):
+    """Where the batches of a training come from."""
+
+    def next(self) -> BatchT_co:
+        """The next batch; raises what its computation raised."""
+        ...
+
+    def close(self) -> None:
+        """Drop what is pending."""
+        ...
+
+
+class Prefetcher(Generic[Batch]):
+    """Computes `make(index)` for the coming indices on one background thread."""
+
+    def __init__(self, make: Callable[[int], Batch], indices: Iterator[int], depth: int = 2) -> None:
+        self._make = make
+        self._indices = indices
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
+        self._pending: list[Future[Batch]] = []
+        for _ in range(depth):
+            self._submit()
+
+    def next(self) -> Batch:
+        """The next batch; raises what `make` raised."""
+        self._submit()
+        return self._pending.pop(0).result()
+
+    def close(self) -> None:
+        """Stop the thread; pending batches are dropped."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _submit(self) -> None:
+        self._pending.append(self._pool.submit(self._make, next(self._indices)))
+
+
+class WorkerPrefetcher(Generic[Batch]):
+    """The same in processes of PyTorch's `DataLoader`; `make` is a pure function there, and is copied to them."""
+
+    def __init__(self, make: Callable[[int], Batch], indices: Iterator[int], workers: int) -> None:
+        loader: DataLoader[Batch] = DataLoader(
+            _Computed(make),
+            batch_size=None,
+            sampler=_Indices(indices),
+            num_workers=workers,
+            prefetch_factor=2,
+        )
+        self._batches: Iterator[Any] | None = iter(loader)
+
+    def next(self) -> Batch:
+        """The next batch; raises what `make` raised."""
+        if self._batches is None:
+            raise ValueError("the batches were closed")
+        batch: Batch = next(self._batches)
+        return batch
+
+    def close(self) -> None:
+        """Stop the processes; pending batches are dropped."""
+        self._batches = None
+
+
+class _Computed(Dataset[Batch]):
+    """`make` under the name that a `DataLoader` calls."""
+
+    def __init__(self, make: Callable[[int], Batch]) -> None:
+        self._make = make
+
+    def __getitem__(self, index: int) -> Batch:
+        return self._make(index)
+
+
+class _Indices(Sampler[int]):
+    """An endless iterator as a sampler."""
+
+    def __init__(self, indices: Iterator[int]) -> None:
+        self._indices = indices
+
+    def __iter__(self) -> Iterator[int]:
+        return self._indices

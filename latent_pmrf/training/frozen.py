@@ -1,0 +1,102 @@
+"""The trained networks around the flow, frozen: what turns photographs into the two ends of its paths.
+
+    source       z_0                          paper
+    posterior_mean  E(f(y))                   Latent-PMRF; in pixel space f(y), which is PMRF
+    latent_mean     f(E(y))                   ELIR: f is an estimator of latents (`options: {space: latent}`)
+    degraded        E(y)                      a bridge from the degraded photograph, to compare with
+
+Images are in [0, 1] on this side; the autoencoder's own range is [-1, 1].
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal
+
+import torch
+from torch import nn
+
+from latent_pmrf.nets.layers import channels_last
+from latent_pmrf.nets.sim_vae import SimVAE
+
+Source = Literal["posterior_mean", "latent_mean", "degraded"]
+
+
+class FrozenNetworks:
+    """Estimator and autoencoder in evaluation mode, bf16 autocast.
+
+    Args:
+        estimator: Of images, or of latents for the source `latent_mean`; None only for `degraded`.
+        vae: The autoencoder, or None for a flow in pixel space.
+        source: Where the flow starts.
+        device: Where the networks run.
+
+    Raises:
+        ValueError: The source cannot be made of these networks.
+    """
+
+    def __init__(
+        self,
+        estimator: nn.Module | None,
+        vae: SimVAE | None,
+        source: Source = "posterior_mean",
+        device: str | torch.device = "cpu",
+    ) -> None:
+        if estimator is None and source != "degraded":
+            raise ValueError(f"the source {source} needs an estimator")
+        if vae is None and source == "latent_mean":
+            raise ValueError("the source latent_mean needs an autoencoder")
+        self.device = torch.device(device)
+        self.source = source
+        self._estimator = None if estimator is None else self._freeze(estimator)
+        self._vae = vae
+        if vae is not None:
+            self._freeze(vae)
+
+    @property
+    def in_pixels(self) -> bool:
+        """Whether the flow's space is the image itself."""
+        return self._vae is None
+
+    def encode(self, image: torch.Tensor) -> torch.Tensor:
+        """(B, 3, S, S) in [0, 1] to the mean of the encoder's posterior, float32; in pixel space the image itself."""
+        if self._vae is None:
+            return image.to(self.device)
+        with torch.no_grad(), torch.autocast(self.device.type, dtype=torch.bfloat16):
+            return self._vae.encode(image.to(self.device) * 2 - 1)[0].float()
+
+    def decode(self, raw: torch.Tensor) -> torch.Tensor:
+        """What `encode` gave back to the image in [0, 1], float32."""
+        if self._vae is None:
+            return raw.to(self.device).clamp(0, 1)
+        with torch.no_grad(), torch.autocast(self.device.type, dtype=torch.bfloat16):
+            return (self._vae.decode(raw.to(self.device)).float() * 0.5 + 0.5).clamp(0, 1)
+
+    def source_of(self, y: torch.Tensor) -> torch.Tensor:
+        """Degraded (B, 3, S, S) in [0, 1] to z_0 before its noise, (B, C, h, w) float32."""
+        if self.source == "latent_mean":
+            return self._estimate(self.encode(y))
+        return self.encode(self._estimate(y).clamp(0, 1) if self.source == "posterior_mean" else y)
+
+    def digests(self) -> dict[str, str | None]:
+        """What identifies the weights."""
+        return {"estimator": _digest(self._estimator), "vae": _digest(self._vae)}
+
+    def _estimate(self, y: torch.Tensor) -> torch.Tensor:
+        assert self._estimator is not None  # noqa: S101 - checked in __init__
+        with torch.no_grad(), torch.autocast(self.device.type, dtype=torch.bfloat16):
+            estimate: torch.Tensor = self._estimator(y.to(self.device)).float()
+        return estimate
+
+    def _freeze(self, network: nn.Module) -> nn.Module:
+        return channels_last(network.eval().requires_grad_(False).to(self.device))
+
+
+def _digest(network: nn.Module | None) -> str | None:
+    if network is None:
+        return None
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.cpu().contiguous().numpy().data)
+    return digest.hexdigest()

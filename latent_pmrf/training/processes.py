@@ -1,0 +1,66 @@
+"""The processes of one training run: `torchrun` starts them, each joins the group and takes its share of every step."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import distributed
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessGroup:
+    """This process among those of the run.
+
+    Attributes:
+        rank: Number of this process; 0 validates, logs and writes.
+        size: Number of processes.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.rank == 0
+
+    def micro_batches(self, first_step: int, per_step: int) -> Iterator[int]:
+        """Running numbers of this process's micro-batches, for ever; those of step s are in [s, s + 1) * per_step."""
+        step = first_step
+        while True:
+            yield from range(step * per_step + self.rank, (step + 1) * per_step, self.size)
+            step += 1
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        """Mean over the processes."""
+        if self.size > 1:
+            distributed.all_reduce(values)
+            values = values / self.size
+        return values
+
+
+def join(device: str) -> tuple[ProcessGroup, str]:
+    """Join the processes that `torchrun` started, if it did.
+
+    Args:
+        device: `cpu`, or `cuda`; under torchrun every process of a machine takes a GPU of its own.
+
+    Returns:
+        This process's place and its device.
+    """
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        return ProcessGroup(), device
+    if device == "cuda":
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        torch.cuda.set_device(device)
+    distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    return ProcessGroup(distributed.get_rank(), distributed.get_world_size()), device
+
+
+def leave() -> None:
+    """Leave the group, if this process is in one."""
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()

@@ -1,0 +1,223 @@
+"""From a recipe to its trainer: data, earlier networks, stage.
+
+options of a stage           default
+estimator  loss              relative_mse   see `losses.REGRESSION_LOSSES`
+           space             pixel          `latent` trains ELIR's estimator, from E(y) to E(x)
+vae        crop_px                          side of the training crops
+           kl_weight         1e-6
+           band_weight       1              Laplacian pyramid
+           perceptual_weight 0              VGG19, needs its file
+flow       copies            0              degradations of every photograph to keep in a cache; 0 draws afresh
+           noise_factor, sigma_s            the source noise, one of the two (see `flow.SourceNoise`)
+           source            posterior_mean see `frozen`
+           space             latent         `pixel` trains PMRF
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from torch import nn
+
+from latent_pmrf.config import ESTIMATOR_PRESETS, VAE_PRESETS, VELOCITY_PRESETS, NetworkConfig
+from latent_pmrf.data.datasets import FacePairs
+from latent_pmrf.data.photographs import Photographs, U8Image
+from latent_pmrf.data.validation import ValidationSet, load_validation
+from latent_pmrf.nets.build import Network, build
+from latent_pmrf.nets.sim_vae import SimVAE
+from latent_pmrf.training.checkpoint import load_weights
+from latent_pmrf.training.device import check_device
+from latent_pmrf.training.estimator import EstimatorStage
+from latent_pmrf.training.flow import FlowStage, SourceNoise
+from latent_pmrf.training.frozen import FrozenNetworks, Source
+from latent_pmrf.training.latent_estimator import LatentEstimatorStage
+from latent_pmrf.training.latents import CachedPairs, FreshPairs, PairSource, discard_latents
+from latent_pmrf.training.loop import Stage, Trainer
+from latent_pmrf.training.perceptual import load_perceptual_loss
+from latent_pmrf.training.processes import ProcessGroup
+from latent_pmrf.training.recipe import Recipe, fill
+from latent_pmrf.training.vae import VAEStage
+
+ConfigT = TypeVar("ConfigT", bound=NetworkConfig)
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where a run reads and writes.
+
+    Attributes:
+        data: Folder of shards or pictures, with `val/` beside them.
+        runs: Folder of runs; a stage writes to `runs/{stage}` and reads the networks of earlier stages there.
+        vgg19: Weights of the perceptual loss, see `perceptual.load_perceptual_loss`.
+    """
+
+    data: Path
+    runs: Path
+    vgg19: Path | None = None
+
+    def weights(self, stage: str) -> Path:
+        """The averaged weights of a stage."""
+        return self.runs / stage / "weights.safetensors"
+
+
+def build_trainer(
+    recipe: Recipe, places: Places, device: str = "cpu", *, restart: bool = False, group: ProcessGroup | None = None
+) -> Trainer[Any]:
+    """Load data and earlier networks and make the trainer of a recipe.
+
+    Args:
+        recipe: What to train.
+        places: Where data and runs are.
+        device: Where to train.
+        restart: Forget what an earlier run has computed.
+        group: The processes that share the run.
+
+    Returns:
+        A trainer at step 0, or where an earlier run stopped.
+
+    Raises:
+        ValueError: The preset, an option or the device is unknown, or what an earlier run left does not fit.
+        FileNotFoundError: The data or an earlier stage's weights are missing.
+    """
+    check_device(device)
+    photographs: Sequence[U8Image] = Photographs(places.data, recipe.shards)
+    photographs = list(photographs) if recipe.in_memory else photographs
+    validation = load_validation(places.data / "val", recipe.size_px, limit=24)
+    stage: Stage[Any]
+    if recipe.stage == "vae":
+        stage = _vae_stage(recipe, places, photographs, validation)
+    else:
+        pairs = FacePairs(photographs, recipe.size_px, recipe.degradation, recipe.augmentation)
+        make = _estimator_stage if recipe.stage == "estimator" else _flow_stage
+        stage = make(recipe, places, pairs, validation, device, restart)
+    trainer: Trainer[Any] = Trainer(stage, recipe.optim, places.runs / recipe.stage, device, group)
+    if not restart:
+        trainer.resume()
+    return trainer
+
+
+def load_network(path: Path) -> Network:
+    """The network of a weights file, in evaluation mode.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; train that stage first")
+    weights = load_weights(path)
+    network = build(weights.config)
+    network.load_state_dict(weights.state_dict)
+    return network.eval()
+
+
+def _vae_stage(
+    recipe: Recipe, places: Places, photographs: Sequence[U8Image], validation: Sequence[ValidationSet]
+) -> VAEStage:
+    perceptual = None
+    if recipe.options.get("perceptual_weight", 0) > 0:
+        if places.vgg19 is None:
+            raise ValueError(
+                "perceptual_weight needs the weights of VGG19: --vgg19 PATH, torchvision's vgg19-dcbb9e9d.pth"
+            )
+        perceptual = load_perceptual_loss(places.vgg19)
+    return VAEStage(
+        _preset(VAE_PRESETS, recipe),
+        photographs,
+        size_px=recipe.size_px,
+        augmentation=recipe.augmentation,
+        perceptual=perceptual,
+        **recipe.options,
+        **_shared(recipe, validation),
+    )
+
+
+def _estimator_stage(  # noqa: PLR0913 - the signature of both makers
+    recipe: Recipe,
+    places: Places,
+    pairs: FacePairs,
+    validation: Sequence[ValidationSet],
+    device: str,
+    restart: bool,  # noqa: ARG001
+) -> Stage[Any]:
+    options = dict(recipe.options)
+    config = _preset(ESTIMATOR_PRESETS, recipe)
+    space = _choice("space", options.pop("space", "pixel"), ("pixel", "latent"))
+    if space == "pixel":
+        return EstimatorStage(config, pairs, **options, **_shared(recipe, validation))
+    networks = FrozenNetworks(None, _vae(places), "degraded", device)
+    return LatentEstimatorStage(
+        config, FreshPairs(pairs, networks, seed=recipe.optim.seed), **_shared(recipe, validation)
+    )
+
+
+def _flow_stage(  # noqa: PLR0913 - the signature of both makers
+    recipe: Recipe,
+    places: Places,
+    pairs: FacePairs,
+    validation: Sequence[ValidationSet],
+    device: str,
+    restart: bool,
+) -> FlowStage:
+    run_dir = places.runs / recipe.stage
+    options = dict(recipe.options)
+    if restart:
+        discard_latents(run_dir / "latents")
+        (run_dir / "latent_statistics.json").unlink(missing_ok=True)
+    source: Source = _choice("source", options.pop("source", "posterior_mean"), get_args(Source))
+    space = _choice("space", options.pop("space", "latent"), ("pixel", "latent"))
+    estimator: nn.Module | None = None if source == "degraded" else load_network(places.weights("estimator"))
+    networks = FrozenNetworks(estimator, _vae(places) if space == "latent" else None, source, device)
+    copies, seed = options.pop("copies", 0), recipe.optim.seed
+    if copies and recipe.optim.workers:
+        raise ValueError("workers cannot fill a cache of latents: set workers or copies to 0")
+    drawn: PairSource = (
+        CachedPairs(pairs, networks, copies=copies, seed=seed, cache_dir=run_dir / "latents")
+        if copies
+        else FreshPairs(pairs, networks, seed=seed)
+    )
+    noise = SourceNoise(sigma=options.pop("sigma_s", None), factor=options.pop("noise_factor", None))
+    config = _preset(VELOCITY_PRESETS, recipe)
+    return FlowStage(config, drawn, noise=noise, run_dir=run_dir, **_shared(recipe, validation))
+
+
+def _shared(recipe: Recipe, validation: Sequence[ValidationSet]) -> dict[str, Any]:
+    optim = recipe.optim
+    return {"batch_size": optim.micro_batch_size, "seed": optim.seed, "validation": validation}
+
+
+def _vae(places: Places) -> SimVAE:
+    vae = load_network(places.weights("vae"))
+    if not isinstance(vae, SimVAE):
+        raise ValueError(f"{places.weights('vae')} does not hold a Sim-VAE")
+    return vae
+
+
+def network_config(recipe: Recipe) -> NetworkConfig:
+    """Specification of the network that a recipe trains.
+
+    Raises:
+        ValueError: The preset or a field of `network` does not exist.
+    """
+    tables: Mapping[str, Mapping[str, NetworkConfig]] = {
+        "estimator": ESTIMATOR_PRESETS,
+        "vae": VAE_PRESETS,
+        "flow": VELOCITY_PRESETS,
+    }
+    return _preset(tables[recipe.stage], recipe)
+
+
+def _preset(table: Mapping[str, ConfigT], recipe: Recipe) -> ConfigT:
+    if recipe.preset not in table:
+        raise ValueError(f"stage {recipe.stage} has no preset {recipe.preset!r}; it has {sorted(table)}")
+    preset = table[recipe.preset]
+    return fill(type(preset), {**dataclasses.asdict(preset), **recipe.network})
+
+
+def _choice(name: str, value: Any, choices: tuple[str, ...]) -> Any:  # noqa: ANN401 - a Literal of the caller's
+    if value not in choices:
+        raise ValueError(f"the option {name} must be one of {choices}, not {value!r}")
+    return value

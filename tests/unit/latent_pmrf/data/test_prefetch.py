@@ -1,0 +1,67 @@
+import itertools
+import threading
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from latent_pmrf.data.prefetch import Prefetcher, WorkerPrefetcher
+
+
+def test_prefetcher_keeps_the_order_and_stays_ahead():
+    made, ahead = [], threading.Event()
+
+    def make(step):
+        made.append(step)
+        if step == 6:
+            ahead.set()
+        return 10 * step
+
+    prefetcher = Prefetcher(make, iter(range(5, 100)), depth=2)
+    assert ahead.wait(10)  # computed before anybody asked
+    assert [prefetcher.next() for _ in range(3)] == [50, 60, 70]
+    prefetcher.close()
+    assert made == sorted(made)
+    assert max(made) <= 9
+
+
+def test_prefetcher_raises_where_the_step_is_due():
+    def make(step):
+        if step == 1:
+            raise RuntimeError("step 1 is broken")
+        return step
+
+    prefetcher = Prefetcher(make, iter(range(100)))
+    assert prefetcher.next() == 0
+    with pytest.raises(RuntimeError, match="step 1"):
+        prefetcher.next()
+    assert prefetcher.next() == 2
+    prefetcher.close()
+
+
+@dataclass
+class Square:
+    broken: int = -1
+
+    def __call__(self, index):
+        if index == self.broken:
+            raise RuntimeError(f"batch {index} is broken")
+        return index, torch.full((2,), float(index**2))
+
+
+def test_workers_keep_the_order_and_the_batch():
+    batches = WorkerPrefetcher(Square(), itertools.count(3, 2), workers=2)
+    found = [batches.next() for _ in range(5)]
+    batches.close()
+    assert [index for index, _ in found] == [3, 5, 7, 9, 11]
+    assert [batch.tolist() for _, batch in found] == [[float(index**2)] * 2 for index in (3, 5, 7, 9, 11)]
+    with pytest.raises(ValueError, match="closed"):
+        batches.next()
+
+
+def test_workers_raise_what_the_batch_raised():
+    batches = WorkerPrefetcher(Square(broken=1), itertools.count(), workers=1)
+    batches.next()
+    with pytest.raises(RuntimeError, match="batch 1 is broken"):
+        batches.next()
+    batches.close()
