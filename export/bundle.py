@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from export.manifest import BundleFacts, build_manifest, network_file, provenance, write_manifest
-from export.networks import graph_specs
+from export.networks import NETWORKS, graph_specs
 from export.parity import Gate, Parity, check_network, check_pipeline, reference_sample
 from export.to_onnx import to_onnx
 from export.trained import Trained, round_weights
@@ -38,7 +38,8 @@ def write_bundle(
 
     Args:
         trained: The networks; with `facts.half_storage` their weights are rounded in place.
-        repository: Folder to write; what else lies there (the detector) stays.
+        repository: Folder to write; networks of an earlier bundle are replaced, what else lies there (the detector)
+            stays.
         facts: What the manifest says beside the networks.
         gate: What the bundle must hold.
         say: Receives a line of progress now and then.
@@ -54,7 +55,7 @@ def write_bundle(
     rounding = _round(trained, facts) if facts.half_storage else 0.0
     if facts.half_storage:
         say(f"weights rounded to float16: a restored pixel moves by {rounding:.3f} levels of 8 bits (RMS)")
-    properties = {"bundle": facts.name, "version": facts.version, "licence": "Apache-2.0"}
+    properties = {"bundle": facts.name, "version": facts.version, "licence": trained.licence}
     files: dict[str, bytes] = {}
     errors: dict[str, float] = {}
     for spec in specs:
@@ -81,6 +82,8 @@ def write_bundle(
         manifest["provenance"] = provenance(facts, trained, Parity(errors, levels, facts.default_num_steps, rounding))
         write_manifest(staging / "manifest.json", manifest)
         _move(staging, repository)
+        for name in NETWORKS - files.keys():
+            shutil.rmtree(repository / name, ignore_errors=True)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     say(f"{repository}: {manifest['name']} {manifest['version']}, {total / 1e6:.2f} MB")

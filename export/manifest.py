@@ -22,7 +22,6 @@ from export.trained import Trained
 from latent_pmrf.config import to_dict
 
 SCHEMA_VERSION = 1
-LICENCE = "Apache-2.0"
 
 DATA_SOURCES: Mapping[str, str] = {
     "house, senate, gov": "CivilServiceUSA/us-house, us-senate, us-governors: repositories MIT; official portraits, "
@@ -82,16 +81,16 @@ def build_manifest(
         specs: Their graphs.
         files: Content of every graph's file, by name.
     """
-    statistics, vae = trained.statistics, trained.vae.config
+    statistics = trained.statistics
     return {
         "schema_version": SCHEMA_VERSION,
         "name": facts.name,
         "version": facts.version,
-        "space": "latent",
+        "space": trained.space,
         "image_size_px": facts.image_size_px,
         "latent": {
-            "channels": vae.latent_channels,
-            "downscale": vae.downscale,
+            "channels": trained.velocity.config.in_channels,
+            "downscale": 1 if trained.vae is None else trained.vae.config.downscale,
             "mean": list(statistics.mean),
             "std": list(statistics.std),
         },
@@ -122,9 +121,9 @@ def network_file(name: str) -> str:
 def provenance(facts: BundleFacts, trained: Trained, parity: Parity) -> dict[str, Any]:
     """Where the weights come from, how they were made, and what the gate measured."""
     return {
-        "licence": LICENCE,
+        "licence": trained.licence,
         "commit": _commit(),
-        "data": dict(DATA_SOURCES),
+        "data": {} if all("imported" in recipe for recipe in trained.recipes.values()) else dict(DATA_SOURCES),
         "recipe": {stage: dict(recipe) for stage, recipe in trained.recipes.items()},
         "networks": {
             stage: to_dict(network.config) | {"parameters": sum(value.numel() for value in network.parameters())}

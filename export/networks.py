@@ -1,4 +1,7 @@
-"""The four graphs of a bundle: which module each one is, and the names, shapes and ranges of its tensors."""
+"""The graphs of a bundle: which module each one is, and the names, shapes and ranges of its tensors.
+
+A flow in latent space has four; one in pixel space (PMRF) has two, the estimator and the velocity.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from latent_pmrf.config import UNetConfig
 from latent_pmrf.nets.sim_vae import SimVAE
 
 Range = tuple[float, float]
+NETWORKS = frozenset({"estimator", "vae_encoder", "velocity", "vae_decoder"})
+"""Every graph that a bundle can have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +26,13 @@ class TensorFace:
         name: Name in the graph.
         shape: Sizes after the batch dimension.
         range: Least and greatest value, or None where the values have no bounds.
+        picture: Whether the values are those of a picture, which is what examples of them must look like.
     """
 
     name: str
     shape: tuple[int, ...]
     range: Range | None = None
+    picture: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,27 +89,33 @@ def graph_specs(trained: Trained, image_size_px: int) -> tuple[GraphSpec, ...]:
     fixed = trained.estimator.config
     if isinstance(fixed, UNetConfig) and fixed.image_size_px != image_size_px:
         raise ValueError(f"the estimator works on {fixed.image_size_px} px, not {image_size_px}")
+    image = (3, image_size_px, image_size_px)
+    state = trained.restorer.state_shape(image_size_px)
+    unit, signed = (0.0, 1.0), (-1.0, 1.0)
+    estimator = GraphSpec(
+        "estimator",
+        trained.estimator,
+        (TensorFace("image", image, unit, picture=True),),
+        TensorFace("posterior_mean", image),
+    )
+    velocity = GraphSpec(
+        "velocity",
+        trained.velocity,
+        (TensorFace("x_t", state, picture=trained.vae is None), TensorFace("t", (), unit)),
+        TensorFace("velocity", state),
+    )
+    if trained.vae is None:
+        return estimator, velocity
     downscale = trained.vae.config.downscale
     if image_size_px % downscale:
         raise ValueError(f"image_size_px {image_size_px} must be a multiple of the autoencoder's downscale {downscale}")
-    image = (3, image_size_px, image_size_px)
-    latent = (trained.vae.config.latent_channels, image_size_px // downscale, image_size_px // downscale)
-    unit, signed = (0.0, 1.0), (-1.0, 1.0)
-    return (
-        GraphSpec(
-            "estimator", trained.estimator, (TensorFace("image", image, unit),), TensorFace("posterior_mean", image)
-        ),
-        GraphSpec(
-            "vae_encoder",
-            PosteriorMean(trained.vae),
-            (TensorFace("image", image, signed),),
-            TensorFace("latent", latent),
-        ),
-        GraphSpec(
-            "velocity",
-            trained.velocity,
-            (TensorFace("x_t", latent), TensorFace("t", (), unit)),
-            TensorFace("velocity", latent),
-        ),
-        GraphSpec("vae_decoder", Decoding(trained.vae), (TensorFace("latent", latent),), TensorFace("image", image)),
+    encoder = GraphSpec(
+        "vae_encoder",
+        PosteriorMean(trained.vae),
+        (TensorFace("image", image, signed, picture=True),),
+        TensorFace("latent", state),
     )
+    decoder = GraphSpec(
+        "vae_decoder", Decoding(trained.vae), (TensorFace("latent", state),), TensorFace("image", image)
+    )
+    return estimator, encoder, velocity, decoder

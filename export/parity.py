@@ -135,8 +135,7 @@ def check_pipeline(restorer: Restorer, repository: Path, num_steps: int, toleran
 
 def reference_sample(restorer: Restorer, image_size_px: int, num_steps: int) -> Restored:
     """What PyTorch makes of the drawn images and fixed noise of the pipeline's comparison."""
-    cells = image_size_px // restorer.vae.config.downscale
-    shape = (restorer.vae.config.latent_channels, cells, cells)
+    shape = restorer.state_shape(image_size_px)
     noise = torch.from_numpy(np.stack([source_noise(shape, seed) for seed in _PIPELINE_SEEDS]))
     return restorer.restore(_pipeline_images(restorer, image_size_px), noise, num_steps)
 
@@ -144,11 +143,11 @@ def reference_sample(restorer: Restorer, image_size_px: int, num_steps: int) -> 
 def draw(face: TensorFace, rows: int, statistics: LatentStatistics, seed: int) -> torch.Tensor:
     """Draw inputs such as the network meets in service.
 
-    Images are smooth fields with a little noise, in their range; `x_t` is standard normal, as normalised latents are;
-    `latent` has the statistics of raw latents; times are spread over [0, 1].
+    Pictures are smooth fields with a little noise, in their range; `x_t` is one in pixel space, and standard normal, as
+    normalised latents are, in latent space; `latent` has the statistics of raw latents; times are spread over [0, 1].
     """
     generator = torch.Generator().manual_seed(seed)
-    if face.name == "image":
+    if face.picture:
         low, high = face.range or (0.0, 1.0)
         field = F.interpolate(torch.rand(rows, 3, 6, 6, generator=generator), face.shape[1:], mode="bicubic")
         field = field + 0.03 * torch.randn(field.shape, generator=generator)
@@ -160,7 +159,7 @@ def draw(face: TensorFace, rows: int, statistics: LatentStatistics, seed: int) -
 
 
 def _pipeline_images(restorer: Restorer, image_size_px: int) -> torch.Tensor:
-    face = TensorFace("image", (3, image_size_px, image_size_px), (0.0, 1.0))
+    face = TensorFace("image", (3, image_size_px, image_size_px), (0.0, 1.0), picture=True)
     return draw(face, len(_PIPELINE_SEEDS), restorer.statistics, _SEED)
 
 

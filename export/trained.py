@@ -1,6 +1,6 @@
-"""Trained networks and what is known about their training, from the weights files of a training run.
+"""Trained networks and what is known about their training, from the weights files of a training run or an import.
 
-runs/{estimator, vae, flow}/weights.safetensors -> Trained
+runs/{estimator, vae, flow}/weights.safetensors -> Trained; a flow in pixel space needs no vae
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -24,6 +24,8 @@ from latent_pmrf.restorer import Restorer
 from latent_pmrf.training.checkpoint import load_weights
 
 STAGES = ("estimator", "vae", "flow")
+LICENCE = "Apache-2.0"
+"""Of weights that were trained with this project's data; imported weights bring their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +34,15 @@ class Trained:
 
     Attributes:
         estimator: Posterior-mean network.
-        vae: Autoencoder.
+        vae: Autoencoder, or None for a flow in pixel space.
         velocity: Velocity network.
         statistics: Latent statistics and source noise.
-        recipes: Facts about the training of each stage: optimiser settings with seed, steps, seconds.
+        recipes: Facts about each stage: of its training (optimiser settings with seed, steps, seconds), or of the file
+            it was imported from, with its licence.
     """
 
     estimator: SwinIR | UNet
-    vae: SimVAE
+    vae: SimVAE | None
     velocity: HDiT
     statistics: LatentStatistics
     recipes: Mapping[str, Mapping[str, Any]]
@@ -52,7 +55,20 @@ class Trained:
     @property
     def networks(self) -> dict[str, Network]:
         """The networks by stage."""
-        return dict(zip(STAGES, (self.estimator, self.vae, self.velocity), strict=True))
+        networks = zip(STAGES, (self.estimator, self.vae, self.velocity), strict=True)
+        return {stage: network for stage, network in networks if network is not None}
+
+    @property
+    def space(self) -> Literal["latent", "pixel"]:
+        """Where the flow lives."""
+        return "pixel" if self.vae is None else "latent"
+
+    @property
+    def licence(self) -> str:
+        """The terms of the weights, by stage where they differ."""
+        terms = {stage: self.recipes.get(stage, {}).get("licence", LICENCE) for stage in self.networks}
+        kinds = set(terms.values())
+        return kinds.pop() if len(kinds) == 1 else "; ".join(f"{stage}: {terms[stage]}" for stage in terms)
 
     @property
     def unfinished(self) -> dict[str, str]:
@@ -66,34 +82,39 @@ class Trained:
 
 
 def load_trained(runs: Path) -> Trained:
-    """Read the three weights files of a training run.
+    """Read the weights files of a training run or of an import.
 
     Args:
-        runs: Folder with `estimator/`, `vae/` and `flow/`.
+        runs: Folder with `estimator/`, `flow/` and, for a flow in latent space, `vae/`.
 
     Raises:
         FileNotFoundError: A stage has no weights yet.
         ValueError: A file holds another kind of network, or facts are missing.
     """
-    networks: dict[str, Network] = {}
-    facts: dict[str, dict[str, Any]] = {}
-    for stage in STAGES:
-        path = runs / stage / "weights.safetensors"
-        if not path.exists():
-            raise FileNotFoundError(f"{path} does not exist; train that stage first")
-        weights = load_weights(path)
-        networks[stage], facts[stage] = build(weights.config), dict(weights.info)
-        networks[stage].load_state_dict(weights.state_dict)
-        networks[stage].eval().requires_grad_(False)
-    estimator, vae, velocity = (networks[stage] for stage in STAGES)
-    if not isinstance(estimator, SwinIR | UNet) or not isinstance(vae, SimVAE) or not isinstance(velocity, HDiT):
-        kinds = {stage: type(network).__name__ for stage, network in networks.items()}
+    velocity, flow_facts = _load(runs, "flow")
+    in_latents = flow_facts.pop("space", "latent") == "latent"
+    estimator, estimator_facts = _load(runs, "estimator")
+    vae, vae_facts = _load(runs, "vae") if in_latents else (None, {})
+    facts = {"estimator": estimator_facts, "vae": vae_facts, "flow": flow_facts}
+    if not isinstance(estimator, SwinIR | UNet) or not isinstance(vae, SimVAE | None) or not isinstance(velocity, HDiT):
+        kinds = {stage: type(found).__name__ for stage, found in zip(STAGES, (estimator, vae, velocity), strict=True)}
         raise ValueError(f"{runs}: expected an estimator, a Sim-VAE and an HDiT, found {kinds}")
     try:
         mean, std, sigma_s = (tuple(facts["flow"].pop(name)) for name in ("latent_mean", "latent_std", "sigma_s"))
     except KeyError as error:
         raise ValueError(f"{runs / 'flow'}: the weights file lacks {error.args[0]}") from error
-    return Trained(estimator, vae, velocity, LatentStatistics(mean, std, sigma_s), facts)
+    recipes = {stage: facts[stage] for stage in STAGES if facts[stage]}
+    return Trained(estimator, vae, velocity, LatentStatistics(mean, std, sigma_s), recipes)
+
+
+def _load(runs: Path, stage: str) -> tuple[Network, dict[str, Any]]:
+    path = runs / stage / "weights.safetensors"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; train or import that stage first")
+    weights = load_weights(path)
+    network = build(weights.config)
+    network.load_state_dict(weights.state_dict)
+    return network.eval().requires_grad_(False), dict(weights.info)
 
 
 @torch.no_grad()

@@ -14,9 +14,11 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError  # noqa: TID251 - what torch raises when a file would run code
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -46,6 +48,9 @@ TO_PMRF = (
     (r"^out_norm\.weight$", "out_norm.scale"),
 )
 """Our names to PMRF's, applied in order."""
+
+PYTORCH_SUFFIXES = (".pth", ".ckpt")
+"""Of files that torch unpickles: tensors and plain values only, nothing that would run code."""
 
 COMPUTED_TOLERANCE = 1e-2
 """Relative; wide enough for a file that was stored in half precision."""
@@ -91,22 +96,42 @@ def read_public(path: Path, prefix: str = "") -> dict[str, Tensor]:
     """Tensors of a public file, unwrapped.
 
     Args:
-        path: A `.safetensors` file, or a PyTorch file (opened without running code).
+        path: A `.safetensors` file, or a `.pth` or `.ckpt` file of PyTorch, of which nothing is run.
         prefix: Only names that start with it are kept, without it: `model.` and `mmse_model.` are the transformer and
             the estimator in PMRF's files.
 
     Raises:
-        ValueError: The file holds no tensors under the prefix.
+        FileNotFoundError: There is no such file.
+        ValueError: The file is of another kind, is damaged, holds more than tensors and plain values, or has no tensors
+            under the prefix.
     """
-    if path.suffix == ".safetensors":
-        content: Mapping[str, Any] = load_file(path)
-    else:
-        content = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251 - the one place for it
-    tensors = unwrap(content)
+    tensors = unwrap(_load(path))
     selected = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
     if not selected:
-        raise ValueError(f"{path} holds no tensors whose names start with {prefix!r}")
+        under = f" whose names start with {prefix!r}" if prefix else ""
+        raise ValueError(f"{path} holds no tensors{under}")
     return selected
+
+
+def _load(path: Path) -> Mapping[str, Any]:
+    if path.suffix not in (".safetensors", *PYTORCH_SUFFIXES):
+        raise ValueError(f"{path}: only .safetensors, {' and '.join(PYTORCH_SUFFIXES)} files are read")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251 - the one place for it
+    except FileNotFoundError:
+        raise
+    except UnpicklingError as error:
+        raise ValueError(
+            f"{path} is damaged, or holds more than tensors and plain values, which is not loaded because it can run "
+            "code: if you trust the file, save its state dict as .safetensors elsewhere"
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, OSError) as error:
+        raise ValueError(f"{path} cannot be read: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not names and tensors")
+    return content
 
 
 def unwrap(content: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -2,7 +2,8 @@
 
     y -> estimator -> clamp -> encode -> normalise -> + sigma_s * noise -> K Euler steps -> denormalise -> decode
 
-Noise comes from the caller, so that the same noise can be given to the exported networks.
+In pixel space (PMRF) there is no autoencoder: the latent is the image itself, in [0, 1]. Noise comes from the caller,
+so that the same noise can be given to the exported networks.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ class Restored:
 
 
 class Restorer:
-    """The three networks behind the steps of the method (paper, algorithm 2).
+    """The networks behind the steps of the method (paper, algorithm 2).
 
     Args:
         estimator: Degraded image in [0, 1] to the posterior mean.
-        vae: Image in [-1, 1] to latent and back.
+        vae: Image in [-1, 1] to latent and back; None in pixel space.
         velocity: Velocity in the normalised latent space.
         statistics: What normalises the latent, and the source noise.
 
@@ -47,9 +48,12 @@ class Restorer:
         ValueError: The networks and the statistics disagree about the channels of the latent.
     """
 
-    def __init__(self, estimator: SwinIR | UNet, vae: SimVAE, velocity: HDiT, statistics: LatentStatistics) -> None:
+    def __init__(
+        self, estimator: SwinIR | UNet, vae: SimVAE | None, velocity: HDiT, statistics: LatentStatistics
+    ) -> None:
+        image_channels = estimator.config.image_channels
         channels = {
-            "the autoencoder": vae.config.latent_channels,
+            "the autoencoder" if vae else "the image": vae.config.latent_channels if vae else image_channels,
             "the velocity": velocity.config.in_channels,
             "the latent mean": len(statistics.mean),
             "the latent std": len(statistics.std),
@@ -61,13 +65,18 @@ class Restorer:
         self.velocity = velocity
         self.statistics = statistics
 
+    def state_shape(self, size_px: int) -> tuple[int, int, int]:
+        """(C, h, w) of the flow's states for square images of this side."""
+        cells = size_px if self.vae is None else size_px // self.vae.config.downscale
+        return self.velocity.config.in_channels, cells, cells
+
     @torch.inference_mode()
     def restore(self, y: Tensor, noise: Tensor, num_steps: int) -> Restored:
         """Restore aligned faces.
 
         Args:
             y: Degraded faces (B, 3, S, S) in [0, 1].
-            noise: Standard normal (B, C, S / downscale, S / downscale).
+            noise: Standard normal (B, C, h, w), see `state_shape`.
             num_steps: Euler steps, at least 1.
         """
         posterior_mean = self.estimate(y)
@@ -82,7 +91,7 @@ class Restorer:
     @torch.inference_mode()
     def encode(self, image: Tensor) -> Tensor:
         """Normalised latents (B, C, h, w) of (B, 3, S, S) images in [0, 1]: the mean of the encoder's posterior."""
-        return self.statistics.normalise(self.vae.encode(2 * image - 1)[0])
+        return self.statistics.normalise(image if self.vae is None else self.vae.encode(2 * image - 1)[0])
 
     @torch.inference_mode()
     def transport(self, x_0: Tensor, num_steps: int) -> Tensor:
@@ -96,4 +105,5 @@ class Restorer:
     @torch.inference_mode()
     def decode(self, z: Tensor) -> Tensor:
         """(B, 3, S, S) images in [0, 1] of normalised latents (B, C, h, w)."""
-        return (self.vae.decode(self.statistics.denormalise(z)) / 2 + 0.5).clamp(0, 1)
+        raw = self.statistics.denormalise(z)
+        return (raw if self.vae is None else self.vae.decode(raw) / 2 + 0.5).clamp(0, 1)

@@ -3,6 +3,8 @@
     image in [0, 1] -> estimator -> clip -> [-1, 1] -> vae_encoder -> (raw - mean) / std -> + sigma_s * noise
         -> K Euler steps of velocity -> * std + mean -> vae_decoder -> [0, 1]
 
+In pixel space (PMRF) there is no autoencoder: `raw` is the image in [0, 1].
+
 The manifest is read here independently of the service, which this package may not import; a contract test holds the
 two together.
 """
@@ -38,6 +40,7 @@ class BundleSpec:
     Attributes:
         name: Bundle name.
         version: Bundle version.
+        space: `latent` or `pixel`.
         image_size_px: Side of the crops.
         latent_mean: One per latent channel.
         latent_std: One per latent channel.
@@ -49,6 +52,7 @@ class BundleSpec:
 
     name: str
     version: str
+    space: str
     image_size_px: int
     latent_mean: tuple[float, ...]
     latent_std: tuple[float, ...]
@@ -78,15 +82,16 @@ def parse_spec(manifest: Mapping[str, Any]) -> BundleSpec:
     """Take what evaluation needs from a manifest.
 
     Raises:
-        ValueError: A field is missing, or the bundle works in pixel space.
+        ValueError: A field is missing, or the space is unknown.
     """
-    if manifest.get("space") != "latent":
-        raise ValueError(f"space: only latent bundles can be evaluated, not {manifest.get('space')!r}")
+    if manifest.get("space") not in ("latent", "pixel"):
+        raise ValueError(f"space: expected latent or pixel, not {manifest.get('space')!r}")
     try:
         latent = manifest["latent"]
         return BundleSpec(
             name=manifest["name"],
             version=manifest["version"],
+            space=manifest["space"],
             image_size_px=int(manifest["image_size_px"]),
             latent_mean=tuple(latent["mean"]),
             latent_std=tuple(latent["std"]),
@@ -132,7 +137,10 @@ class BundleRestorer:
         options.log_severity_level = 3
         self._sessions: dict[str, Any] = {}
         self._max_batch: dict[str, int] = {}
+        self._in_pixels = self.spec.space == "pixel"
         for network, (inputs, output) in _SIGNATURES.items():
+            if self._in_pixels and network.startswith("vae_"):
+                continue
             content = _checked_file(repository, self.manifest, network)
             session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
             found = {value.name for value in session.get_inputs()}, {value.name for value in session.get_outputs()}
@@ -152,13 +160,17 @@ class BundleRestorer:
 
     def encode(self, images: F32Array) -> F32Array:
         """Normalised latents (B, C, h, w) of (B, S, S, 3) images in [0, 1]."""
-        raw = self._run("vae_encoder", image=_to_channels_first(2.0 * images - 1.0))
+        if self._in_pixels:
+            raw = _to_channels_first(images)
+        else:
+            raw = self._run("vae_encoder", image=_to_channels_first(2.0 * images - 1.0))
         return (raw - self._mean) / self._std
 
     def decode(self, latents: F32Array) -> F32Array:
         """(B, S, S, 3) images in [0, 1] of normalised latents (B, C, h, w)."""
-        image = self._run("vae_decoder", latent=latents * self._std + self._mean)
-        return _to_channels_last(np.clip((image + 1.0) / 2.0, 0.0, 1.0))
+        raw = latents * self._std + self._mean
+        image = raw if self._in_pixels else (self._run("vae_decoder", latent=raw) + 1.0) / 2.0
+        return _to_channels_last(np.clip(image, 0.0, 1.0))
 
     def reconstruct(self, images: F32Array) -> F32Array:
         """What the VAE keeps of (B, S, S, 3) images in [0, 1]."""

@@ -120,6 +120,8 @@ def evaluate(
     started = time.monotonic()
     progress = progress or _silent
     bundle = BundleRestorer(repository, plan.num_threads)
+    if bundle.spec.space == "pixel":
+        raise ValueError("space: the report compares with the autoencoder alone, which a pixel bundle does not have")
     faces = load_faces(val_dir, bundle.spec.image_size_px, plan.limit)
     default_steps = bundle.spec.default_num_steps
     allowed = {steps for steps in plan.num_steps if steps <= bundle.spec.max_num_steps} | {default_steps}

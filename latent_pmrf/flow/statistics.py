@@ -10,12 +10,12 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class LatentStatistics:
-    """What normalises a latent, and the source noise; each one number per channel.
+    """What normalises a latent, and the source noise.
 
     Attributes:
-        mean: Mean of the encoder's output on clean faces.
-        std: Its standard deviation.
-        sigma_s: Standard deviation of the source noise, in normalised units.
+        mean: Mean of the encoder's output on clean faces, one number per channel; 0 in pixel space.
+        std: Its standard deviation, likewise; 1 in pixel space.
+        sigma_s: Standard deviation of the source noise, in normalised units; one number or one per channel.
     """
 
     mean: tuple[float, ...]

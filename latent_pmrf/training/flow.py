@@ -124,6 +124,7 @@ class FlowStage:
     def info(self) -> dict[str, Any]:
         """What export needs beside the weights."""
         return {
+            "space": "pixel" if self._pairs.networks.in_pixels else "latent",
             "latent_mean": self.statistics.mean,
             "latent_std": self.statistics.std,
             "sigma_s": self.statistics.sigma_s,

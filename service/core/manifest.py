@@ -73,6 +73,8 @@ class Manifest(_Model):
 
     @model_validator(mode="after")
     def _consistent(self) -> Manifest:
+        if self.space == "pixel" and (self.latent.channels, self.latent.downscale) != (3, 1):
+            raise ValueError("latent must have 3 channels and downscale 1 in pixel space")
         if len(self.sigma_s) not in (1, self.latent.channels):
             raise ValueError("sigma_s must be one number or one per latent channel")
         if min(self.sigma_s) < 0:

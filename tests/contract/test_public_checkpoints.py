@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 import torch
@@ -150,8 +151,28 @@ def test_a_pickle_with_code_is_not_run(tmp_path):
             return (print, ("ran",))
 
     torch.save({"state_dict": Trap()}, tmp_path / "trap.ckpt")
-    with pytest.raises(Exception, match="Weights only load failed"):
+    with pytest.raises(ValueError, match=r"trap\.ckpt .* holds more than tensors and plain values"):
         read_public(tmp_path / "trap.ckpt")
+
+
+@pytest.mark.parametrize("name", ["weights.bin", "weights.onnx", "weights.pt", "weights.pkl", "weights"])
+def test_files_of_other_kinds_are_refused_unopened(tmp_path, name):
+    with pytest.raises(ValueError, match=r"only \.safetensors, \.pth and \.ckpt files are read"):
+        read_public(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["cut.safetensors", "cut.pth", "cut.ckpt"])
+@pytest.mark.parametrize("content", [b"", b"not weights at all"])
+def test_damaged_files_are_named(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(name)):
+        read_public(tmp_path / name)
+
+
+def test_a_file_of_a_single_tensor_is_refused(tmp_path):
+    torch.save(torch.ones(3), tmp_path / "tensor.pth")
+    with pytest.raises(ValueError, match="holds a Tensor, not names and tensors"):
+        read_public(tmp_path / "tensor.pth")
 
 
 def training_checkpoint():

@@ -35,6 +35,13 @@ def test_transport_integrates_the_velocity(make_bundle, num_steps):
     np.testing.assert_allclose(moved - batch, 0.5 * shift / 4, atol=1e-6)
 
 
+def test_in_pixel_space_the_flow_s_space_is_the_picture(make_bundle):
+    latent = {"channels": 3, "downscale": 1, "mean": [0.0] * 3, "std": [1.0] * 3}
+    bundle, batch = BundleRestorer(make_bundle(space="pixel", latent=latent)), images(2)
+    np.testing.assert_array_equal(bundle.encode(batch), batch.transpose(0, 3, 1, 2))
+    np.testing.assert_array_equal(bundle.decode(bundle.encode(batch) * 2 - 0.8), (batch * 2 - 0.8).clip(0, 1))
+
+
 def test_source_adds_each_photo_s_own_noise(make_bundle):
     bundle, batch = BundleRestorer(make_bundle(sigma_s=(0.3,))), images(1).repeat(3, 0)
     x_0 = bundle.source(batch, [7, 8, 7])
@@ -69,7 +76,7 @@ def test_noise_of_a_face_is_its_own():
             lambda manifest: manifest["networks"]["estimator"].update(file="no.onnx"),
             r"networks\.estimator\.file: .*no\.onnx",
         ),
-        (lambda manifest: manifest.update(space="pixel"), "space: only latent .* 'pixel'"),
+        (lambda manifest: manifest.update(space="frequency"), "space: expected latent or pixel, not 'frequency'"),
         (lambda manifest: manifest.pop("sigma_s"), "lacks sigma_s"),
         (lambda manifest: manifest["latent"].pop("std"), "lacks std"),
         (

@@ -68,6 +68,15 @@ def changed(path, value):
     return manifest
 
 
+def pixel(channels, downscale):
+    """GOOD without its autoencoder."""
+    manifest = changed("space", "pixel")
+    for name in ("vae_encoder", "vae_decoder"):
+        del manifest["networks"][name]
+    statistics = {"mean": [0] * channels, "std": [1] * channels}
+    return manifest | {"latent": {"channels": channels, "downscale": downscale, **statistics}}
+
+
 def test_a_good_bundle(load):
     manifest = load(GOOD)
     assert (manifest.name, manifest.version, manifest.image_size_px) == ("tiny", "7", 64)
@@ -76,10 +85,14 @@ def test_a_good_bundle(load):
 
 
 def test_a_pixel_bundle_needs_no_autoencoder(load):
-    manifest = changed("space", "pixel")
-    for name in ("vae_encoder", "vae_decoder"):
-        del manifest["networks"][name]
+    manifest = pixel(channels=3, downscale=1)
     assert load(manifest).space == "pixel"
+
+
+@pytest.mark.parametrize("latent", [{"channels": 4, "downscale": 1}, {"channels": 3, "downscale": 8}])
+def test_in_pixel_space_the_flow_works_on_pictures(load, latent):
+    with pytest.raises(ManifestMismatch, match="latent must have 3 channels and downscale 1"):
+        load(pixel(**latent))
 
 
 @pytest.mark.parametrize(

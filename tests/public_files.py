@@ -1,0 +1,92 @@
+"""Files as PMRF, DifFace and Latent-PMRF publish them: every name of the full networks, at a fraction of the width.
+
+A contract test holds names and shapes of the published files against the same layout that these are made from.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from export.trained import awaken
+from latent_pmrf.checkpoints import computed_tensors, public_layout
+from latent_pmrf.nets.build import build
+from latent_pmrf.public_specs import looformer_spec, pmrf_spec, sim_vae_spec, swinir_spec
+
+SWINIR = {"img_size": 16, "embed_dim": 12, "unshuffle": True, "upsampler": "nearest+conv", "sf": 8}
+PMRF = {
+    "arch": "hdit_ImageNet256Sp4",
+    "stage": "flow",
+    "mmse_model_arch": SWINIR,
+    "mmse_noise_std": 0.2,
+    "widths": [16, 32, 48],
+    "self_attns": [{"type": "neighborhood", "d_head": 8}] * 2 + [{"type": "global", "d_head": 16}],
+    "mapping_width": 32,
+}
+SIM_VAE = {
+    "_class_name": "AutoencoderKLSim",
+    "block_out_channels": [8, 8, 12, 12],
+    "mid_block_out_channel": 12,
+    "latent_channels": 4,
+    "scaling_factor": 0.5,
+    "shift_factor": 0.25,
+    "decay": 0.999,  # of the averaging in training: of no account here
+}
+LOOFORMER = {
+    "_class_name": "LooUFormer",
+    "in_channels": 4,
+    "out_channels": 4,
+    "block_dims": [16, 32, 64],
+    "head_dims": [8, 8, 16],
+    "time_embed_dim": 32,
+}
+SPECS = {
+    "swinir": (swinir_spec, SWINIR),
+    "pmrf": (pmrf_spec, PMRF),
+    "sim_vae": (sim_vae_spec, SIM_VAE),
+    "looformer": (looformer_spec, LOOFORMER),
+}
+
+
+@functools.cache
+def public_tensors(name, seed=0):
+    """A complete public state dict of random weights, and our network with the same ones; to be left as they are."""
+    make, public = SPECS[name]
+    config = make(public)
+    torch.manual_seed(seed)
+    network = build(config).eval().requires_grad_(False)
+    awaken(network)
+    state, layout = network.state_dict(), public_layout(config)
+    return {layout[own].name: value.reshape(layout[own].shape) for own, value in state.items()} | computed_tensors(
+        config
+    ), network
+
+
+def write_tensors(path, tensors):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({key: value.clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}, path)
+    return path
+
+
+def write_json(path: Path, values):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values))
+    return path
+
+
+def pmrf_tensors():
+    """PMRF's file: both networks under their prefixes, and a metric of its training."""
+    flow, estimator = public_tensors("pmrf", seed=1)[0], public_tensors("swinir", seed=2)[0]
+    prefixed = {f"model.{key}": value for key, value in flow.items()}
+    return prefixed | {f"mmse_model.{key}": value for key, value in estimator.items()} | {"fid.sum": torch.zeros(1)}
+
+
+def write_pmrf(folder):
+    """A folder as on Hugging Face."""
+    write_tensors(folder / "model.safetensors", pmrf_tensors())
+    write_json(folder / "config.json", PMRF)
+    return folder / "model.safetensors"
