@@ -171,7 +171,7 @@ class Gateway:
         blended = await watch.compute("blend", _blend_each, restored, plan.fidelity)
         pairs = [(pick.aligned, blended[pick.index].pixels) for pick in picks if pick.aligned is not None]
         result = await watch.compute(
-            "paste", paste, image, pairs, upscale=options.upscale, background=options.background
+            "paste", paste, image, pairs, upscale=options.upscale, background=options.background, consume=True
         )
         output_format = options.output_format or image.source_format
         data = await watch.compute("encode", encode, result, output_format, options.quality)

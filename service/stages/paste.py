@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from service.core.errors import InferenceFailed
 from service.core.types import AlignedFace, Background, DecodedImage, F32Array
-from service.stages.samples import Samples, as_samples, read_only
+from service.stages.samples import Samples, as_samples, read_only, writable
 from service.stages.warp import F64Matrix, bounds, compose, invert, scaling, translation, warp
 
 _CELL_PX = 512
@@ -85,6 +85,7 @@ def paste(
     *,
     upscale: float,
     background: Background,
+    consume: bool = False,
 ) -> DecodedImage:
     """Put restored crops back where they were cut.
 
@@ -94,10 +95,12 @@ def paste(
     replaced as a whole. Grey photos, and faces whose crop has no colour, get the luma of the restored crop.
 
     Args:
-        image: The photo; not changed.
+        image: The photo; not changed unless `consume` says so.
         faces: Crops with their restored versions, (S, S, 3) RGB in [0, 1]; values beyond are clipped.
         upscale: Size of the result over the size of the photo, at least 1.
         background: How the photo around the faces is resized.
+        consume: The caller gives the photo up: at `upscale` 1 its array becomes the result's, and no copy is made (most
+            of the time of a large photo).
 
     Returns:
         The result in the photo's dtype; profile, EXIF and format are the photo's, alpha is resized with it.
@@ -108,7 +111,7 @@ def paste(
     """
     if not upscale >= 1:
         raise ValueError(f"upscale must be at least 1, got {upscale}")
-    canvas = _resized(image.pixels, upscale, background)
+    canvas = writable(image.pixels) if consume and upscale == 1 else _resized(image.pixels, upscale, background)
     height, width = canvas.shape[:2]
     enlarge = scaling(width / image.pixels.shape[1], height / image.pixels.shape[0])
     frame = _Box(0, 0, width, height)

@@ -12,13 +12,16 @@ from service.core.types import U8Image
 Samples = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
 
+_BAND_ROWS = 256
+
+
 def as_samples(array: npt.ArrayLike | Image.Image) -> Samples:
-    """A contiguous array of 8 or 16 bits, without a copy where it is one already; also of a Pillow picture.
+    """A contiguous array of 8 or 16 bits, without a copy where it is one already; a new one of a Pillow picture.
 
     Raises:
         ValueError: The array has another dtype.
     """
-    samples = np.ascontiguousarray(np.asarray(array))
+    samples = _of_pillow(array) if isinstance(array, Image.Image) else np.ascontiguousarray(np.asarray(array))
     if samples.dtype == np.uint8:
         return samples.astype(np.uint8, copy=False)
     if samples.dtype == np.uint16:
@@ -36,4 +39,23 @@ def to_8bit(samples: Samples) -> U8Image:
 def read_only(samples: Samples) -> Samples:
     """The same array, guarded against writing: it will be shared."""
     samples.setflags(write=False)
+    return samples
+
+
+def writable(samples: Samples) -> Samples:
+    """The same array, to be written to by its last holder; a copy where its memory cannot be written."""
+    try:
+        samples.setflags(write=True)
+    except ValueError:  # NumPy's answer where the memory belongs to an immutable object
+        return samples.copy()
+    return samples
+
+
+def _of_pillow(image: Image.Image) -> npt.NDArray[np.generic]:
+    """The samples of a Pillow picture, in bands: Pillow hands out a copy, and a small one costs fewer page faults."""
+    first = np.asarray(image.crop((0, 0, image.width, min(1, image.height))))
+    samples = np.empty((image.height, *first.shape[1:]), first.dtype)
+    for top in range(0, image.height, _BAND_ROWS):
+        bottom = min(top + _BAND_ROWS, image.height)
+        samples[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)))
     return samples

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -246,6 +247,24 @@ def test_nothing_given_is_written_to():
         paste(image, [(aligned, restored)], upscale=upscale, background=Background.LANCZOS)
     np.testing.assert_array_equal(image.pixels, LARGE)
     np.testing.assert_array_equal(aligned.affine, before)
+
+
+@pytest.mark.parametrize("immutable", [False, True])
+def test_a_photo_that_is_given_up_becomes_the_result(immutable):
+    picture = LARGE.copy()
+    if immutable:
+        picture = np.frombuffer(picture.tobytes(), np.uint8).reshape(picture.shape)
+    image = replace(photo(), pixels=picture)
+    picture.setflags(write=False)
+    (aligned,) = cut(image, face_at(100, 60, 100))
+    pairs = [(aligned, 1 - as_floats(aligned.crop))]
+    kept = paste(photo(), pairs, upscale=1, background=Background.LANCZOS)
+    result = paste(image, pairs, upscale=1, background=Background.LANCZOS, consume=True)
+    np.testing.assert_array_equal(result.pixels, kept.pixels)
+    assert not result.pixels.flags.writeable
+    assert np.shares_memory(result.pixels, picture) is not immutable
+    enlarged = paste(photo(picture.copy()), pairs, upscale=2, background=Background.LANCZOS, consume=True)
+    assert enlarged.pixels.shape == (480, 640, 3)
 
 
 @pytest.mark.parametrize("faces", [1, 12])
