@@ -13,13 +13,12 @@ import numpy.typing as npt
 
 from latent_pmrf.data.degradation import Degradation
 from latent_pmrf.evaluation.dataset import ValidationFace, shrink
+from latent_pmrf.evaluation.template import FFHQ_512, REFERENCE_SIZE_PX, similarity
 
 U8Image = npt.NDArray[np.uint8]
 
 GENERATED_SETS = frozenset({"faker", "t2i"})
 
-_REFERENCE_SIZE_PX = 512
-_TEMPLATE_512 = ((192.98, 239.95), (318.90, 240.19), (256.63, 314.02), (201.26, 371.41), (313.09, 371.15))
 # Left and right eye, nose tip, left and right mouth corner in `skimage.data.astronaut()`, by dlib's 68 landmarks.
 _ASTRONAUT_LANDMARKS_5 = ((203.2, 101.5), (246.5, 104.2), (225.0, 127.0), (201.0, 139.0), (246.0, 141.0))
 # Typical members of the validation set's two ranges.
@@ -48,8 +47,8 @@ def astronaut(size_px: int) -> ValidationFace:
     """
     from skimage.data import astronaut as photograph  # deferred: an optional dependency of evaluation
 
-    matrix = _similarity(np.asarray(_ASTRONAUT_LANDMARKS_5), np.asarray(_TEMPLATE_512))
-    side = (_REFERENCE_SIZE_PX, _REFERENCE_SIZE_PX)
+    matrix = similarity(np.asarray(_ASTRONAUT_LANDMARKS_5), FFHQ_512)
+    side = (REFERENCE_SIZE_PX, REFERENCE_SIZE_PX)
     crop = cv2.warpAffine(photograph(), matrix, side, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
     clean = np.asarray(crop, dtype=np.uint8)
     return ValidationFace(
@@ -58,12 +57,3 @@ def astronaut(size_px: int) -> ValidationFace:
         clean=shrink(clean, size_px),
         degraded={level: shrink(item.at_reference(clean), size_px) for level, item in _DEGRADATIONS.items()},
     )
-
-
-def _similarity(source: npt.NDArray[np.float64], target: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """(2, 3) least-squares similarity from (N, 2) points to (N, 2) points."""
-    x, y = source.T
-    one, zero = np.ones_like(x), np.zeros_like(x)
-    system = np.concatenate([np.stack([x, -y, one, zero], axis=1), np.stack([y, x, zero, one], axis=1)])
-    a, b, shift_x, shift_y = np.linalg.lstsq(system, target.T.reshape(-1), rcond=None)[0]
-    return np.array([[a, -b, shift_x], [b, a, shift_y]])

