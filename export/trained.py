@@ -89,9 +89,13 @@ def load_trained(runs: Path) -> Trained:
 
     Raises:
         FileNotFoundError: A stage has no weights yet.
-        ValueError: A file holds another kind of network, or facts are missing.
+        ValueError: A file holds another kind of network, facts are missing, or the flow starts elsewhere than at the
+            posterior mean.
     """
     velocity, flow_facts = _load(runs, "flow")
+    source = flow_facts.get("source", "posterior_mean")
+    if source != "posterior_mean":
+        raise ValueError(f"{runs / 'flow'}: this flow starts at {source}, the service starts at the posterior mean")
     in_latents = flow_facts.pop("space", "latent") == "latent"
     estimator, estimator_facts = _load(runs, "estimator")
     vae, vae_facts = _load(runs, "vae") if in_latents else (None, {})

@@ -96,11 +96,16 @@ class Restorer:
     @torch.inference_mode()
     def transport(self, x_0: Tensor, num_steps: int) -> Tensor:
         """The images (B, 3, S, S) in [0, 1] that `num_steps` Euler steps make of the source `x_0`."""
+        return self.decode(self.integrate(x_0, num_steps))
+
+    @torch.inference_mode()
+    def integrate(self, x_0: Tensor, num_steps: int) -> Tensor:
+        """The normalised latents (B, C, h, w) at the end of the flow from the source `x_0`."""
 
         def velocity(x_t: Tensor, t: float) -> Tensor:
             return self.velocity(x_t, x_t.new_full((len(x_t),), t))
 
-        return self.decode(euler(velocity, x_0, num_steps))
+        return euler(velocity, x_0, num_steps)
 
     @torch.inference_mode()
     def decode(self, z: Tensor) -> Tensor:

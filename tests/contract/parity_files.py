@@ -66,6 +66,10 @@ def public_shapes(folder, name="keys_full"):
     return {key: tuple(shape) for key, shape in json.loads((folder / f"{name}.json").read_text()).items()}
 
 
+def config_file(folder, name):
+    return json.loads((folder / f"{name}.json").read_text())
+
+
 def record(network, call, *, outputs=(), inputs=()):
     """What flows out of (or, for `inputs`, into) the named modules during `call()`."""
     seen = {}

@@ -138,12 +138,3 @@ def test_every_state_of_the_loop(name, atol):
 
     states.append(euler(watched, reference["x_source"], 5))
     assert_close(torch.stack(states), reference["seq_K5"], atol)
-
-
-def test_pmrf_from_degraded_to_restored():
-    reference = arrays(parity_folder("hdit"), "restore")
-    posterior_mean = tiny_network("swinir")(reference["y"]).clamp(0, 1)
-    assert_close(posterior_mean, reference["posterior_mean"])
-    x_0 = add_source_noise(posterior_mean, (0.1,), reference["noise"])
-    restored = euler(velocity_of(tiny_network("hdit")), x_0, int(reference["steps"])).clamp(0, 1)
-    assert_close(restored, reference["result"], HDIT_ATOL)
