@@ -78,6 +78,9 @@ class UNetConfig:
         widths: Width of each level; each level but the last halves the resolution.
         depth: Residual blocks per level, down and up, and in the middle.
         heads: Heads of the attention at the lowest resolution.
+        mirror_average: Outside training, average the estimates of the image and of its mirror image (self-ensemble of
+            Timofte et al., 2016): the posterior mean of mirrored faces is the mirrored posterior mean, the network's
+            is only nearly so.
     """
 
     image_channels: int = 3
@@ -86,6 +89,7 @@ class UNetConfig:
     widths: tuple[int, ...] = (48, 96, 192)
     depth: int = 2
     heads: int = 4
+    mirror_average: bool = False
 
     def __post_init__(self) -> None:
         """Refuse inconsistent sizes with a message that names the field."""
@@ -213,7 +217,7 @@ ESTIMATOR_PRESETS: Mapping[str, SwinIRConfig | UNetConfig] = {
         upsampler="pixelshuffledirect",
         image_skip=True,
     ),
-    "xs-unet": UNetConfig(),
+    "xs-unet": UNetConfig(mirror_average=True),
 }
 
 VAE_PRESETS: Mapping[str, SimVAEConfig] = {

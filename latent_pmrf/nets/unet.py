@@ -68,6 +68,13 @@ class UNet(nn.Module):
         side = self.config.image_size_px
         if tuple(y.shape[2:]) != (side, side):
             raise ValueError(f"this network takes {side}x{side} images, not {tuple(y.shape[2:])}")
+        if self.training or not self.config.mirror_average:
+            return self._estimate(y)
+        both = self._estimate(torch.cat((y, y.flip(3))))  # (2B, 3, S, S)
+        estimate, mirrored = both.unflatten(0, (2, -1)).unbind(0)
+        return 0.5 * (estimate + mirrored.flip(3))
+
+    def _estimate(self, y: Tensor) -> Tensor:
         x = F.pixel_unshuffle(y - 0.5, self.config.unshuffle)
         x = self.conv_in(x.contiguous(memory_format=torch.channels_last))  # (B, C, S/u, S/u)
         skips = []

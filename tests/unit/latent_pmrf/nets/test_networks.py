@@ -57,6 +57,16 @@ def test_estimators_keep_the_size(config, shape):
     assert output.isfinite().all()
 
 
+def test_an_estimator_may_average_over_the_mirror_image_outside_training():
+    image = torch.rand(3, 3, 64, 64)
+    plain, averaging = seeded(UNET, 0.02), seeded(replace(UNET, mirror_average=True), 0.02)
+    expected = (plain(image) + plain(image.flip(3)).flip(3)) / 2
+    torch.testing.assert_close(averaging(image), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(averaging(image.flip(3)).flip(3), averaging(image), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(averaging.train()(image), plain(image), atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(expected, plain(image), atol=1e-3)
+
+
 @pytest.mark.parametrize(
     "config", [UNET, replace(SWINIR, image_skip=True), replace(SWINIR, upsampler="pixelshuffledirect", image_skip=True)]
 )
