@@ -1,12 +1,14 @@
 """Files as PMRF, DifFace and Latent-PMRF publish them: every name of the full networks, at a fraction of the width.
 
-A contract test holds names and shapes of the published files against the same layout that these are made from.
+A contract test holds names and shapes of the published files against the same layout that these are made from. For a
+trial at full size, `python -m tests.public_files pixel|latent FOLDER` writes random weights of the published widths.
 """
 
 from __future__ import annotations
 
 import functools
 import json
+import sys
 from pathlib import Path
 
 import torch
@@ -47,8 +49,13 @@ LOOFORMER = {
 SPECS = {
     "swinir": (swinir_spec, SWINIR),
     "pmrf": (pmrf_spec, PMRF),
+    "shallow_swinir": (swinir_spec, SWINIR | {"depths": [2], "num_heads": [6]}),
     "sim_vae": (sim_vae_spec, SIM_VAE),
     "looformer": (looformer_spec, LOOFORMER),
+    "published_swinir": (swinir_spec, {}),
+    "published_pmrf": (pmrf_spec, {}),
+    "published_sim_vae": (sim_vae_spec, {"_class_name": "AutoencoderKLSim"}),
+    "published_looformer": (looformer_spec, {}),
 }
 
 
@@ -78,9 +85,9 @@ def write_json(path: Path, values):
     return path
 
 
-def pmrf_tensors():
+def pmrf_tensors(flow="pmrf", estimator="swinir"):
     """PMRF's file: both networks under their prefixes, and a metric of its training."""
-    flow, estimator = public_tensors("pmrf", seed=1)[0], public_tensors("swinir", seed=2)[0]
+    flow, estimator = public_tensors(flow, seed=1)[0], public_tensors(estimator, seed=2)[0]
     prefixed = {f"model.{key}": value for key, value in flow.items()}
     return prefixed | {f"mmse_model.{key}": value for key, value in estimator.items()} | {"fid.sum": torch.zeros(1)}
 
@@ -90,3 +97,19 @@ def write_pmrf(folder):
     write_tensors(folder / "model.safetensors", pmrf_tensors())
     write_json(folder / "config.json", PMRF)
     return folder / "model.safetensors"
+
+
+def write_published(space, folder):
+    """Random weights of the published widths, under the published names of the files."""
+    if space == "pixel":
+        write_tensors(folder / "model.safetensors", pmrf_tensors("published_pmrf", "published_swinir"))
+        return
+    torch.save({"params_ema": public_tensors("published_swinir")[0]}, folder / "swinir_restoration512_L1.pth")
+    for name in ("sim_vae", "looformer"):
+        weights, _ = public_tensors(f"published_{name}")
+        write_tensors(folder / name / "diffusion_pytorch_model.safetensors", weights)
+        write_json(folder / name / "config.json", SPECS[f"published_{name}"][1])
+
+
+if __name__ == "__main__":
+    write_published(sys.argv[1], Path(sys.argv[2]))

@@ -96,7 +96,8 @@ def test_a_checkpoint_of_another_network_is_not_taken_up(tmp_path, faces, capsys
 
 
 @pytest.mark.parametrize(
-    "arguments", [["evaluate", "--help"], ["train", "--help"], ["evaluate", "--bundle", "nowhere"]]
+    "arguments",
+    [["evaluate", "--help"], ["train", "--help"], ["import", "--help"], ["evaluate", "--bundle", "nowhere"]],
 )
 def test_nothing_heavy_is_imported_before_it_is_needed(tmp_path, arguments):
     done = subprocess.run(
