@@ -234,6 +234,12 @@ def test_velocity_of_another_latent_is_refused(tmp_path):
         _ = load_trained(runs).restorer
 
 
+@pytest.mark.parametrize("source", ["degraded", "latent_mean"])
+def test_flow_from_elsewhere_than_the_posterior_mean_is_refused(tmp_path, source):
+    with pytest.raises(ValueError, match=f"this flow starts at {source}"):
+        load_trained(write_runs(tmp_path, source=source))
+
+
 @pytest.mark.parametrize("image_size_px", [64, 98])
 def test_size_of_crop_that_the_networks_do_not_take_is_refused(exported, image_size_px):
     with pytest.raises(ValueError, match=str(image_size_px)):
