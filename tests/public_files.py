@@ -104,6 +104,7 @@ def write_published(space, folder):
     if space == "pixel":
         write_tensors(folder / "model.safetensors", pmrf_tensors("published_pmrf", "published_swinir"))
         return
+    folder.mkdir(parents=True, exist_ok=True)
     torch.save({"params_ema": public_tensors("published_swinir")[0]}, folder / "swinir_restoration512_L1.pth")
     for name in ("sim_vae", "looformer"):
         weights, _ = public_tensors(f"published_{name}")
