@@ -155,8 +155,9 @@ bench: install-dev ## speed and memory of the embedded service, and of its netwo
 showcase: install-dev ## the README's before and after picture, made by the service
 	@$(VENV_DEV)/bin/python -m loadtest.showcase $(ARGS)
 
-# The union of both environments at the newest versions pyproject.toml allows. Two exceptions: torch moves by hand, after
-# checking that a CPU wheel exists, and local tags (+cpu) are the index's affair.
+# The union of both environments at the newest versions pyproject.toml allows. Exceptions: torch moves by hand, after
+# checking that a CPU wheel exists, and so does the `metrics` extra, which follows torch; local tags (+cpu) are the index's.
+MOVED_BY_HAND := torchmetrics|torch-fidelity|torchvision|pyiqa|transformers
 .PHONY: lock
 lock: ## renew constraints.txt from a scratch environment (run the tests afterwards)
 	$(call create_venv,build/lock)
@@ -164,7 +165,8 @@ lock: ## renew constraints.txt from a scratch environment (run the tests afterwa
 	@grep '^torch==' constraints.txt > build/torch.txt
 	@build/lock/bin/python -m pip install -qq --disable-pip-version-check --constraint build/torch.txt --editable '$(EVERYTHING)'
 	@{ echo '# Exact versions of both environments; written by `make lock`.'; \
-		build/lock/bin/python -m pip freeze --all --exclude-editable | grep -v '^pip==' | sed 's/+.*//'; } > build/constraints.txt
+		{ build/lock/bin/python -m pip freeze --all --exclude-editable | grep -v '^pip==' | sed 's/+.*//'; \
+			grep -E '^($(MOVED_BY_HAND))==' constraints.txt; } | sort -f -t= -k1,1; } > build/constraints.txt
 	@mv build/constraints.txt constraints.txt
 	@rm -rf build/lock build/torch.txt
 

@@ -54,14 +54,14 @@ def load_dists(path: Path, device: str) -> PairNetwork:
         ImportError, RuntimeError: torchmetrics or torchvision is missing or does not work.
         ValueError: The file does not hold the network.
     """
-    from torchmetrics.image.dists import DeepImageStructureAndTextureSimilarity
+    from torchmetrics.functional.image.dists import DISTSNetwork  # its metric would build the network at every call
     from torchvision.models import VGG16_Weights
 
     if _first_kernel_px(path) != 3:
         raise ValueError(f"{path} does not hold torchvision's vgg16")
     with _in_torch_hub(VGG16_Weights.DEFAULT.url, path):
-        metric = DeepImageStructureAndTextureSimilarity()
-    return _one_by_one(metric.to(device).eval(), device)
+        network = DISTSNetwork()
+    return _one_by_one(network.to(device).eval(), device)
 
 
 def load_musiq(path: Path, device: str) -> ImageNetwork:
@@ -121,7 +121,7 @@ def load_dinov2(folder: Path, device: str) -> ImageNetwork:
 
     try:
         network = AutoModel.from_pretrained(str(folder), local_files_only=True, use_safetensors=True).to(device).eval()
-    except (OSError, KeyError) as error:
+    except (OSError, KeyError, ValueError) as error:
         raise ValueError(f"{folder} is no folder of transformers: {error}") from error
     if not network.config.model_type.startswith("dinov2"):
         raise ValueError(f"{folder} holds {network.config.model_type}, not dinov2")

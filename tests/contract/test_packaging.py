@@ -77,7 +77,7 @@ def test_the_refusal_works():
         ("service", ()),
         ("loadtest", ("train", "evaluate", "test")),
         ("export", ("train",)),
-        ("latent_pmrf", ("train", "evaluate")),
+        ("latent_pmrf", ("train", "evaluate", "metrics")),
         ("tests", ("train", "evaluate", "test")),
     ],
 )

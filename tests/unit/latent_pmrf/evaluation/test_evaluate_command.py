@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from latent_pmrf.cli import main
+from tests.metric_networks import write_mean_difference
 
 ROOT = Path(__file__).resolve().parents[4]
 CHEAP = ["--no-identity", "--threads", "1", "--steps", "1", "--limit", "2"]
@@ -37,7 +38,55 @@ def test_what_cannot_be_measured_is_told_in_a_line(make_bundle, val_dir, tmp_pat
     assert not out.exists()
 
 
-@pytest.mark.parametrize("option", [["--limit", "0"], ["--steps", "0"], ["--threads", "-1"], ["--seeds", "x"]])
+def survey_arguments(bundle, data, out):
+    return ["evaluate", "--bundle", str(bundle), "--data", str(data), "--out", str(out), *CHEAP]
+
+
+@pytest.mark.parametrize("options", [[], ["--no-floors"]])
+def test_any_other_folder_is_surveyed(make_bundle, val_dir, tmp_path, capsys, options):
+    data, out = (val_dir if options else val_dir / "severe"), tmp_path / "out"
+    assert (
+        main([*survey_arguments(make_bundle(), data, out), "--fidelities", "0.25", "--landmarks", "5", *options]) == 0
+    )
+    printed = capsys.readouterr().out
+    assert "without lpips: no weights given" in printed or "without lpips: needs clean faces" in printed
+    assert "| 2 steps, fidelity 0.25 |" in printed
+    assert (out / "report.md").read_text() in printed
+    levels = {row["level"] for row in json.loads((out / "results.json").read_text())["rows"]}
+    assert levels == ({"clean", "moderate", "severe"} if options else {"degraded"})
+
+
+def test_given_weights_and_clean_faces_are_used(make_bundle, val_dir, tmp_path, capsys):
+    weights = write_mean_difference(tmp_path / "lpips.onnx")
+    options = ["--clean", str(val_dir / "clean"), "--weights", f"lpips={weights}"]
+    assert main([*survey_arguments(make_bundle(), val_dir / "severe", tmp_path / "out"), *options]) == 0
+    assert "| LPIPS ↓ |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--weights", "lpips"], "--weights lpips: expected KIND=FILE"),
+        (["--weights", "lpips=a.onnx", "--weights", "lpips=b.onnx"], "each kind once"),
+        (["--weights", "lpips=nowhere.onnx"], "nowhere.onnx does not exist"),
+        (["--model-card", "card.md"], "--model-card: only the report of the floors"),
+        (["--seeds", "1", "2"], "--seeds: only the report of the floors"),
+        (["--floors"], "no faces in"),
+    ],
+)
+def test_a_survey_that_cannot_be_made_is_told_in_a_line(make_bundle, val_dir, tmp_path, capsys, options, message):
+    assert main([*survey_arguments(make_bundle(), val_dir / "severe", tmp_path / "out"), *options]) == 2
+    assert message in capsys.readouterr().out
+
+
+def test_options_that_the_floors_do_not_know_are_refused(make_bundle, val_dir, tmp_path, capsys):
+    assert main([*survey_arguments(make_bundle(), val_dir, tmp_path / "out"), "--fidelities", "0"]) == 2
+    assert "--fidelities: add --no-floors" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "option", [["--limit", "0"], ["--steps", "0"], ["--threads", "-1"], ["--seeds", "x"], ["--fidelities", "1.5"]]
+)
 def test_senseless_options_are_refused(option, capsys):
     with pytest.raises(SystemExit):
         main(["evaluate", *option])

@@ -43,6 +43,18 @@ def test_similarity_is_symmetric_and_falls_with_damage(photo, measure):
     assert measure(photo, damaged[0]) == pytest.approx(scores[0])
 
 
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        (lambda photo: noisy(photo, 0.1), 0.8163733),
+        (lambda photo: blurred(photo, 2), 0.9538798),
+        (lambda photo: 0.7 * photo, 0.9454840),
+    ],
+)
+def test_ms_ssim_is_that_of_pytorch_msssim(photo, damage, expected):
+    assert metrics.ms_ssim(damage(photo), photo) == pytest.approx(expected, abs=1e-5)  # its version 1.0.0
+
+
 def test_ms_ssim_forgives_fine_noise_more_than_ssim(photo):
     image = noisy(photo, 0.1)
     assert metrics.ms_ssim(image, photo) > metrics.ssim(image, photo) + 0.1
