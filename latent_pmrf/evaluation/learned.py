@@ -80,8 +80,8 @@ def load_learned(weights: Mapping[str, Path], device: str = "cpu") -> LearnedMea
                 features[kind] = _load_features(kind, path, device)
             else:
                 panels[keys[0]] = _load_panel_measure(kind, path, device)
-        except (ImportError, RuntimeError, AttributeError) as error:
-            # AttributeError: torchvision is left half imported where it does not fit torch.
+        except (ImportError, RuntimeError, AttributeError, OSError) as error:
+            # AttributeError: torchvision is left half imported where it does not fit torch. OSError: no download.
             advice = "install the `metrics` extra: " if isinstance(error, ImportError) else "does not load: "
             skipped |= dict.fromkeys(keys, f"{advice}{type(error).__name__}: {_first_line(error)}")
     return LearnedMeasures(panels, features, skipped)
