@@ -74,14 +74,13 @@ def _import(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from latent_pmrf.training.processes import join, leave  # torch takes seconds
+    from latent_pmrf.training.processes import joined  # torch takes seconds
     from latent_pmrf.training.recipe import load_recipe
     from latent_pmrf.training.setup import Places, build_trainer
 
     overrides = {} if options.steps is None else {"steps": options.steps}
     places = Places(options.data, options.runs, options.vgg19)
-    group, device = join(options.device)
-    try:
+    with joined(options.device) as (group, device):
         try:
             recipe = load_recipe(options.config, overrides)
             if recipe.stage != options.stage:
@@ -91,8 +90,6 @@ def _train(options: argparse.Namespace) -> int:
             sys.stderr.write(f"error: {error}\n")
             return 2
         trainer.train()
-    finally:
-        leave()
     return 0 if trainer.step >= recipe.optim.steps else 130
 
 

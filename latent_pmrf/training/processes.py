@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -42,25 +43,24 @@ class ProcessGroup:
         return values
 
 
-def join(device: str) -> tuple[ProcessGroup, str]:
-    """Join the processes that `torchrun` started, if it did.
+@contextlib.contextmanager
+def joined(device: str) -> Iterator[tuple[ProcessGroup, str]]:
+    """Join the processes that `torchrun` started, if it did, and leave them at the end.
 
     Args:
         device: `cpu`, or `cuda`; under torchrun every process of a machine takes a GPU of its own.
 
-    Returns:
+    Yields:
         This process's place and its device.
     """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
-        return ProcessGroup(), device
+        yield ProcessGroup(), device
+        return
     if device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         torch.cuda.set_device(device)
     distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-    return ProcessGroup(distributed.get_rank(), distributed.get_world_size()), device
-
-
-def leave() -> None:
-    """Leave the group, if this process is in one."""
-    if distributed.is_available() and distributed.is_initialized():
+    try:
+        yield ProcessGroup(distributed.get_rank(), distributed.get_world_size()), device
+    finally:
         distributed.destroy_process_group()
