@@ -85,7 +85,8 @@ def _train(options: argparse.Namespace) -> int:
             recipe = load_recipe(options.config, overrides)
             if recipe.stage != options.stage:
                 raise ValueError(f"{options.config} is a recipe for stage {recipe.stage}, not {options.stage}")
-            trainer = build_trainer(recipe, places, device, restart=options.restart, group=group)
+            with group.leader_first():
+                trainer = build_trainer(recipe, places, device, restart=options.restart, group=group)
         except (ValueError, FileNotFoundError) as error:
             sys.stderr.write(f"error: {error}\n")
             return 2

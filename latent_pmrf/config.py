@@ -117,7 +117,8 @@ class SimVAEConfig:
         linear_skip: Add a linear autoencoder of `downscale` x `downscale` patches (initialised by PCA) to the mean of
             the encoder and to the output of the decoder, so that the network learns only what PCA cannot.
         norm: `layer` normalises the channels of a pixel, `group` is SD-VAE's GroupNorm (paper, table 2).
-        two_norms: Residual blocks with a norm before either convolution, SD-VAE's.
+        two_norms: SD-VAE's norms: before either convolution of a residual block, and before the last one of encoder and
+            decoder.
         mid_attention: Self-attention instead of every second middle block (paper, table 2).
         resizing: `separate` layers change resolution and width together; `in_block` is SD-VAE's: resizing layers keep
             the width and the following residual block changes it (paper, table 2).

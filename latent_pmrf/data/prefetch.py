@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
+import ctypes
+import functools
+import multiprocessing
+import os
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from types import FrameType
 from typing import Any, Generic, Protocol, TypeVar
 
+import cv2
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 Batch = TypeVar("Batch")
@@ -52,14 +60,18 @@ class WorkerPrefetcher(Generic[Batch]):
     """The same in processes of PyTorch's `DataLoader`; `make` is a pure function there, and is copied to them."""
 
     def __init__(self, make: Callable[[int], Batch], indices: Iterator[int], workers: int) -> None:
+        self._closed = multiprocessing.RawValue(ctypes.c_bool, False)
         loader: DataLoader[Batch] = DataLoader(
             _Computed(make),
             batch_size=None,
             sampler=_Indices(indices),
             num_workers=workers,
+            collate_fn=_as_it_is,
+            worker_init_fn=functools.partial(_start_worker, self._closed),
             prefetch_factor=2,
         )
         self._batches: Iterator[Any] | None = iter(loader)
+        atexit.register(self.close)  # before multiprocessing waits for processes that nobody has stopped
 
     def next(self) -> Batch:
         """The next batch; raises what `make` raised."""
@@ -70,7 +82,30 @@ class WorkerPrefetcher(Generic[Batch]):
 
     def close(self) -> None:
         """Stop the processes; pending batches are dropped."""
+        self._closed.value = True
         self._batches = None
+        atexit.unregister(self.close)
+
+
+def _start_worker(closed: ctypes.c_bool, _number: int) -> None:
+    """Prepare a worker process: one thread, and deaf to signals until the batches are closed.
+
+    torchrun, Slurm, systemd and a terminal signal all processes of a run. The one that trains then finishes its step
+    and saves, for which it needs its workers.
+    """
+
+    def end_if_closed(_signal: int, _frame: FrameType | None) -> None:
+        if closed.value:
+            os._exit(0)
+
+    for sig in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sig, end_if_closed)
+    cv2.setNumThreads(1)
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    """Instead of the loader's own conversion, which makes lists of tuples."""
+    return batch
 
 
 class _Computed(Dataset[Batch]):

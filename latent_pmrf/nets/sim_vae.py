@@ -9,6 +9,7 @@ variants of table 2 are in `vae_blocks`.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from latent_pmrf.config import SimVAEConfig
 from latent_pmrf.nets.layers import zero_init
-from latent_pmrf.nets.vae_blocks import Downsampler, Upsampler, make_levels, make_middle
+from latent_pmrf.nets.vae_blocks import Downsampler, Upsampler, make_levels, make_middle, make_norm
 
 LOGVAR_RANGE = (-30.0, 20.0)
 INITIAL_LOGVAR = -9.0
@@ -32,6 +33,7 @@ class Encoder(nn.Module):
         self.conv_in = nn.Conv2d(config.image_channels * stem * stem, widths[0], 3, padding=1)
         self.down_blocks = make_levels(config, widths, config.layers_per_block, Downsampler)
         self.mid_block = make_middle(config)
+        self.norm_out = make_norm(widths[-1], config.norm) if config.two_norms else None
         self.conv_out = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
         self.skip: nn.Conv2d | None = None
         if config.linear_skip:
@@ -44,7 +46,10 @@ class Encoder(nn.Module):
         x = self.conv_in(x.contiguous(memory_format=torch.channels_last))  # (B, C, H/s, W/s)
         for level in self.down_blocks:
             x = level(x)
-        moments = self.conv_out(self.mid_block(x))  # (B, 2 * latent, H/8, W/8)
+        x = self.mid_block(x)
+        if self.norm_out is not None:
+            x = F.silu(self.norm_out(x))
+        moments = self.conv_out(x)  # (B, 2 * latent, H/8, W/8)
         if self.skip is None:
             return moments
         mean, logvar = moments.chunk(2, dim=1)
@@ -62,6 +67,7 @@ class Decoder(nn.Module):
         self.conv_in = nn.Conv2d(config.latent_channels, widths[0], 3, padding=1)
         self.mid_block = make_middle(config)
         self.up_blocks = make_levels(config, widths, config.decoder_layers_per_block, Upsampler)
+        self.norm_out = make_norm(widths[-1], config.norm) if config.two_norms else None
         self.conv_out = nn.Conv2d(widths[-1], config.image_channels * stem * stem, 3, padding=1)
         self.skip: nn.Conv2d | None = None
         if config.linear_skip:
@@ -73,6 +79,8 @@ class Decoder(nn.Module):
         x = self.mid_block(x)
         for level in self.up_blocks:
             x = level(x)
+        if self.norm_out is not None:
+            x = F.silu(self.norm_out(x))
         image = self.conv_out(x)  # (B, 3 * s * s, H/s, W/s)
         if self.stem_unshuffle > 1:
             image = F.pixel_shuffle(image, self.stem_unshuffle)
@@ -114,6 +122,11 @@ class SimVAE(nn.Module):
     def decode(self, z: Tensor) -> Tensor:
         """Image (B, 3, H, W) in about [-1, 1], not clamped, of a latent (B, latent, H/8, W/8)."""
         return self.decoder(z)
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile both halves in place: they are what is called, the module itself never is."""
+        self.encoder.compile(*args, **kwargs)
+        self.decoder.compile(*args, **kwargs)
 
     @torch.no_grad()
     def init_linear_skip_(self, mean: Tensor, components: Tensor, std: Tensor) -> None:

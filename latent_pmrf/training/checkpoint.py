@@ -96,6 +96,13 @@ def load_weights(path: Path) -> Weights:
     return Weights(config=from_dict(metadata["config"]), state_dict=tensors, info=metadata["info"])
 
 
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a small file of a run; a kill leaves the whole of it or nothing."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(values, indent=1))
+    partial.replace(path)
+
+
 def _with_prefix(tensors: Tensors, prefix: str) -> Tensors:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 

@@ -23,6 +23,7 @@ from latent_pmrf.flow.solver import euler
 from latent_pmrf.flow.source import add_source_noise
 from latent_pmrf.flow.statistics import LatentStatistics
 from latent_pmrf.nets.hdit import HDiT
+from latent_pmrf.training.checkpoint import write_json
 from latent_pmrf.training.estimator import psnr_db
 from latent_pmrf.training.latents import Indices, Pair, PairSource, latents_of
 from latent_pmrf.training.losses import band_energy
@@ -53,7 +54,13 @@ class SourceNoise:
 
 
 class FlowStage:
-    """Trains HDiT on `E || v_theta(z_t, t) - (z_1 - z_0) ||^2` with stratified t."""
+    """Trains HDiT on `E || v_theta(z_t, t) - (z_1 - z_0) ||^2` with stratified t.
+
+    The statistics of its space are measured once and kept in `run_dir`.
+
+    Raises:
+        ValueError: The statistics are those of other networks, or the network is of another number of channels.
+    """
 
     name = "flow"
 
@@ -75,6 +82,9 @@ class FlowStage:
         self._noise = noise
         self._validation = validation
         self.statistics = self._statistics(run_dir / "latent_statistics.json")
+        channels = len(self.statistics.mean)
+        if config.in_channels != channels:
+            raise ValueError(f"a flow of {channels} channels needs in_channels: {channels}, not {config.in_channels}")
         self._sources = [latents_of(level, pairs.networks) for level in validation]
 
     def build(self) -> nn.Module:
@@ -135,8 +145,13 @@ class FlowStage:
         return np.random.default_rng((self._seed, 2, epoch)).permutation(self._pairs.count)
 
     def _statistics(self, path: Path) -> LatentStatistics:
+        networks = {"source": self._pairs.networks.source, **self._pairs.networks.digests()}
         if path.exists():
-            return LatentStatistics(**{key: tuple(values) for key, values in json.loads(path.read_text()).items()})
+            found = json.loads(path.read_text())
+            changed = sorted(name for name, value in networks.items() if found.get(name, value) != value)
+            if changed:
+                raise ValueError(f"{path} is of another {', '.join(changed)}: restart the stage")
+            return LatentStatistics(**{name: tuple(found[name]) for name in ("mean", "std", "sigma_s")})
         count = min(_STATISTICS_PAIRS, self._pairs.count)
         chosen = np.random.default_rng((self._seed, 3)).choice(self._pairs.count, count, replace=False).astype(np.int64)
         parts = [self._pairs.latents(self._pairs.draw(part, part)) for part in np.array_split(chosen, -(-count // 8))]
@@ -149,5 +164,5 @@ class FlowStage:
         values = {"mean": mean, "std": std, "sigma_s": self._noise.sigma_s(distance)}
         plain = {key: [round(float(entry), 6) for entry in value] for key, value in values.items()}
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(plain, indent=1))
+        write_json(path, {**plain, **networks})
         return LatentStatistics(**{key: tuple(entries) for key, entries in plain.items()})

@@ -21,6 +21,7 @@ import torch
 
 from latent_pmrf.data.datasets import FacePairs
 from latent_pmrf.data.validation import ValidationSet, to_tensor
+from latent_pmrf.training.checkpoint import write_json
 from latent_pmrf.training.frozen import FrozenNetworks
 
 Pair = tuple[torch.Tensor, torch.Tensor]
@@ -165,7 +166,8 @@ def _check_origin(path: Path, origin: dict[str, Any]) -> None:
             raise ValueError(f"{path.parent} holds latents of another {', '.join(changed)}: restart the stage")
     elif (path.parent / "done.u8").exists():
         raise ValueError(f"{path.parent} holds latents of unknown origin: restart the stage")
-    path.write_text(json.dumps(origin, indent=1))
+    else:
+        write_json(path, origin)
 
 
 def _memmap(path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> npt.NDArray[Any]:

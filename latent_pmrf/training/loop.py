@@ -97,7 +97,7 @@ class Trainer(Generic[Batch]):
         self.model = stage.build().to(self.device)
         self.ema = EMA(self.model, optim.ema_decay)
         self.optimizers = make_optimizers(self.model, optim)
-        self._stop = False
+        self._stop_asked = self._stop = False
 
     @property
     def state_path(self) -> Path:
@@ -119,24 +119,28 @@ class Trainer(Generic[Batch]):
         return True
 
     def train(self) -> None:
-        """Run to `optim.steps`; SIGINT and SIGTERM finish the step, write a checkpoint and return."""
-        previous = {sig: signal.signal(sig, self._request_stop) for sig in (signal.SIGINT, signal.SIGTERM)}
+        """Run to `optim.steps`; SIGINT and SIGTERM finish a step, write a checkpoint and return.
+
+        Raises:
+            ValueError: The processes of the run have not resumed at the same step.
+        """
+        if float(self.group.mean(torch.tensor(self.step, device=self.device))) != self.step:
+            raise ValueError(f"the processes resumed at different steps: do all of them see {self.run_dir}?")
         console = Console()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         progress = Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console)
         progress.disable = not (console.is_terminal and self.group.leads)
-        batches = self._batches()
-        writer = SummaryWriter(self.run_dir / "tensorboard", purge_step=self.step + 1) if self.group.leads else None
-        try:
-            with progress:
-                task = progress.add_task(self.stage.name, total=self.optim.steps, completed=self.step, note="")
-                self._run(batches, writer, lambda note: progress.update(task, completed=self.step, note=note))
-        finally:
-            batches.close()
-            if writer is not None:
-                writer.close()
-            for sig, handler in previous.items():
-                signal.signal(sig, handler)
+        with contextlib.ExitStack() as stack:
+            for sig in (signal.SIGINT, signal.SIGTERM):
+                stack.callback(signal.signal, sig, signal.signal(sig, self._ask_to_stop))
+            batches = stack.enter_context(contextlib.closing(self._batches()))
+            writer: SummaryWriter | None = None
+            if self.group.leads:
+                writer = SummaryWriter(self.run_dir / "tensorboard", purge_step=self.step + 1)
+                stack.callback(writer.close)
+            stack.enter_context(progress)
+            task = progress.add_task(self.stage.name, total=self.optim.steps, completed=self.step, note="")
+            self._run(batches, writer, lambda note: progress.update(task, completed=self.step, note=note))
         self.save()
 
     def save(self) -> None:
@@ -213,9 +217,10 @@ class Trainer(Generic[Batch]):
             for optimizer in self.optimizers:
                 optimizer.step()
         self.ema.update(self.model, self.step)
-        # The stop is agreed on by all processes: one that returned alone would leave the others waiting.
+        # The stop is agreed on by all processes, and only here: one that returned alone, say after a signal during its
+        # validation, would leave the others waiting.
         mean = torch.stack([loss for loss, _ in parts]).mean()
-        loss, stop = self.group.mean(torch.stack([mean, mean.new_tensor(float(self._stop))]))
+        loss, stop = self.group.mean(torch.stack([mean, mean.new_tensor(float(self._stop_asked))]))
         self._stop = float(stop) > 0
         return float(loss), {name: float(value) for name, value in {**parts[-1][1], "grad_norm": norm}.items()}
 
@@ -231,8 +236,8 @@ class Trainer(Generic[Batch]):
         text = ", ".join(f"{name} {value:.4g}" for name, value in scalars.items())
         _log.info("%s %d/%d validation: %s", self.stage.name, self.step, self.optim.steps, text)
 
-    def _request_stop(self, _signal: int, _frame: FrameType | None) -> None:
-        self._stop = True
+    def _ask_to_stop(self, _signal: int, _frame: FrameType | None) -> None:
+        self._stop_asked = True
 
 
 def _unsynchronised(forward: nn.Module) -> contextlib.AbstractContextManager[None]:

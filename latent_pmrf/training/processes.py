@@ -35,6 +35,18 @@ class ProcessGroup:
             yield from range(step * per_step + self.rank, (step + 1) * per_step, self.size)
             step += 1
 
+    @contextlib.contextmanager
+    def leader_first(self) -> Iterator[None]:
+        """The block in the leading process, then in the others at once: what it has written, they find.
+
+        Where it fails, the others wait until torchrun ends them.
+        """
+        if not self.leads:
+            distributed.barrier()
+        yield
+        if self.leads and self.size > 1:
+            distributed.barrier()
+
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         """Mean over the processes."""
         if self.size > 1:
@@ -59,7 +71,10 @@ def joined(device: str) -> Iterator[tuple[ProcessGroup, str]]:
     if device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         torch.cuda.set_device(device)
-    distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    if device.startswith("cuda"):
+        distributed.init_process_group("nccl", device_id=torch.device(device))
+    else:
+        distributed.init_process_group("gloo")
     try:
         yield ProcessGroup(distributed.get_rank(), distributed.get_world_size()), device
     finally:

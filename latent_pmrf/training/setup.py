@@ -4,7 +4,7 @@ options of a stage           default
 estimator  loss              relative_mse   see `losses.REGRESSION_LOSSES`
            space             pixel          `latent` trains ELIR's estimator, from E(y) to E(x)
 vae        crop_px                          side of the training crops
-           kl_weight         1e-6
+           kl_weight         1e-6           of the mean over the latent's elements
            band_weight       1              Laplacian pyramid
            perceptual_weight 0              VGG19, needs its file
 flow       copies            0              degradations of every photograph to keep in a cache; 0 draws afresh
@@ -74,7 +74,8 @@ def build_trainer(
         places: Where data and runs are.
         device: Where to train.
         restart: Forget what an earlier run has computed.
-        group: The processes that share the run.
+        group: The processes that share the run; the leading one must be here before the others
+            (`ProcessGroup.leader_first`).
 
     Returns:
         A trainer at step 0, or where an earlier run stopped.
@@ -84,6 +85,8 @@ def build_trainer(
         FileNotFoundError: The data or an earlier stage's weights are missing.
     """
     check_device(device)
+    group = group or ProcessGroup()
+    forget = restart and group.leads
     photographs: Sequence[U8Image] = Photographs(places.data, recipe.shards)
     photographs = list(photographs) if recipe.in_memory else photographs
     validation = load_validation(places.data / "val", recipe.size_px, limit=24)
@@ -93,8 +96,10 @@ def build_trainer(
     else:
         pairs = FacePairs(photographs, recipe.size_px, recipe.degradation, recipe.augmentation)
         make = _estimator_stage if recipe.stage == "estimator" else _flow_stage
-        stage = make(recipe, places, pairs, validation, device, restart)
+        stage = make(recipe, places, pairs, validation, device, forget)
     trainer: Trainer[Any] = Trainer(stage, recipe.optim, places.runs / recipe.stage, device, group)
+    if forget:
+        trainer.state_path.unlink(missing_ok=True)
     if not restart:
         trainer.resume()
     return trainer
@@ -141,7 +146,7 @@ def _estimator_stage(  # noqa: PLR0913 - the signature of both makers
     pairs: FacePairs,
     validation: Sequence[ValidationSet],
     device: str,
-    restart: bool,  # noqa: ARG001
+    forget: bool,  # noqa: ARG001
 ) -> Stage[Any]:
     options = dict(recipe.options)
     config = _preset(ESTIMATOR_PRESETS, recipe)
@@ -160,11 +165,11 @@ def _flow_stage(  # noqa: PLR0913 - the signature of both makers
     pairs: FacePairs,
     validation: Sequence[ValidationSet],
     device: str,
-    restart: bool,
+    forget: bool,
 ) -> FlowStage:
     run_dir = places.runs / recipe.stage
     options = dict(recipe.options)
-    if restart:
+    if forget:
         discard_latents(run_dir / "latents")
         (run_dir / "latent_statistics.json").unlink(missing_ok=True)
     source: Source = _choice("source", options.pop("source", "posterior_mean"), get_args(Source))

@@ -23,7 +23,7 @@ from latent_pmrf.training.losses import band_energy, kl_divergence, laplacian_py
 from latent_pmrf.training.perceptual import PerceptualLoss
 
 # The noise of a training step stays below an eighth of a normalised latent's spread: one step that lets the variance
-# escape destroys the decoder.
+# escape destroys the decoder. Only a linear skip starts below the bound; above it the variance would not be trained.
 _MAX_LOGVAR = -4.0
 
 
@@ -80,7 +80,8 @@ class VAEStage:
         """L1 + band L1 + KL, and the perceptual loss if there is one; the latent is sampled."""
         assert isinstance(model, SimVAE)  # noqa: S101 - narrows the type
         mean, logvar = model.encode(batch)
-        logvar = logvar.clamp(max=_MAX_LOGVAR)
+        if self.config.linear_skip:
+            logvar = logvar.clamp(max=_MAX_LOGVAR)
         generator = torch.Generator().manual_seed((self._seed << 32) + index)
         noise = torch.randn(mean.shape, generator=generator).to(mean.device)
         image = model.decode(mean + (0.5 * logvar).exp() * noise).float()

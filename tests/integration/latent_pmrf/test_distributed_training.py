@@ -91,20 +91,25 @@ def test_and_the_weights_of_one(runs, stage):
         )
 
 
+def wait_for(process, text):
+    for line in process.stdout:
+        if text in line:
+            return
+    raise AssertionError(f"the run ended without {text!r}")
+
+
 def test_processes_stop_together_and_go_on(tmp_path, faces):
-    recipe = write_recipe(tmp_path, "estimator", batch_size=2, micro_batches=2, checkpoint_minutes=0.0)
-    state = tmp_path / "runs" / "estimator" / "state.safetensors"
+    facts = {"batch_size": 2, "micro_batches": 2, "validate_every": 1, "checkpoint_minutes": 1000.0, "workers": 1}
+    recipe = write_recipe(tmp_path, "estimator", **facts)
     process = start(TOGETHER, recipe, faces, tmp_path / "runs", "--steps", "100000")
-    while not state.exists():
-        assert process.poll() is None, process.communicate()[0]
+    wait_for(process, "validation")  # the leading process validates most of the time, the other waits for it
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=60)
+    assert "SIGKILL" not in output
+    assert "DataLoader worker" not in output
+    assert (tmp_path / "runs" / "estimator" / "state.safetensors").exists()
     resumed = start(TOGETHER, recipe, faces, tmp_path / "runs", "--steps", "100000")
-    for line in resumed.stdout:
-        if "resumed at step" in line:
-            break
-    else:
-        raise AssertionError("the second run did not resume")
+    wait_for(resumed, "resumed at step")
     resumed.send_signal(signal.SIGTERM)
     resumed.communicate(timeout=60)
 

@@ -1,7 +1,11 @@
 import itertools
+import os
+import signal
 import threading
+import time
 from dataclasses import dataclass
 
+import psutil
 import pytest
 import torch
 
@@ -57,6 +61,53 @@ def test_workers_keep_the_order_and_the_batch():
     assert [batch.tolist() for _, batch in found] == [[float(index**2)] * 2 for index in (3, 5, 7, 9, 11)]
     with pytest.raises(ValueError, match="closed"):
         batches.next()
+
+
+def batch_of_tuples(index):
+    return index, (torch.zeros(1), (torch.ones(1), "name"))
+
+
+def test_workers_leave_tuples_alone():
+    batches = WorkerPrefetcher(batch_of_tuples, itertools.count(), workers=1)
+    _, (first, second) = found = batches.next()
+    batches.close()
+    assert found == (0, (first, second))
+    assert isinstance(found[1], tuple)
+    assert isinstance(second, tuple)
+
+
+def own_number(index):
+    return os.getpid()
+
+
+def busy_number(index):
+    if index > 0:
+        time.sleep(60)
+    return os.getpid()
+
+
+def wait_for_the_end_of(number):
+    deadline_s = time.monotonic() + 30
+    while psutil.pid_exists(number):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_all_processes_leaves_the_workers_to_the_one_that_trains(sig):
+    batches = WorkerPrefetcher(own_number, itertools.count(), workers=1)
+    number = batches.next()
+    os.kill(number, sig)
+    assert [batches.next() for _ in range(5)] == [number] * 5
+    batches.close()
+    wait_for_the_end_of(number)
+
+
+def test_a_worker_that_is_busy_ends_with_the_batches():
+    batches = WorkerPrefetcher(busy_number, itertools.count(), workers=1)
+    number = batches.next()
+    batches.close()
+    wait_for_the_end_of(number)
 
 
 def test_workers_raise_what_the_batch_raised():

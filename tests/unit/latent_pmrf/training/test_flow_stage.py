@@ -32,7 +32,8 @@ def entries(*numbers):
 
 def flow_stage(pairs, validation, folder, **changes):
     facts = {"batch_size": 4, "seed": 4, "noise": SourceNoise(factor=0.3), "run_dir": folder, "validation": validation}
-    return FlowStage(HDIT, latent_pairs(pairs, folder / "latents"), **facts | changes)
+    drawn = changes.pop("drawn", None) or latent_pairs(pairs, folder / "latents")
+    return FlowStage(changes.pop("config", HDIT), drawn, **facts | changes)
 
 
 def normalised(stage, index):
@@ -121,6 +122,22 @@ def test_flow_starts_from_normalised_latents_and_noise_in_proportion(flow):
 def test_flow_keeps_the_statistics_of_its_first_start(pairs, validation, tmp_path):
     first = flow_stage(pairs, validation, tmp_path)
     assert flow_stage(pairs, validation, tmp_path, noise=SourceNoise(factor=0.9)).statistics == first.statistics
+
+
+def test_statistics_of_other_networks_are_refused(pairs, validation, tmp_path):
+    def stage(networks):
+        return flow_stage(pairs, validation, tmp_path, drawn=FreshPairs(pairs, networks, seed=4))
+
+    first = stage(frozen_networks())
+    assert stage(frozen_networks()).statistics == first.statistics
+    with pytest.raises(ValueError, match=r"latent_statistics\.json is of another vae: restart the stage"):
+        stage(frozen_networks(vae_seed=3))
+    assert [path.name for path in tmp_path.iterdir()] == ["latent_statistics.json"]
+
+
+def test_a_flow_of_another_number_of_channels_is_refused(pairs, validation, tmp_path):
+    with pytest.raises(ValueError, match="flow of 8 channels needs in_channels: 8, not 4"):
+        flow_stage(pairs, validation, tmp_path, config=dataclasses.replace(HDIT, in_channels=4))
 
 
 def test_every_epoch_of_the_flow_sees_every_pair_once(flow):

@@ -12,6 +12,7 @@ from latent_pmrf.training.checkpoint import load_weights
 from latent_pmrf.training.device import to_device
 from latent_pmrf.training.loop import Trainer
 from latent_pmrf.training.optim import OptimConfig
+from latent_pmrf.training.processes import ProcessGroup
 
 
 class Slope:
@@ -46,9 +47,9 @@ class Slope:
         return {"fact": 7}
 
 
-def trainer(tmp_path, events=None, **optim):
+def trainer(tmp_path, events=None, group=None, **optim):
     defaults = {"steps": 25, "batch_size": 8, "lr": 0.05, "warmup_steps": 1, "precision": "fp32", "validate_every": 10}
-    return Trainer(Slope(events), OptimConfig(**defaults | optim), tmp_path / "run")
+    return Trainer(Slope(events), OptimConfig(**defaults | optim), tmp_path / "run", group=group)
 
 
 def weights(run):
@@ -157,6 +158,40 @@ def test_a_signal_finishes_the_step_and_saves(tmp_path, sig):
     undisturbed = trainer(tmp_path / "undisturbed")
     undisturbed.train()
     assert weights(resumed) == weights(undisturbed)
+
+
+def test_a_signal_during_validation_waits_until_the_processes_agree(tmp_path):
+    run = trainer(tmp_path)
+    run.stage.validate = lambda model: os.kill(os.getpid(), signal.SIGTERM) or {}
+    run.train()
+    assert run.step == 11
+
+
+def test_another_process_that_is_asked_stops_this_one(tmp_path):
+    class Asked(ProcessGroup):
+        def mean(self, values):
+            return values if values.ndim == 0 else values + torch.tensor([0.0, 0.5])
+
+    run = trainer(tmp_path, group=Asked())
+    run.train()
+    assert run.step == 1
+
+
+def test_processes_that_resumed_at_different_steps_do_not_train(tmp_path):
+    class Apart(ProcessGroup):
+        def mean(self, values):
+            return values + 4
+
+    with pytest.raises(ValueError, match=r"resumed at different steps: do all of them see .*run\?"):
+        trainer(tmp_path, group=Apart()).train()
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_processes_share_out_the_micro_batches_of_every_step(size):
+    iterators = [ProcessGroup(rank, size).micro_batches(3, 4) for rank in range(size)]
+    for step in (3, 4, 5):
+        indices = [next(iterator) for iterator in iterators for _ in range(4 // size)]
+        assert sorted(indices) == list(range(4 * step, 4 * step + 4))
 
 
 def test_a_crash_leaves_the_last_checkpoint(tmp_path):

@@ -6,10 +6,11 @@ import torch
 import yaml
 
 import latent_pmrf.training
-from latent_pmrf.config import ESTIMATOR_PRESETS, UNetConfig
+from latent_pmrf.config import ESTIMATOR_PRESETS
 from latent_pmrf.data.degradation import DegradationRange
 from latent_pmrf.nets.build import build
 from latent_pmrf.training.optim import OptimConfig
+from latent_pmrf.training.processes import ProcessGroup
 from latent_pmrf.training.recipe import load_recipe
 from latent_pmrf.training.setup import Places, build_trainer, load_network, network_config
 from tests.training_files import recipe_values, write_faces, write_recipe
@@ -109,8 +110,9 @@ def test_a_recipe_makes_a_trainer(tmp_path, faces, stage):
 
 def test_network_fields_replace_the_preset_s(tmp_path, faces):
     trainer = build_trainer(load_recipe(write_recipe(tmp_path, "estimator")), Places(faces, tmp_path))
-    assert trainer.stage.config == UNetConfig(image_size_px=64, widths=(8, 16), depth=1, heads=2)
-    assert ESTIMATOR_PRESETS["xs-unet"].image_size_px == 256
+    preset = ESTIMATOR_PRESETS["xs-unet"]
+    assert trainer.stage.config == dataclasses.replace(preset, image_size_px=64, widths=(8, 16), depth=1, heads=2)
+    assert preset.image_size_px == 256
 
 
 @pytest.mark.parametrize(
@@ -142,6 +144,18 @@ def test_a_trainer_takes_up_an_earlier_run_unless_told_otherwise(tmp_path, faces
     first.save()
     assert build_trainer(recipe, places).step == 3
     assert build_trainer(recipe, places, restart=True).step == 0
+
+
+def test_a_restart_forgets_the_earlier_run_once(tmp_path, faces):
+    recipe = load_recipe(write_recipe(tmp_path, "vae", micro_batches=2))
+    places = Places(faces, tmp_path)
+    first = build_trainer(recipe, places)
+    first.step = 3
+    first.save()
+    follower = build_trainer(recipe, places, restart=True, group=ProcessGroup(rank=1, size=2))
+    assert (follower.step, follower.state_path.exists()) == (0, True)  # the leading process came first
+    build_trainer(recipe, places, restart=True)
+    assert build_trainer(recipe, places).step == 0
 
 
 def test_weights_come_back_as_a_network(tmp_path, faces):
@@ -203,6 +217,16 @@ def test_published_flow_is_the_papers():
     assert (optim.steps, optim.batch_size, optim.lr, optim.betas) == (400_000, 64, 5e-4, (0.9, 0.95))
     assert recipe.options["sigma_s"] == 0.1
     assert recipe.degradation == DegradationRange()
+
+
+@pytest.mark.parametrize(
+    "path", [PRESETS / "published" / "vae.yaml", *PRESETS.glob("ablations/*vae*.yaml")], ids=lambda path: path.stem
+)
+def test_published_autoencoders_weigh_the_summed_kl_with_a_millionth(path):
+    recipe = load_recipe(path)
+    config = network_config(recipe)
+    elements = config.latent_channels * (recipe.options["crop_px"] // config.downscale) ** 2
+    assert recipe.options["kl_weight"] == pytest.approx(1e-6 * elements)
 
 
 @pytest.mark.parametrize(

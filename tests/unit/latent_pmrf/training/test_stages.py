@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -19,8 +20,8 @@ def estimator_stage(pairs, validation):
 
 
 def make_vae_stage(validation, **changes):
-    facts = {"size_px": SIDE_PX, "crop_px": 32, "batch_size": 2, "seed": 1, "augmentation": STILL}
-    return VAEStage(VAE, crops(6), validation=validation, **facts | changes)
+    facts = {"config": VAE, "size_px": SIDE_PX, "crop_px": 32, "batch_size": 2, "seed": 1, "augmentation": STILL}
+    return VAEStage(images=crops(6), validation=validation, **facts | changes)
 
 
 def test_estimator_batches_are_a_function_of_the_step(estimator_stage):
@@ -118,6 +119,13 @@ def test_vae_noise_is_bounded(validation):
     with torch.no_grad():
         vae.encoder.conv_out.bias[8:] = 15.0  # an escaped variance
     assert stage.loss(vae, image, 0)[1]["l1"] < 0.5
+
+
+def test_a_variance_that_is_not_bounded_is_trained(validation):
+    stage = make_vae_stage(validation, config=dataclasses.replace(VAE, linear_skip=False), kl_weight=1.0)
+    vae = stage.build()  # its log-variance starts at 0
+    stage.loss(vae, stage.batch(0), 0)[0].backward()
+    assert vae.encoder.conv_out.bias.grad[8:].abs().min() > 0
 
 
 def test_vae_validation_is_on_clean_faces(validation):
