@@ -13,7 +13,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import FrameType
 from typing import Any, Generic, Protocol, TypeVar
 
-import cv2
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 Batch = TypeVar("Batch")
@@ -88,7 +87,7 @@ class WorkerPrefetcher(Generic[Batch]):
 
 
 def _start_worker(closed: ctypes.c_bool, _number: int) -> None:
-    """Prepare a worker process: one thread, and deaf to signals until the batches are closed.
+    """Make a worker process deaf to signals until the batches are closed.
 
     torchrun, Slurm, systemd and a terminal signal all processes of a run. The one that trains then finishes its step
     and saves, for which it needs its workers.
@@ -100,7 +99,6 @@ def _start_worker(closed: ctypes.c_bool, _number: int) -> None:
 
     for sig in (signal.SIGINT, signal.SIGTERM):
         signal.signal(sig, end_if_closed)
-    cv2.setNumThreads(1)
 
 
 def _as_it_is(batch: Batch) -> Batch:

@@ -2,7 +2,7 @@
 
 options of a stage           default
 estimator  loss              relative_mse   see `losses.REGRESSION_LOSSES`
-           space             pixel          `latent` trains ELIR's estimator, from E(y) to E(x)
+           space             pixel          `latent` trains ELIR's estimator, from E(y) to E(x), without `loss`
 vae        crop_px                          side of the training crops
            kl_weight         1e-6           of the mean over the latent's elements
            band_weight       1              Laplacian pyramid
@@ -153,6 +153,8 @@ def _estimator_stage(  # noqa: PLR0913 - the signature of both makers
     space = _choice("space", options.pop("space", "pixel"), ("pixel", "latent"))
     if space == "pixel":
         return EstimatorStage(config, pairs, **options, **_shared(recipe, validation))
+    if options:
+        raise ValueError(f"an estimator of latents is trained by MSE, it has no option {sorted(options)}")
     networks = FrozenNetworks(None, _vae(places), "degraded", device)
     return LatentEstimatorStage(
         config, FreshPairs(pairs, networks, seed=recipe.optim.seed), **_shared(recipe, validation)

@@ -235,6 +235,7 @@ def test_published_autoencoders_weigh_the_summed_kl_with_a_millionth(path):
         ("flow", {"source": "noise"}, "option source must be one of"),
         ("flow", {"space": "wavelets"}, "option space must be one of"),
         ("estimator", {"space": "wavelets"}, "option space must be one of"),
+        ("estimator", {"space": "latent", "loss": "l1"}, r"trained by MSE, it has no option \['loss'\]"),
         ("vae", {"perceptual_weight": 1.0}, "needs the weights of VGG19: --vgg19"),
     ],
 )
