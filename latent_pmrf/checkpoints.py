@@ -105,12 +105,16 @@ def read_public(path: Path, prefix: str = "") -> dict[str, Tensor]:
         ValueError: The file is of another kind, is damaged, holds more than tensors and plain values, or has no tensors
             under the prefix.
     """
-    tensors = unwrap(_load(path))
-    selected = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    selected = with_prefix(unwrap(_load(path)), prefix)
     if not selected:
         under = f" whose names start with {prefix!r}" if prefix else ""
         raise ValueError(f"{path} holds no tensors{under}")
     return selected
+
+
+def with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names start with `prefix`, without it."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _load(path: Path) -> Mapping[str, Any]:

@@ -20,7 +20,7 @@ from typing import Any
 from torch import Tensor
 
 from latent_pmrf import public_specs as specs
-from latent_pmrf.checkpoints import convert, read_public
+from latent_pmrf.checkpoints import convert, read_public, with_prefix
 from latent_pmrf.config import NetworkConfig
 from latent_pmrf.training.checkpoint import save_weights
 
@@ -140,7 +140,7 @@ def _pmrf(file: PublicFile, with_estimator: bool, sigma_s: float | None, say: Sa
         flow_spec, estimator_spec = specs.pmrf_spec(public), specs.pmrf_estimator_spec(public)
         noise = specs.pmrf_sigma_s(public) if sigma_s is None else sigma_s
     tensors = read_public(file.weights)
-    flow, estimator = (_under(tensors, prefix) for prefix in (_FLOW_PREFIX, _ESTIMATOR_PREFIX))
+    flow, estimator = (with_prefix(tensors, prefix) for prefix in (_FLOW_PREFIX, _ESTIMATOR_PREFIX))
     others = sorted({name.partition(".")[0] for name in tensors} - {_FLOW_PREFIX[:-1], _ESTIMATOR_PREFIX[:-1]})
     if others:
         say(f"{file.weights}: passed over what is under {', '.join(others)}")
@@ -223,10 +223,6 @@ def _configuration(file: PublicFile, *, beside: bool = True) -> Mapping[str, Any
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no object")
     return content
-
-
-def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _sha256(path: Path) -> str:

@@ -7,14 +7,9 @@ Outputs are measured after rounding to 8 bits, as a user receives them.
 
 from __future__ import annotations
 
-import functools
-import multiprocessing
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from types import TracebackType
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -22,6 +17,7 @@ from latent_pmrf.evaluation import metrics
 from latent_pmrf.evaluation.identity import FaceIdentifier, angle_deg, landmark_distance_px
 from latent_pmrf.evaluation.restoration import to_unit
 from latent_pmrf.evaluation.scoring import PSNR_CAP_DB
+from latent_pmrf.evaluation.workers import Workers
 
 U8Image = npt.NDArray[np.uint8]
 PanelScores = Mapping[str, Sequence[float]]
@@ -75,53 +71,9 @@ def measure_panel(panel: Panel, identifier: FaceIdentifier | None = None) -> Pan
     return scores
 
 
-class PanelScorer:
-    """Measures panels on `num_workers` processes, or on this thread for one; use it as a context manager.
-
-    Args:
-        num_workers: Processes, at least 1.
-        num_landmarks: dlib's landmarks, 68 or 5; None leaves dlib out.
-
-    Raises:
-        ImportError: dlib is asked for and not installed.
-    """
-
-    def __init__(self, num_workers: int, num_landmarks: int | None) -> None:
-        self._num_landmarks = num_landmarks
-        self._identifier = None if num_landmarks is None or num_workers > 1 else FaceIdentifier(num_landmarks)
-        self._pool: ProcessPoolExecutor | None = None
-        if num_workers > 1:
-            # Forking a process that runs onnxruntime's threads can deadlock.
-            context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(num_workers, context, _start_worker, (num_landmarks,))
-
-    def __enter__(self) -> PanelScorer:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+class PanelScorer(Workers):
+    """Measures panels on `num_workers` processes, or on this thread for one."""
 
     def measure(self, panels: Sequence[Panel]) -> list[PanelScores]:
         """Scores of panels, in their order."""
-        if self._pool is None:
-            return [measure_panel(panel, self._identifier) for panel in panels]
-        work = functools.partial(_measure_in_worker, num_landmarks=self._num_landmarks)
-        return list(self._pool.map(work, panels))
-
-
-@functools.cache
-def _worker_identifier(num_landmarks: int) -> FaceIdentifier:
-    return FaceIdentifier(num_landmarks)
-
-
-def _start_worker(num_landmarks: int | None) -> None:
-    cv2.setNumThreads(1)
-    if num_landmarks is not None:
-        _worker_identifier(num_landmarks)
-
-
-def _measure_in_worker(panel: Panel, num_landmarks: int | None) -> PanelScores:
-    return measure_panel(panel, None if num_landmarks is None else _worker_identifier(num_landmarks))
+        return list(self.map(measure_panel, panels))

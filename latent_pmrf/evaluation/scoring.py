@@ -8,24 +8,17 @@ Pictures are measured after rounding to 8 bits, as a user receives them.
 
 from __future__ import annotations
 
-import functools
-import multiprocessing
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import TypeVar
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from latent_pmrf.evaluation import metrics
 from latent_pmrf.evaluation.identity import FaceIdentifier, Signature, identity_distance, landmark_distance_px
+from latent_pmrf.evaluation.workers import Workers
 
 U8Image = npt.NDArray[np.uint8]
-Task = TypeVar("Task")
-Result = TypeVar("Result")
 
 PSNR_CAP_DB = 100.0
 
@@ -135,8 +128,8 @@ def score_blends(task: BlendTask) -> tuple[BlendScores, ...]:
     return tuple(results)
 
 
-class Scorer:
-    """Runs scores on `num_workers` processes, or on this thread for one; use it as a context manager.
+class Scorer(Workers):
+    """Runs scores on `num_workers` processes, or on this thread for one.
 
     Args:
         num_workers: Processes, at least 1.
@@ -144,68 +137,27 @@ class Scorer:
     """
 
     def __init__(self, num_workers: int = 1, with_identity: bool = True) -> None:
-        if num_workers < 1:
-            raise ValueError(f"num_workers must be at least 1, not {num_workers}")
-        self.with_identity = with_identity
-        self._identifier: FaceIdentifier | None = None
-        self._pool: ProcessPoolExecutor | None = None
-        if num_workers == 1:
-            self._identifier = FaceIdentifier() if with_identity else None
-        else:
-            # Forking a process that runs onnxruntime's threads can deadlock.
-            context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(num_workers, context, _start_worker, (with_identity,))
-
-    def __enter__(self) -> Scorer:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+        super().__init__(num_workers, 68 if with_identity else None)
 
     def sign(self, images: Sequence[U8Image]) -> list[Signature | None]:
         """Signatures of clean faces, or None for each without identity."""
-        if not self.with_identity:
-            return [None] * len(images)
-        if self._identifier is not None:
-            return [self._identifier.sign(image) for image in images]
-        return list(self._map(_sign_in_worker, images))
+        return list(self.map(_sign, images))
 
     def score(self, tasks: Iterable[ScoreTask]) -> Iterator[FaceScores]:
         """Measure pictures, results in the order of the tasks."""
-        if self._pool is None:
-            return (score(task, self._identifier) for task in tasks)
-        return self._map(_score_in_worker, tasks)
+        return self.map(score, tasks)
 
     def score_blends(self, tasks: Iterable[BlendTask]) -> Iterator[tuple[BlendScores, ...]]:
         """Measure blends, results in the order of the tasks."""
-        return map(score_blends, tasks) if self._pool is None else self._map(score_blends, tasks)
-
-    def _map(self, function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
-        if self._pool is None:
-            return map(function, tasks)
-        return self._pool.map(function, tasks)
+        return self.map(_score_blends, tasks)
 
 
-@functools.cache
-def _worker_identifier() -> FaceIdentifier:
-    return FaceIdentifier()
+def _sign(image: U8Image, identifier: FaceIdentifier | None) -> Signature | None:
+    return None if identifier is None else identifier.sign(image)
 
 
-def _start_worker(with_identity: bool) -> None:
-    cv2.setNumThreads(1)
-    if with_identity:
-        _worker_identifier()
-
-
-def _sign_in_worker(image: U8Image) -> Signature:
-    return _worker_identifier().sign(image)
-
-
-def _score_in_worker(task: ScoreTask) -> FaceScores:
-    return score(task, None if task.clean_signature is None else _worker_identifier())
+def _score_blends(task: BlendTask, _identifier: FaceIdentifier | None) -> tuple[BlendScores, ...]:
+    return score_blends(task)
 
 
 def _unit(image: U8Image) -> npt.NDArray[np.float32]:

@@ -19,6 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from latent_pmrf.checkpoints import with_prefix
 from latent_pmrf.config import NetworkConfig, from_dict, to_dict
 from latent_pmrf.training.ema import EMA
 
@@ -57,7 +58,7 @@ def load_training_state(
         ValueError: The checkpoint is of another network or of other optimisers; nothing is changed then.
     """
     tensors, metadata = _load(path)
-    found = {name: value.shape for name, value in _with_prefix(tensors, "model.").items()}
+    found = {name: value.shape for name, value in with_prefix(tensors, "model.").items()}
     expected = {name: value.shape for name, value in model.state_dict().items()}
     differing = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
     if differing:
@@ -65,12 +66,12 @@ def load_training_state(
     kinds, saved = [type(optimizer).__name__ for optimizer in optimizers], metadata.get("optimizers")
     if kinds != saved:
         raise ValueError(f"{path} was trained with {saved}, this recipe says {kinds}; go on as it began or start anew")
-    model.load_state_dict(_with_prefix(tensors, "model."))
-    for name, value in _with_prefix(tensors, "ema.").items():
+    model.load_state_dict(with_prefix(tensors, "model."))
+    for name, value in with_prefix(tensors, "ema.").items():
         ema.shadow[name].copy_(value)
     for number, optimizer in enumerate(optimizers):
         state: dict[int, dict[str, torch.Tensor]] = {}
-        for key, value in _with_prefix(tensors, f"optimizer.{number}.").items():
+        for key, value in with_prefix(tensors, f"optimizer.{number}.").items():
             index, name = key.split(".", 1)
             state.setdefault(int(index), {})[name] = value
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
@@ -101,10 +102,6 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(values, indent=1))
     partial.replace(path)
-
-
-def _with_prefix(tensors: Tensors, prefix: str) -> Tensors:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _save(path: Path, tensors: Tensors, metadata: Mapping[str, Any]) -> None:
