@@ -18,12 +18,13 @@ from torch import nn
 
 from latent_pmrf.nets.layers import channels_last
 from latent_pmrf.nets.sim_vae import SimVAE
+from latent_pmrf.training.device import autocast
 
 Source = Literal["posterior_mean", "latent_mean", "degraded"]
 
 
 class FrozenNetworks:
-    """Estimator and autoencoder in evaluation mode, bf16 autocast.
+    """Estimator and autoencoder in evaluation mode, in bf16 where that is fast.
 
     Args:
         estimator: Of images, or of latents for the source `latent_mean`; None only for `degraded`.
@@ -62,14 +63,14 @@ class FrozenNetworks:
         """(B, 3, S, S) in [0, 1] to the mean of the encoder's posterior, float32; in pixel space the image itself."""
         if self._vae is None:
             return image.to(self.device)
-        with torch.no_grad(), torch.autocast(self.device.type, dtype=torch.bfloat16):
+        with torch.no_grad(), autocast(self.device):
             return self._vae.encode(image.to(self.device) * 2 - 1)[0].float()
 
     def decode(self, raw: torch.Tensor) -> torch.Tensor:
         """What `encode` gave back to the image in [0, 1], float32."""
         if self._vae is None:
             return raw.to(self.device).clamp(0, 1)
-        with torch.no_grad(), torch.autocast(self.device.type, dtype=torch.bfloat16):
+        with torch.no_grad(), autocast(self.device):
             return (self._vae.decode(raw.to(self.device)).float() * 0.5 + 0.5).clamp(0, 1)
 
     def source_of(self, y: torch.Tensor) -> torch.Tensor:
@@ -84,7 +85,7 @@ class FrozenNetworks:
 
     def _estimate(self, y: torch.Tensor) -> torch.Tensor:
         assert self._estimator is not None  # noqa: S101 - checked in __init__
-        with torch.no_grad(), torch.autocast(self.device.type, dtype=torch.bfloat16):
+        with torch.no_grad(), autocast(self.device):
             estimate: torch.Tensor = self._estimator(y.to(self.device)).float()
         return estimate
 

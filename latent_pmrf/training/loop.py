@@ -30,7 +30,7 @@ from torch.utils.tensorboard import SummaryWriter
 from latent_pmrf.config import NetworkConfig
 from latent_pmrf.data.prefetch import BatchSource, Prefetcher, WorkerPrefetcher
 from latent_pmrf.training.checkpoint import load_training_state, save_training_state, save_weights
-from latent_pmrf.training.device import to_device
+from latent_pmrf.training.device import autocast, has_fast_bf16, to_device
 from latent_pmrf.training.ema import EMA
 from latent_pmrf.training.optim import OptimConfig, make_optimizers
 from latent_pmrf.training.processes import ProcessGroup
@@ -94,6 +94,8 @@ class Trainer(Generic[Batch]):
         if optim.threads:
             torch.set_num_threads(optim.threads)
         torch.manual_seed(optim.seed)
+        if optim.precision == "bf16" and not has_fast_bf16(self.device):
+            _log.warning("%s: this processor has no fast bfloat16; training in float32", stage.name)
         self.model = stage.build().to(self.device)
         self.ema = EMA(self.model, optim.ema_decay)
         self.optimizers = make_optimizers(self.model, optim)
@@ -206,7 +208,7 @@ class Trainer(Generic[Batch]):
             batch = to_device(batch, self.device)
             last = part == share - 1
             with contextlib.nullcontext() if last else _unsynchronised(forward):
-                with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16):
+                with autocast(self.device, bf16=bf16):
                     loss, scalars = forward(batch, index)
                 (loss / share).backward()
             parts.append((loss.detach(), scalars))
@@ -229,7 +231,7 @@ class Trainer(Generic[Batch]):
         self.model.load_state_dict(self.ema.shadow)
         self.model.eval()
         bf16 = self.optim.precision == "bf16"
-        with torch.no_grad(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16):
+        with torch.no_grad(), autocast(self.device, bf16=bf16):
             scalars = self.stage.validate(self.model)
         self.model.load_state_dict(weights)
         _log_scalars(writer, {f"val/{name}": value for name, value in scalars.items()}, self.step)

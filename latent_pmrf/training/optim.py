@@ -33,7 +33,7 @@ class OptimConfig:
         weight_decay: Decoupled decay of both optimisers.
         ema_decay: Decay of the averaged weights.
         grad_clip: Largest gradient norm.
-        precision: `bf16` runs the forward pass under autocast, `fp32` does not.
+        precision: `bf16` runs the forward pass under autocast where the processor is fast at it, `fp32` never does.
         compile: Compile the network with `torch.compile`.
         threads: CPU threads of torch, 0 for all.
         workers: Processes that prepare batches, 0 for a thread.
