@@ -3,7 +3,7 @@
     broker -> take -> admit -> step ... step -> complete | fail -> broker
 
 Faces of many photos are in flight at once; the worker knows none of those photos. It speaks to gateways through the
-broker alone.
+broker alone. While the broker does not answer, the faces in flight go on, and what has ended is told when it is back.
 """
 
 from __future__ import annotations
@@ -11,15 +11,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import deque
+from collections.abc import AsyncIterator
 
-from service.core.errors import Cancelled, DeadlineExceeded, InferenceFailed, ServiceError
+from service.core.errors import Cancelled, DeadlineExceeded, DependencyUnavailable, InferenceFailed, ServiceError
 from service.core.interfaces import Broker
 from service.core.metrics import Metrics
-from service.core.types import FaceJob, RestoredFace
+from service.core.types import FaceJob, FaceKey, RestoredFace
 from service.sampling.sampler import Outcome, Sampler
 
 _IDLE_WAIT_S = 0.1  # how long a worker without faces may take to notice that it should stop
-_PAUSE_S = 1.0  # after an unexpected error, so that one that persists does not keep a core busy
+_PAUSE_S = 1.0  # after an error that is likely to come again at once
+_BEAT_S = 5.0  # a call of a large network on a small machine may take longer than a lease
 
 logger = logging.getLogger(__name__)
 
@@ -31,73 +34,146 @@ class Worker:
         broker: The queue.
         sampler: Restores the faces; no other worker may use it.
         metrics: Told about faces that fail or are dropped.
-        pause_s: Seconds to wait after an unexpected error.
+        grace_s: How long the faces in flight may take after a stop; what is not finished then is handed back.
+        pause_s: Seconds to wait after an unexpected error, and while the broker does not answer.
+        beat_s: Seconds between two signs of life while a network call lasts.
     """
 
-    def __init__(self, broker: Broker, sampler: Sampler, *, metrics: Metrics, pause_s: float = _PAUSE_S) -> None:
+    def __init__(  # noqa: PLR0913 - times that a deployment and the tests set
+        self,
+        broker: Broker,
+        sampler: Sampler,
+        *,
+        metrics: Metrics,
+        grace_s: float = 3600.0,
+        pause_s: float = _PAUSE_S,
+        beat_s: float = _BEAT_S,
+    ) -> None:
         self._broker = broker
         self._sampler = sampler
         self._metrics = metrics
+        self._grace_s = grace_s
         self._pause_s = pause_s
-        self._held: dict[int, FaceJob] = {}  # taken and not yet handed back, by identity
+        self._beat_s = beat_s
+        self._held: dict[FaceKey, FaceJob] = {}  # in the sampler
+        self._ended: deque[tuple[Outcome, str]] = deque()  # out of it, the broker not told yet; with their phase
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until `stop` is set and every face that was taken has been handed back.
+        """Work until `stop` is set and every face that was taken has ended or, after `grace_s`, been handed back.
 
         An unexpected error fails the faces in flight, never the worker.
         """
+        async with self._signs_of_life():
+            turning = asyncio.create_task(self._turns(stop), name="turns")
+            stopping = asyncio.create_task(stop.wait(), name="stop")
+            try:
+                await asyncio.wait({turning, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({turning}, timeout=self._grace_s)
+                if turning.done():
+                    turning.result()
+            finally:
+                for task in (turning, stopping):
+                    task.cancel()
+                await asyncio.gather(turning, stopping, return_exceptions=True)
+                await self._sampler.abandon()
+                await self._hand_back()
+
+    async def _turns(self, stop: asyncio.Event) -> None:
+        while not stop.is_set() or self._held or self._ended:
+            await self._turn(stopping=stop.is_set())
+
+    async def _turn(self, *, stopping: bool) -> None:
         try:
-            while self._held or not stop.is_set():
-                try:
-                    if not stop.is_set():
-                        await self._admit()
-                    if self._held:
-                        await self._drop_withdrawn()
-                        await self._step()
-                except Exception:
-                    logger.exception("unexpected error; the faces in flight fail")
-                    await self._fail_held()
-                    await asyncio.sleep(self._pause_s)
-        finally:
-            await self._sampler.abandon()
+            if not stopping:
+                await self._admit()
+            if self._held:
+                self._sampler.withdraw(await self._broker.beat(self._sampler.steps_done))
+        except DependencyUnavailable as error:
+            logger.warning("the queue does not answer: %s", error.detail)
+            if not self._held:
+                await asyncio.sleep(self._pause_s)
+        except Exception:
+            await self._recover()
+        try:
+            if self._held:
+                for outcome in await self._sampler.step():
+                    self._end(outcome, phase="running")
+            await self._tell()
+        except Exception:
+            await self._recover()
 
     async def _admit(self) -> None:
         """Fill the free slots; wait for faces only while there is nothing else to do."""
-        if not self._sampler.free_slots:
+        room = self._sampler.free_slots - len(self._ended)  # faces the queue has not heard of are still ours
+        if room < 1:
             return
-        jobs = await self._broker.take(self._sampler.free_slots, 0 if self._held else _IDLE_WAIT_S)
-        self._held |= {id(job): job for job in jobs}
-        for job in jobs:
+        for job in await self._broker.take(room, 0 if self._held or self._ended else _IDLE_WAIT_S):
+            self._held[job.key] = job
             try:
                 self._sampler.admit(job)
             except ServiceError as error:
-                await self._hand_back(Outcome(job, error), phase="queued")
+                self._end(Outcome(job, error), phase="queued")
 
-    async def _drop_withdrawn(self) -> None:
-        job_ids = sorted({job.job_id for job in self._held.values()})
-        self._sampler.withdraw(await self._broker.cancelled(job_ids))
+    def _end(self, outcome: Outcome, *, phase: str) -> None:
+        del self._held[outcome.job.key]
+        self._ended.append((outcome, phase))
 
-    async def _step(self) -> None:
-        for outcome in await self._sampler.step():
-            await self._hand_back(outcome, phase="running")
-
-    async def _hand_back(self, outcome: Outcome, *, phase: str) -> None:
-        job, result = outcome.job, outcome.result
-        if isinstance(result, RestoredFace):
-            await self._broker.complete(result)
-        else:
-            await self._broker.fail(job, result)
+    async def _tell(self) -> None:
+        """Bring what has ended to the broker; what it does not take now it gets at a later turn."""
+        while self._ended:
+            outcome, phase = self._ended[0]
+            job, result = outcome.job, outcome.result
+            try:
+                if isinstance(result, RestoredFace):
+                    await self._broker.complete(result)
+                else:
+                    await self._broker.fail(job, result)
+            except DependencyUnavailable as error:
+                logger.warning("the queue does not answer, %d results wait: %s", len(self._ended), error.detail)
+                if not self._held:
+                    await asyncio.sleep(self._pause_s)
+                return
+            self._ended.popleft()
             if isinstance(result, Cancelled | DeadlineExceeded):
                 self._metrics.cancelled(phase)
-            else:
+            elif isinstance(result, ServiceError):
                 self._metrics.faces(result.code)
-        del self._held[id(job)]
 
-    async def _fail_held(self) -> None:
-        """Empty the sampler and fail its faces; a queue that cannot be told will deliver them again."""
+    async def _recover(self) -> None:
+        """After an unexpected error: empty the sampler and fail its faces; a queue that cannot be told redelivers."""
+        logger.exception("unexpected error; the faces in flight fail")
         await self._sampler.abandon()
-        jobs, self._held = list(self._held.values()), {}
-        for job in jobs:
+        failed = [*self._held.values(), *(outcome.job for outcome, _ in self._ended)]
+        self._held.clear()
+        self._ended.clear()
+        for job in failed:
             self._metrics.faces(InferenceFailed.code)
             with contextlib.suppress(Exception):
                 await self._broker.fail(job, InferenceFailed("the worker met an unexpected error", hint="try again"))
+        await asyncio.sleep(self._pause_s)
+
+    async def _hand_back(self) -> None:
+        """Let other workers have what is left."""
+        left = [*self._held.values(), *(outcome.job for outcome, _ in self._ended)]
+        if not left:
+            return
+        logger.warning("%d faces are handed back unfinished", len(left))
+        with contextlib.suppress(ServiceError):  # their leases run out
+            await self._broker.hand_back(left)
+
+    @contextlib.asynccontextmanager
+    async def _signs_of_life(self) -> AsyncIterator[None]:
+        """Renew the leases while a call of the networks lasts; the turns do it themselves between two calls."""
+
+        async def beat() -> None:
+            while True:
+                await asyncio.sleep(self._beat_s)
+                with contextlib.suppress(ServiceError):
+                    self._sampler.withdraw(await self._broker.beat(self._sampler.steps_done))
+
+        beating = asyncio.create_task(beat(), name="beat")
+        try:
+            yield
+        finally:
+            beating.cancel()
+            await asyncio.gather(beating, return_exceptions=True)

@@ -48,7 +48,7 @@ class EchoBroker:
         self.jobs[faces[0].job_id] = list(faces)
         self.submitted.set()
 
-    async def results(self, job_id: str, timeout_s: float | None) -> list[RestoredFace]:
+    async def results(self, job_id, timeout_s, on_progress=None) -> list[RestoredFace]:
         if self.hold is not None:
             await self.hold.wait()
         if self.error is not None:
@@ -58,8 +58,8 @@ class EchoBroker:
     async def cancel(self, job_id: str) -> None:
         self.withdrawn.append(job_id)
 
-    async def cancelled(self, job_ids: Sequence[str]) -> set[str]:
-        return set(job_ids) & set(self.withdrawn)
+    async def beat(self, steps_done):
+        return {key for key in steps_done if key[0] in self.withdrawn}
 
     async def take(self, max_items: int, wait_s: float) -> list[FaceJob]:
         return []
@@ -158,12 +158,12 @@ class HeldBroker(EchoBroker):
         await super().submit(faces)
         self.begun.release()
 
-    async def results(self, job_id, timeout_s):
+    async def results(self, job_id, timeout_s, on_progress=None):
         for _ in range(3000):
             if self.go.is_set():
                 break
             await asyncio.sleep(0.01)
-        return await super().results(job_id, timeout_s)
+        return await super().results(job_id, timeout_s, on_progress)
 
     async def cancel(self, job_id):
         await super().cancel(job_id)

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from latent_pmrf.training.device import has_fast_bf16
+
 # Odd polynomial a x + b x^3 + c x^5 that pushes singular values towards 1; the coefficients of Jordan et al.
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 _ITERATIONS = 5
@@ -61,13 +63,13 @@ def orthogonalise(matrix: Tensor) -> Tensor:
     """Nearly the orthogonal factor of a matrix's polar decomposition: singular values between about 0.7 and 1.2.
 
     Args:
-        matrix: (M, N) of any floating dtype; computed in bfloat16.
+        matrix: (M, N) of any floating dtype; computed in bfloat16 where that is fast, else in float32.
 
     Returns:
         (M, N) float32.
     """
     tall = matrix.shape[0] > matrix.shape[1]
-    x = (matrix.T if tall else matrix).bfloat16()
+    x = (matrix.T if tall else matrix).to(torch.bfloat16 if has_fast_bf16(matrix.device) else torch.float32)
     x = x / x.norm().clamp(min=1e-7)
     for _ in range(_ITERATIONS):
         gram = x @ x.T

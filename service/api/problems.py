@@ -41,6 +41,8 @@ STATUS: Mapping[type[ServiceError], int] = {
     errors.UnsupportedMediaType: 415,
     errors.NotAcceptable: 406,
     errors.NotFound: 404,
+    errors.NotFinished: 409,
+    errors.IdempotencyConflict: 422,
     errors.QueueFull: 429,
     errors.Draining: 503,
     errors.DependencyUnavailable: 503,
@@ -48,6 +50,7 @@ STATUS: Mapping[type[ServiceError], int] = {
     errors.Cancelled: CLIENT_CLOSED_REQUEST,
     errors.ManifestMismatch: 500,
     errors.InferenceFailed: 500,
+    errors.Abandoned: 500,
 }
 
 _RETRY_AFTER_S = {429: 1, 503: 5}

@@ -14,12 +14,14 @@ import contextlib
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from service.core.errors import Cancelled, DeadlineExceeded, Draining, QueueFull, ServiceError
+from service.core.interfaces import OnProgress
+from service.core.jobs import Progress
 from service.core.metrics import Metrics
-from service.core.types import FaceJob, Lane, RestoredFace
+from service.core.types import FaceJob, FaceKey, Lane, RestoredFace
 
 _INTERACTIVE_PER_BATCH = 4  # interactive faces handed out before a waiting batch face has its turn
 _MAX_RETRY_AFTER_S = 60
@@ -33,25 +35,36 @@ class _Job:
 
     Attributes:
         lane: Where its faces wait.
-        num_faces: How many results it takes.
         submitted_s: When, on the monotonic clock.
         forget_s: When nobody can be interested any more, on the same clock.
+        num_steps: Euler steps to take, by face index.
         waiting: Faces not yet taken.
         taken_s: When each face was taken that a worker has now, by face index.
+        steps_done: Euler steps taken, by face index.
         restored: Results, by face index.
+        on_progress: Told whenever a face has moved on, or None.
         error: Why the job failed, or None.
         ended: Set when the results, or an error, can be fetched.
     """
 
     lane: Lane
-    num_faces: int
+    num_steps: dict[int, int]
     submitted_s: float
     forget_s: float
     waiting: deque[FaceJob]
     taken_s: dict[int, float] = field(default_factory=dict)
+    steps_done: dict[int, int] = field(default_factory=dict)
     restored: dict[int, RestoredFace] = field(default_factory=dict)
+    on_progress: OnProgress | None = None
     error: ServiceError | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def report(self) -> None:
+        """Tell whoever listens how far the faces are."""
+        if self.on_progress is not None:
+            taken = {**self.steps_done, **{index: self.num_steps[index] for index in self.restored}}
+            total = sum(self.num_steps.values())
+            self.on_progress(Progress(len(self.num_steps), len(self.restored), total, sum(taken.values())))
 
 
 class MemoryBroker:
@@ -81,16 +94,16 @@ class MemoryBroker:
         self._closed = False
 
     async def submit(self, faces: Sequence[FaceJob]) -> None:
-        """Admit all faces of one photo, or none.
+        """Admit all faces of one photo, or none; a job that is in the queue already is joined.
 
         Raises:
             QueueFull: The lane has no room; `extra["retry_after_s"]` says when to come back.
             Draining: The queue is closed.
-            ValueError: There is no face, they are not of one photo and lane, or the job is in the queue already.
+            ValueError: There is no face, or they are not of one photo and lane.
         """
         job_id, lane = _common(faces)
         if job_id in self._jobs:
-            raise ValueError(f"job {job_id} is in the queue already")
+            return
         if self._closed:
             raise Draining("the queue is closed", hint="try another instance")
         self._forget_old_jobs()
@@ -103,7 +116,8 @@ class MemoryBroker:
             )
         now_s = self._clock()
         left_s = max(math.inf if face.deadline_s is None else face.deadline_s - time.time() for face in faces)
-        job = _Job(lane, len(faces), now_s, now_s + max(0.0, left_s) + _FORGET_AFTER_S, deque(faces))
+        num_steps = {face.face_index: face.num_steps for face in faces}
+        job = _Job(lane, num_steps, now_s, now_s + max(0.0, left_s) + _FORGET_AFTER_S, deque(faces))
         self._jobs[job_id] = job
         self._lanes[lane].append(job)
         self._note_depth(lane)
@@ -125,6 +139,21 @@ class MemoryBroker:
             faces.append(self._take_one(lane))
         return faces
 
+    async def beat(self, steps_done: Mapping[FaceKey, int]) -> set[FaceKey]:
+        """Note how far faces are; returns those that nobody waits for."""
+        unwanted = set()
+        moved: dict[str, _Job] = {}
+        for (job_id, face_index), steps in steps_done.items():
+            job = self._jobs.get(job_id)
+            if job is None or face_index not in job.taken_s:
+                unwanted.add((job_id, face_index))
+            elif job.steps_done.get(face_index, 0) != steps:
+                job.steps_done[face_index] = steps
+                moved[job_id] = job
+        for job in moved.values():
+            job.report()
+        return unwanted
+
     async def complete(self, result: RestoredFace) -> None:
         """Store a result; dropped if nobody waits for it."""
         job = self._jobs.get(result.job_id)
@@ -137,7 +166,8 @@ class MemoryBroker:
         del job.taken_s[result.face_index]
         timings_ms = {"queue_wait": (taken_s - job.submitted_s) * 1000, **result.timings_ms}
         job.restored[result.face_index] = replace(result, timings_ms=timings_ms)
-        if len(job.restored) == job.num_faces:
+        job.report()
+        if len(job.restored) == len(job.num_steps):
             job.ended.set()
 
     async def fail(self, job: FaceJob, error: ServiceError) -> None:
@@ -146,7 +176,23 @@ class MemoryBroker:
         if found is not None and job.face_index in found.taken_s:
             self._end(found, error)
 
-    async def results(self, job_id: str, timeout_s: float | None) -> list[RestoredFace]:
+    async def hand_back(self, faces: Sequence[FaceJob]) -> None:
+        """Put faces that were taken at the front of their lanes again."""
+        for face in faces:
+            job = self._jobs.get(face.job_id)
+            if job is None or job.taken_s.pop(face.face_index, None) is None:
+                continue
+            job.steps_done.pop(face.face_index, None)
+            lane = self._lanes[job.lane]
+            if job.waiting:
+                lane.remove(job)
+            job.waiting.appendleft(face)
+            lane.appendleft(job)
+            self._note_depth(job.lane)
+
+    async def results(
+        self, job_id: str, timeout_s: float | None, on_progress: OnProgress | None = None
+    ) -> list[RestoredFace]:
         """Wait for every face of a job and forget it; ordered by face index.
 
         Raises:
@@ -158,6 +204,8 @@ class MemoryBroker:
         job = self._jobs.get(job_id)
         if job is None:
             raise Cancelled(f"job {job_id} is not in the queue")
+        job.on_progress = on_progress
+        job.report()
         try:
             async with asyncio.timeout(timeout_s):
                 await job.ended.wait()
@@ -174,10 +222,6 @@ class MemoryBroker:
         job = self._jobs.pop(job_id, None)
         if job is not None:
             self._end(job, Cancelled(f"job {job_id} was withdrawn"))
-
-    async def cancelled(self, job_ids: Sequence[str]) -> set[str]:
-        """Which of these jobs nobody waits for: withdrawn, failed or unknown."""
-        return {job_id for job_id in job_ids if (job := self._jobs.get(job_id)) is None or job.error is not None}
 
     async def depth(self) -> int:
         """Faces waiting, all lanes."""

@@ -15,14 +15,17 @@
     │   ├── MalformedRequest       malformed_request
     │   ├── UnsupportedMediaType   unsupported_media_type
     │   ├── NotAcceptable          not_acceptable
-    │   └── NotFound               not_found
+    │   ├── NotFound               not_found
+    │   ├── NotFinished            not_finished          retryable
+    │   └── IdempotencyConflict    idempotency_conflict
     ├── QueueFull                  queue_full            retryable
     ├── Draining                   draining              retryable
     ├── DependencyUnavailable      dependency_unavailable retryable
     ├── DeadlineExceeded           deadline_exceeded     retryable
     ├── Cancelled                  cancelled
     ├── ManifestMismatch           manifest_mismatch     a refusal to start
-    └── InferenceFailed            inference_failed      retryable
+    ├── InferenceFailed            inference_failed      retryable
+    └── Abandoned                  abandoned             given up after several attempts
 
 `service.api.problems` maps every class to an HTTP status; a contract test proves the map total.
 """
@@ -161,6 +164,21 @@ class NotFound(InputError):
     title = "Not found"
 
 
+class NotFinished(InputError):
+    """The job has not ended yet."""
+
+    code = "not_finished"
+    title = "The restoration has not finished"
+    retryable = True
+
+
+class IdempotencyConflict(InputError):
+    """An Idempotency-Key was used again for another photo or other options."""
+
+    code = "idempotency_conflict"
+    title = "The idempotency key belongs to another request"
+
+
 class QueueFull(ServiceError):
     """The lane has no room for this photo's faces."""
 
@@ -213,3 +231,10 @@ class InferenceFailed(ServiceError):
     code = "inference_failed"
     title = "Inference failed"
     retryable = True
+
+
+class Abandoned(ServiceError):
+    """Every process that took the work was lost over it; it is not tried again."""
+
+    code = "abandoned"
+    title = "The work was given up"

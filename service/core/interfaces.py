@@ -5,15 +5,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from service.core.errors import ServiceError
-from service.core.types import FaceJob, RestoredFace
+from service.core.jobs import Admitted, Idempotency, JobStatus, Notice, PhotoJob, Progress
+from service.core.results import StoredResult
+from service.core.types import FaceJob, FaceKey, Restoration, RestoredFace
 
+OnProgress = Callable[[Progress], None]
 Tensors = Mapping[str, npt.NDArray[np.generic]]
 
 
@@ -43,10 +46,17 @@ class InferenceBackend(Protocol):
 
 @runtime_checkable
 class Broker(Protocol):
-    """Queue between gateways and workers. A job is a photo; queue entries are its faces."""
+    """Queue of faces between gateways and workers.
+
+    A worker that takes a face has it on lease: it says with `beat` that it is still at work. Where gateways and workers
+    are processes of their own, a face whose lease has run out is given to another worker; after too many such
+    deliveries its job fails. A result counts once, whoever brings it first.
+
+    Every method raises DependencyUnavailable while the server behind the queue does not answer; `results` waits for it.
+    """
 
     async def submit(self, faces: Sequence[FaceJob]) -> None:
-        """Admit all faces of one photo, or none.
+        """Admit all faces of one photo, or none; a job that is in the queue already is joined, not admitted again.
 
         Raises:
             QueueFull: The lane has no room; `extra["retry_after_s"]` says when to come back.
@@ -61,6 +71,15 @@ class Broker(Protocol):
         """
         ...
 
+    async def beat(self, steps_done: Mapping[FaceKey, int]) -> set[FaceKey]:
+        """Say that faces are being worked on, and how many steps each has taken.
+
+        Returns:
+            Those that nobody waits for from this worker: their job was withdrawn, has failed or is unknown, or another
+            worker has them.
+        """
+        ...
+
     async def complete(self, result: RestoredFace) -> None:
         """Store a result with its face's `queue_wait`, then acknowledge its entry; dropped if nobody waits for it."""
         ...
@@ -69,8 +88,20 @@ class Broker(Protocol):
         """Store a failure, then acknowledge its entry: the job has failed, its other faces are withdrawn."""
         ...
 
-    async def results(self, job_id: str, timeout_s: float | None) -> list[RestoredFace]:
+    async def hand_back(self, faces: Sequence[FaceJob]) -> None:
+        """Give faces back that were taken and will not be finished here; they go to the front, nothing is held against
+        them."""
+        ...
+
+    async def results(
+        self, job_id: str, timeout_s: float | None, on_progress: OnProgress | None = None
+    ) -> list[RestoredFace]:
         """Wait for every face of a job and forget it; ordered by face index.
+
+        Args:
+            job_id: A job that was submitted.
+            timeout_s: Longest wait.
+            on_progress: Told whenever a face has moved on.
 
         Raises:
             ServiceError: The first failure of a face.
@@ -84,12 +115,120 @@ class Broker(Protocol):
         """Withdraw a job: queued faces are dropped, running ones are freed at the next step."""
         ...
 
-    async def cancelled(self, job_ids: Sequence[str]) -> set[str]:
-        """Which of these jobs nobody waits for: withdrawn, failed or unknown."""
+    async def depth(self) -> int:
+        """Faces waiting, all lanes."""
+        ...
+
+    async def ready(self) -> bool:
+        """Whether the queue can be used."""
+        ...
+
+    async def close(self) -> None:
+        """Wake every waiter and release connections."""
+        ...
+
+
+@runtime_checkable
+class JobQueue(Protocol):
+    """Queue of photos between clients and gateways, and what became of them.
+
+    A gateway that takes a job has it on lease, as a worker has a face. The first outcome of a job is its outcome: what
+    arrives later, or from a gateway that has lost the job, is dropped. Jobs and results are forgotten some time after
+    they have ended.
+
+    Every method raises DependencyUnavailable while the server behind the queue does not answer.
+    """
+
+    async def admit(self, job: PhotoJob, idempotency: Idempotency | None = None) -> Admitted:
+        """Queue a photo, unless a request with the same idempotency key has been admitted before.
+
+        Raises:
+            IdempotencyConflict: The key was used for another photo or other options.
+            QueueFull: The lane has no room; `extra["retry_after_s"]` says when to come back.
+            Draining: The queue is closed.
+        """
+        ...
+
+    async def take(self, wait_s: float) -> PhotoJob | None:
+        """Hand a photo to a gateway, interactive lane first; None after `wait_s` without work."""
+        ...
+
+    async def beat(self, job_ids: Sequence[str]) -> set[str]:
+        """Say that jobs are being worked on; returns those among them that nobody waits for or another gateway has."""
+        ...
+
+    async def note(self, job_id: str, progress: Progress) -> None:
+        """Tell those who watch how far a running job is."""
+        ...
+
+    async def finish(self, restoration: Restoration, notice: Notice | None = None) -> None:
+        """Store the result of job `restoration.report.id` and the notice about it, then acknowledge the job."""
+        ...
+
+    async def fail(self, job_id: str, error: ServiceError, notice: Notice | None = None) -> None:
+        """Store why a job failed and the notice about it, then acknowledge the job."""
+        ...
+
+    async def hand_back(self, job_id: str) -> None:
+        """Give a job back that was taken and will not be finished here."""
+        ...
+
+    async def keep(self, restoration: Restoration) -> StoredResult | None:
+        """Keep the result of a photo that was answered without a job; None when it does not fit."""
+        ...
+
+    async def status(self, job_id: str) -> JobStatus:
+        """Where a job is.
+
+        Raises:
+            NotFound: There is no such job, or not any more.
+        """
+        ...
+
+    async def result(self, job_id: str) -> StoredResult:
+        """The result of a job that has succeeded.
+
+        Raises:
+            NotFound: There is no such job, or not any more.
+            NotFinished: It has not ended yet.
+            ServiceError: It failed or was cancelled; the error that ended it.
+        """
+        ...
+
+    def watch(self, job_id: str) -> AsyncIterator[JobStatus]:
+        """Where a job is now, and again whenever that changes, until it has ended; the last status is a final one.
+
+        Raises:
+            NotFound: There is no such job, or not any more.
+        """
+        ...
+
+    async def cancel(self, job_id: str) -> JobStatus:
+        """Withdraw a job; one that has ended stays as it is.
+
+        Raises:
+            NotFound: There is no such job, or not any more.
+        """
+        ...
+
+    async def delete(self, job_id: str) -> None:
+        """Withdraw a job and forget everything about it at once.
+
+        Raises:
+            NotFound: There is no such job, or not any more.
+        """
+        ...
+
+    async def due_notice(self, wait_s: float) -> Notice | None:
+        """A notice whose time has come, on lease; None after `wait_s` without one."""
+        ...
+
+    async def settle_notice(self, notice: Notice, retry_in_s: float | None) -> None:
+        """A delivery was attempted: drop the notice, or let it come due again."""
         ...
 
     async def depth(self) -> int:
-        """Faces waiting, all lanes."""
+        """Photos waiting, all lanes."""
         ...
 
     async def ready(self) -> bool:

@@ -16,6 +16,8 @@ import numpy.typing as npt
 
 U8Image = npt.NDArray[np.uint8]
 F32Array = npt.NDArray[np.float32]
+FaceKey = tuple[str, int]
+"""A queue entry: job id and face index."""
 
 
 class FaceSelection(StrEnum):
@@ -170,6 +172,11 @@ class FaceJob:
     seed: int
     lane: Lane = Lane.INTERACTIVE
     deadline_s: float | None = None
+
+    @property
+    def key(self) -> FaceKey:
+        """Identifies the entry."""
+        return self.job_id, self.face_index
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from service.core.errors import Cancelled, DeadlineExceeded, InferenceFailed, Se
 from service.core.interfaces import InferenceBackend
 from service.core.manifest import Manifest
 from service.core.metrics import Metrics
-from service.core.types import FaceJob, RestoredFace
+from service.core.types import FaceJob, FaceKey, RestoredFace
 from service.sampling.phases import FlowFace, Phases, isolated
 
 _Results = Sequence[FlowFace | RestoredFace | ServiceError]
@@ -127,10 +127,15 @@ class Sampler:
         self._slots.append(_Slot(job, time.perf_counter()))
         self._metrics.slots_active(len(self._slots))
 
-    def withdraw(self, job_ids: Collection[str]) -> None:
-        """Drop every face of these jobs, at the latest when the call it takes part in has ended."""
+    @property
+    def steps_done(self) -> dict[FaceKey, int]:
+        """Euler steps that each face in the slots has taken."""
+        return {slot.job.key: 0 if slot.flow is None else slot.flow.steps_done for slot in self._slots}
+
+    def withdraw(self, faces: Collection[FaceKey]) -> None:
+        """Drop faces, at the latest when the call they take part in has ended."""
         for slot in self._slots:
-            if slot.job.job_id in job_ids:
+            if slot.job.key in faces:
                 slot.unwanted = Cancelled("the job was withdrawn")
 
     async def step(self) -> list[Outcome]:

@@ -10,6 +10,7 @@ import pytest
 from service.brokers.memory import MemoryBroker
 from service.core.errors import Cancelled, DeadlineExceeded, Draining, InferenceFailed, QueueFull
 from service.core.interfaces import Broker
+from service.core.jobs import Progress
 from service.core.metrics import Metrics
 from service.core.types import Lane, RestoredFace
 from tests.fakes import face_job
@@ -50,6 +51,10 @@ def restored(job, shade=0.5):
 
 def names(jobs):
     return [(job.job_id, job.face_index) for job in jobs]
+
+
+def at_work(jobs, steps=1):
+    return {job.key: steps for job in jobs}
 
 
 async def drain(broker):
@@ -210,7 +215,8 @@ async def test_a_face_restored_twice_counts_once(broker):
 async def test_a_failed_face_fails_its_photo_and_withdraws_the_rest(broker):
     await broker.submit(photo("a", 4))
     await broker.submit(photo("b"))
-    failing, running = [job for job in await broker.take(4, 0) if job.job_id == "a"][:2]
+    taken = await broker.take(4, 0)
+    failing, running = [job for job in taken if job.job_id == "a"][:2]
     waiting = asyncio.create_task(broker.results("a", LONG_S))
     await asyncio.sleep(SOON_S)
     await broker.fail(failing, InferenceFailed("velocity: not finite", hint="try again", network="velocity"))
@@ -218,7 +224,7 @@ async def test_a_failed_face_fails_its_photo_and_withdraws_the_rest(broker):
         await waiting
     error = failure.value
     assert (error.detail, error.hint, error.extra) == ("velocity: not finite", "try again", {"network": "velocity"})
-    assert await broker.cancelled(["a", "b"]) == {"a"}
+    assert await broker.beat(at_work(taken)) == {job.key for job in taken if job.job_id == "a"}
     await broker.complete(restored(running))
     assert {job.job_id for job in await drain(broker)} <= {"b"}
 
@@ -249,7 +255,7 @@ async def test_withdrawing_tells_the_worker_and_wakes_the_waiter(broker):
     await broker.cancel("a")
     with pytest.raises(Cancelled):
         await waiting
-    assert await broker.cancelled(["a", "b"]) == {"a"}
+    assert await broker.beat(at_work(taken)) == {("a", 0)}
     for job in taken:
         await broker.complete(restored(job))
     assert len(await broker.results("b", LONG_S)) == 1
@@ -265,10 +271,10 @@ async def test_withdrawing_what_is_unknown_changes_nothing(broker):
 
 async def test_nobody_waits_longer_than_the_timeout(broker):
     await broker.submit(photo("a", 2))
-    await broker.take(1, 0)
+    taken = await broker.take(1, 0)
     with pytest.raises(DeadlineExceeded):
         await broker.results("a", SOON_S)
-    assert await broker.cancelled(["a"]) == {"a"}
+    assert await broker.beat(at_work(taken)) == {("a", 0)}
     assert await drain(broker) == []
 
 
@@ -287,3 +293,59 @@ async def test_closing_wakes_every_waiter(make_broker):
         with pytest.raises(Draining):
             await broker.submit(photo("b"))
         assert await broker.take(1, SOON_S) == []
+
+
+async def test_faces_at_work_are_wanted_and_unknown_ones_are_not(broker):
+    await broker.submit(photo("a", 2))
+    (taken,) = await broker.take(1, 0)
+    waits = next(index for index in (0, 1) if index != taken.face_index)
+    assert await broker.beat({taken.key: 0, ("a", waits): 0, ("unknown", 0): 3}) == {("a", waits), ("unknown", 0)}
+
+
+async def test_progress_is_told_to_the_one_who_waits(broker):
+    await broker.submit(photo("a", 2, num_steps=4))
+    seen = []
+    waiting = asyncio.create_task(broker.results("a", LONG_S, seen.append))
+    await asyncio.sleep(SOON_S)
+    first, second = await broker.take(2, 0)
+    await broker.beat({first.key: 1, second.key: 3})
+    await asyncio.sleep(SOON_S)
+    await broker.complete(restored(first))
+    await asyncio.sleep(SOON_S)
+    await broker.complete(restored(second))
+    await waiting
+    assert seen[0] == Progress(num_faces=2, faces_done=0, num_steps=8, steps_done=0)
+    assert Progress(num_faces=2, faces_done=0, num_steps=8, steps_done=4) in seen
+    assert Progress(num_faces=2, faces_done=1, num_steps=8, steps_done=7) in seen
+    assert [step.steps_done for step in seen] == sorted(step.steps_done for step in seen)
+
+
+async def test_a_face_handed_back_is_the_next_one(broker):
+    await broker.submit(photo("a", 2))
+    await broker.submit(photo("b"))
+    taken = await broker.take(1, 0)
+    await broker.hand_back(taken)
+    assert await broker.depth() == 3
+    assert names(await broker.take(1, 0)) == names(taken)
+    assert len(await drain(broker)) == 2
+
+
+async def test_what_is_handed_back_twice_or_withdrawn_is_not_queued_again(broker):
+    await broker.submit(photo("a"))
+    await broker.submit(photo("b"))
+    taken = await broker.take(2, 0)
+    await broker.cancel("a")
+    await broker.hand_back(taken)
+    await broker.hand_back(taken)
+    assert names(await drain(broker)) == [("b", 0)]
+
+
+async def test_a_job_submitted_again_is_joined(broker):
+    await broker.submit(photo("a", 2))
+    (first,) = await broker.take(1, 0)
+    await broker.complete(restored(first))
+    await broker.submit(photo("a", 2))
+    rest = await drain(broker)
+    assert len(rest) == 1
+    await broker.complete(restored(rest[0]))
+    assert len(await broker.results("a", LONG_S)) == 2

@@ -20,13 +20,13 @@ LONG_S = 30.0
 class Running:
     """A worker at work: its queue, its backend, and how to stop it."""
 
-    def __init__(self, backend, broker, slots):
+    def __init__(self, backend, broker, slots, **times):
         self.metrics = Metrics()
         self.backend = backend or AnalyticBackend()
         self.broker = broker or MemoryBroker(max_queued_faces=64, metrics=self.metrics)
         self.sampler = Sampler(self.backend, tiny_manifest(), slots, metrics=self.metrics)
         self.stop = asyncio.Event()
-        worker = Worker(self.broker, self.sampler, metrics=self.metrics, pause_s=0.01)
+        worker = Worker(self.broker, self.sampler, metrics=self.metrics, pause_s=0.01, **times)
         self.task = asyncio.create_task(worker.run(self.stop))
 
     async def restore(self, *jobs):
@@ -38,8 +38,8 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def running(backend=None, *, broker=None, slots=4):
-    made = Running(backend, broker, slots)
+async def running(backend=None, *, broker=None, slots=4, **times):
+    made = Running(backend, broker, slots, **times)
     yield made
     made.stop.set()
     await asyncio.wait_for(made.task, LONG_S)
@@ -152,9 +152,9 @@ class FlakyBroker(MemoryBroker):
         self._fail_now("take")
         return await super().take(max_items, wait_s)
 
-    async def cancelled(self, job_ids):
-        self._fail_now("cancelled")
-        return await super().cancelled(job_ids)
+    async def beat(self, steps_done):
+        self._fail_now("beat")
+        return await super().beat(steps_done)
 
     async def complete(self, result):
         self._fail_now("complete")
@@ -165,24 +165,50 @@ class FlakyBroker(MemoryBroker):
         await super().fail(job, error)
 
 
-@pytest.mark.parametrize("method", ["take", "cancelled", "complete"])
-async def test_the_worker_outlives_a_queue_that_is_away(method):
-    async with running(broker=FlakyBroker(method, 2)) as parts:
-        for attempt in range(5):
-            with contextlib.suppress(InferenceFailed):
-                if await parts.restore(face_job(f"attempt {attempt}")):
-                    break
-        assert not parts.task.done()
-        assert len(await parts.restore(face_job("after"))) == 1
+@pytest.mark.parametrize("method", ["take", "beat", "complete"])
+async def test_nothing_is_lost_while_the_queue_is_away(method):
+    async with running(broker=FlakyBroker(method, 3)) as parts:
+        assert len(await parts.restore(face_job("a"), face_job("a", 1))) == 2
+        assert parts.broker.back.is_set()
+        assert parts.backend.rows("vae_decoder") == [2]
 
 
-async def test_a_failure_that_cannot_be_told_does_not_stop_the_worker():
+async def test_a_failure_is_told_when_the_queue_is_back():
     backend = AnalyticBackend(guilty=lambda network, row: row.mean() > 0.9)
     async with running(backend, broker=FlakyBroker("fail", 2)) as parts:
-        await parts.broker.submit([face_job("untold", grey=WHITE)])
-        await parts.broker.back.wait()
+        with pytest.raises(InferenceFailed):
+            await parts.restore(face_job(grey=WHITE))
         assert len(await parts.restore(face_job("next"))) == 1
-        await parts.broker.cancel("untold")
+
+
+async def test_what_is_not_finished_within_the_grace_is_handed_back():
+    gate = asyncio.Event()
+    async with running(AnalyticBackend(gates={"velocity": gate}), grace_s=0.05) as parts:
+        await parts.broker.submit([face_job()])
+        await parts.backend.called["velocity"].wait()
+        parts.stop.set()
+        await asyncio.wait_for(parts.task, LONG_S)
+        assert [job.key for job in await parts.broker.take(4, 0)] == [("photo", 0)]
+
+
+async def test_leases_are_renewed_while_a_call_lasts():
+    class Counting(MemoryBroker):
+        beats = 0
+
+        async def beat(self, steps_done):
+            self.beats += 1
+            return await super().beat(steps_done)
+
+    gate = asyncio.Event()
+    broker = Counting(max_queued_faces=4, metrics=Metrics())
+    async with running(AnalyticBackend(gates={"estimator": gate}), broker=broker, beat_s=0.01) as parts:
+        waiting = asyncio.create_task(parts.restore(face_job()))
+        await parts.backend.called["estimator"].wait()
+        begun = broker.beats
+        while broker.beats < begun + 3:
+            await asyncio.sleep(0.01)
+        gate.set()
+        assert len(await waiting) == 1
 
 
 async def test_a_worker_that_is_cancelled_leaves_no_call_behind():

@@ -131,8 +131,8 @@ async def play(history, slots, room, pauses):
     await asyncio.wait_for(working, LONG_S)
     assert sampler.free_slots == slots
     assert await broker.depth() == 0
-    job_ids = [str(index) for index in range(len(history))]
-    assert await broker.cancelled(job_ids) == set(job_ids)
+    keys = {(str(index), 0): 0 for index in range(len(history))}
+    assert await broker.beat(keys) == set(keys)
     return endings
 
 

@@ -184,7 +184,7 @@ async def test_withdrawn_faces_leave_and_the_others_stay():
         sampler.admit(job)
     while not backend.rows("velocity"):
         await sampler.step()
-    sampler.withdraw({"gone", "never heard of"})
+    sampler.withdraw({("gone", 0), ("gone", 1), ("never heard of", 0)})
     ended = await finish(sampler)
     assert isinstance(ended["gone", 0], Cancelled)
     assert isinstance(ended["gone", 1], Cancelled)

@@ -1,0 +1,148 @@
+"""Photos that are restored while nobody holds the line: what a gateway is asked to do, how far it is, how it ended.
+
+PhotoJob -> queued -> running -> succeeded | failed | cancelled
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from service.core.types import Lane, RestoreOptions, Upload
+
+
+class JobState(StrEnum):
+    """Where a job is in its life."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing will change any more."""
+        return self not in (JobState.QUEUED, JobState.RUNNING)
+
+
+@dataclass(frozen=True, slots=True)
+class PhotoJob:
+    """A queue entry for gateways: one photo.
+
+    Attributes:
+        job_id: Identifies the job, and is all that is needed to fetch its result.
+        upload: The photo's bytes.
+        options: The caller's choices, `seed` filled in: a job that is begun twice gives the same result.
+        lane: Queue lane, of the photo and of its faces.
+        deadline_s: Unix time after which the job fails instead of being begun.
+        webhook_url: Who is told how it ended, or None.
+    """
+
+    job_id: str
+    upload: Upload
+    options: RestoreOptions
+    lane: Lane
+    deadline_s: float
+    webhook_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """What makes a repeated request the same request.
+
+    Attributes:
+        key: The caller's `Idempotency-Key`.
+        fingerprint: Digest of photo and options; another one under the same key is a mistake of the caller's.
+    """
+
+    key: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the faces of a running photo are.
+
+    Attributes:
+        num_faces: Faces that are restored.
+        faces_done: Faces that are finished.
+        num_steps: Euler steps of all faces together.
+        steps_done: Steps taken by all faces together.
+    """
+
+    num_faces: int
+    faces_done: int
+    num_steps: int
+    steps_done: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a job failed, as the error tree says it (`service.core.errors`).
+
+    Attributes:
+        code: Stable code.
+        detail: What happened.
+        hint: What to do about it.
+        extra: Values for machines.
+    """
+
+    code: str
+    detail: str
+    hint: str = ""
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus:
+    """A job as seen from outside.
+
+    Attributes:
+        job_id: The job.
+        state: Where it is in its life.
+        created_s: Unix time of its admission.
+        expires_s: Unix time after which it is forgotten, once it has ended; else None.
+        position: Jobs before it in its lane, 0 for the next one; None unless it is queued.
+        progress: How far its faces are; None before they are known.
+        failure: Why it failed; None unless it did.
+    """
+
+    job_id: str
+    state: JobState
+    created_s: float
+    expires_s: float | None = None
+    position: int | None = None
+    progress: Progress | None = None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """The answer to an admission.
+
+    Attributes:
+        job_id: The job that does the work: the new one, or the one admitted before under the same idempotency key.
+        is_new: Whether it was admitted now.
+    """
+
+    job_id: str
+    is_new: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """A message to a webhook that has yet to be delivered.
+
+    Attributes:
+        notice_id: The same for every attempt, so that the receiver can tell a repetition (`webhook-id`).
+        url: Where to.
+        body: The JSON document, exactly as it is signed.
+        attempt: Attempts before this one.
+    """
+
+    notice_id: str
+    url: str
+    body: bytes
+    attempt: int = 0
