@@ -38,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     train.add_argument(
         "--vgg19", type=Path, help="torchvision's vgg19-dcbb9e9d.pth, for recipes with a perceptual loss"
     )
+    train.add_argument("--init", type=Path, help="weights file to begin a new run with, as far as its tensors fit")
     train.add_argument("--restart", action="store_true", help="forget what an earlier run has computed")
     _add_import(commands.add_parser("import", help="public weights of PMRF, DifFace or Latent-PMRF to runs"))
     command.add_arguments(commands.add_parser("evaluate", help="measure a bundle against the quality floors"))
@@ -86,7 +87,9 @@ def _train(options: argparse.Namespace) -> int:
             if recipe.stage != options.stage:
                 raise ValueError(f"{options.config} is a recipe for stage {recipe.stage}, not {options.stage}")
             with group.leader_first():
-                trainer = build_trainer(recipe, places, device, restart=options.restart, group=group)
+                trainer = build_trainer(
+                    recipe, places, device, initial=options.init, restart=options.restart, group=group
+                )
         except (ValueError, FileNotFoundError) as error:
             sys.stderr.write(f"error: {error}\n")
             return 2

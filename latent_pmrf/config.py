@@ -172,6 +172,8 @@ class HDiTConfig:
         time_convention: What the weights were trained on. `t`: time runs from source (0) to data (1) and the velocity
             is data - source. `sigma`: the public Latent-PMRF code, sigma = 1 - t and velocity source - data; the
             network converts at its entrance and exit, so that its callers always see the convention `t`.
+        mean_conditioned: The network also sees the source without its noise, and is preconditioned by it (see
+            `latent_pmrf.nets.preconditioning`); of neither published variant.
     """
 
     in_channels: int = 32
@@ -187,6 +189,7 @@ class HDiTConfig:
     depthwise_conv: bool = True
     flavour: Flavour = "latent_pmrf"
     time_convention: TimeConvention = "t"
+    mean_conditioned: bool = False
 
     def __post_init__(self) -> None:
         """Refuse inconsistent sizes with a message that names the field."""
@@ -247,6 +250,7 @@ VELOCITY_PRESETS: Mapping[str, HDiTConfig] = {
         mapping_width=256,
         mapping_depth=1,
         ff_mult=2.0,
+        mean_conditioned=True,
     ),
 }
 

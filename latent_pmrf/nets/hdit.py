@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from latent_pmrf.config import HDiTConfig
 from latent_pmrf.nets.attention import attend, neighborhood_attention, rotate
 from latent_pmrf.nets.layers import FourierFeatures, MappingNetwork, rms_normalize, zero_init
+from latent_pmrf.nets.preconditioning import Preconditioning
 
 AUGMENTATION_WIDTH = 9
 """Width of PMRF's augmentation condition, always zero."""
@@ -222,9 +223,12 @@ class HDiT(nn.Module):
         super().__init__()
         if config.flavour == "pmrf" and config.depthwise_conv:
             raise ValueError("flavour 'pmrf' has no depth-wise convolutions: set depthwise_conv=False")
+        if config.mean_conditioned and config.time_convention != "t":
+            raise ValueError("mean_conditioned needs time_convention='t'")
         self.config = config
         widths, flavour, condition = config.widths, config.flavour, config.mapping_width
         pixels = config.in_channels * config.patch_size**2
+        self.preconditioning = Preconditioning(config.in_channels) if config.mean_conditioned else None
         outer = range(len(widths) - 1)
         self.time_proj = FourierFeatures(1, condition)
         self.timestep_embedder = nn.Linear(condition, condition, bias=False)
@@ -232,7 +236,7 @@ class HDiT(nn.Module):
             self.aug_emb = FourierFeatures(AUGMENTATION_WIDTH, condition)
             self.aug_in_proj = nn.Linear(condition, condition, bias=False)
         self.mapping = MappingNetwork(config.mapping_depth, condition, hidden_width(config, condition))
-        self.proj_in = Patch(flavour, pixels, widths[0])
+        self.proj_in = Patch(flavour, 2 * pixels if config.mean_conditioned else pixels, widths[0])
         self.down_blocks = nn.ModuleList(_level(config, i) for i in outer)
         self.downs = nn.ModuleList(Downsample(flavour, width, deeper) for width, deeper in pairwise(widths))
         self.mid_block = _level(config, len(widths) - 1)
@@ -242,26 +246,38 @@ class HDiT(nn.Module):
         self.proj_out = Patch(flavour, widths[0], pixels)
         zero_init(self.proj_out.proj)
 
-    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, source_mean: Tensor | None = None) -> Tensor:
         """Velocity at a state.
 
         Args:
             x_t: State (B, C, H, W); sides are multiples of `patch_size * 2^(levels - 1)`, and no neighbourhood level is
                 smaller than its window.
             t: Time (B,) in [0, 1]; 0 is the source, 1 the data.
+            source_mean: The source without its noise, (B, C, H, W); exactly for a `mean_conditioned` network.
 
         Returns:
             Velocity data - source, (B, C, H, W).
 
         Raises:
-            ValueError: A side is not such a multiple, or too small.
+            ValueError: A side is not such a multiple, or too small; `source_mean` is missing or not expected.
         """
         multiple = self.config.patch_size * 2 ** len(self.downs)
         if x_t.shape[2] % multiple or x_t.shape[3] % multiple:
             raise ValueError(f"sides {tuple(x_t.shape[2:])} must be multiples of {multiple}")
-        reverse = self.config.time_convention == "sigma"
-        cond = self.condition(1 - t if reverse else t)  # (B, D)
-        x = patchify(x_t, self.config.patch_size) if self.config.patch_size > 1 else x_t
+        if (source_mean is None) != (self.preconditioning is None):
+            raise ValueError("source_mean goes with mean_conditioned networks, and only with them")
+        if self.preconditioning is None or source_mean is None:
+            reverse = self.config.time_convention == "sigma"
+            velocity = self._transform(x_t, 1 - t if reverse else t)
+            return -velocity if reverse else velocity
+        offset, known = x_t - source_mean, self.preconditioning(t)
+        rest = self._transform(torch.cat([known.c_in * offset, source_mean], dim=1), t)
+        return known.c_skip * offset + known.c_out * rest.to(offset.dtype)
+
+    def _transform(self, x: Tensor, time: Tensor) -> Tensor:
+        """The transformer alone: (B, C or 2C, H, W) and raw times (B,) to (B, C, H, W)."""
+        cond = self.condition(time)  # (B, D)
+        x = patchify(x, self.config.patch_size) if self.config.patch_size > 1 else x
         x = self.proj_in(x.contiguous(memory_format=torch.channels_last))  # (B, C_0, H/p, W/p)
         skips = []
         for blocks, down in zip(self.down_blocks, self.downs, strict=True):
@@ -272,8 +288,7 @@ class HDiT(nn.Module):
         for i in reversed(range(len(skips))):
             x = _run(self.up_blocks[i], self.ups[i](x, skips[i]), cond)  # (B, C_i, 2H, 2W)
         x = self.proj_out(self.out_norm(x))
-        velocity = unpatchify(x, self.config.patch_size) if self.config.patch_size > 1 else x
-        return -velocity if reverse else velocity
+        return unpatchify(x, self.config.patch_size) if self.config.patch_size > 1 else x
 
     def condition(self, time: Tensor) -> Tensor:
         """Conditioning vector (B, D) of the raw time input (B,)."""

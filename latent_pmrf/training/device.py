@@ -28,13 +28,13 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Whether bfloat16 pays on a device; a CPU without AVX-512 or its Arm equivalent takes 70 times as long as in float32.
+    """Whether bfloat16 pays on a device; every GPU that is worth training on has it.
 
-    On CUDA every device that is worth training on has it.
+    A CPU without AVX-512 or its Arm equivalent takes 70 times as long as in float32.
     """
     if device.type != "cpu":
         return True
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001 - what oneDNN itself asks; no public name
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # what oneDNN itself asks; it has no public name
 
 
 def autocast(device: torch.device, *, bf16: bool = True) -> torch.autocast:

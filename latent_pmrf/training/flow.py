@@ -7,10 +7,10 @@ flow lives in pixel space.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -27,6 +27,8 @@ from latent_pmrf.training.checkpoint import write_json
 from latent_pmrf.training.estimator import psnr_db
 from latent_pmrf.training.latents import Indices, Pair, PairSource, latents_of
 from latent_pmrf.training.losses import band_energy
+
+Weighting = Literal["uniform", "relative"]
 
 _STATISTICS_PAIRS = 256
 
@@ -56,7 +58,9 @@ class SourceNoise:
 class FlowStage:
     """Trains HDiT on `E || v_theta(z_t, t) - (z_1 - z_0) ||^2` with stratified t.
 
-    The statistics of its space are measured once and kept in `run_dir`.
+    The statistics of its space are measured once and kept in `run_dir`. The weighting `relative` divides the squared
+    error of every channel by the mean square of z_1 - z_0 there, so that channels in which the flow has little to do,
+    but which carry most of the picture, count as much as the others.
 
     Raises:
         ValueError: The statistics are those of other networks, or the network is of another number of channels.
@@ -72,6 +76,7 @@ class FlowStage:
         batch_size: int,
         seed: int,
         noise: SourceNoise,
+        weighting: Weighting = "uniform",
         run_dir: Path,
         validation: Sequence[ValidationSet],
     ) -> None:
@@ -81,15 +86,20 @@ class FlowStage:
         self._seed = seed
         self._noise = noise
         self._validation = validation
-        self.statistics = self._statistics(run_dir / "latent_statistics.json")
+        self.statistics, self._distance = self._measure(run_dir / "latent_statistics.json")
+        scale = self._distance.square() if weighting == "relative" else torch.ones_like(self._distance)
+        self._error_scale = scale[:, None, None]  # (C, 1, 1)
         channels = len(self.statistics.mean)
         if config.in_channels != channels:
             raise ValueError(f"a flow of {channels} channels needs in_channels: {channels}, not {config.in_channels}")
         self._sources = [latents_of(level, pairs.networks) for level in validation]
 
     def build(self) -> nn.Module:
-        """HDiT with zero-initialised output, so that the flow starts as the identity."""
-        return HDiT(self.config)
+        """HDiT with zero-initialised output, so that the flow starts as the identity, or as its linear guess."""
+        network = HDiT(self.config)
+        if network.preconditioning is not None:
+            network.preconditioning.set_scales(self._distance, torch.tensor(self.statistics.sigma_s))
+        return network
 
     def batch(self, index: int) -> Pair:
         """A pair as its source draws it, photographs in the order of each epoch's permutation."""
@@ -101,30 +111,32 @@ class FlowStage:
 
     def loss(self, model: nn.Module, batch: Pair, index: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Mean squared error of the velocity, and its mean in each quarter of t."""
-        z_0, z_1 = (self.statistics.normalise(z) for z in self._pairs.latents(batch))
+        mean, z_1 = (self.statistics.normalise(z) for z in self._pairs.latents(batch))
         generator = torch.Generator().manual_seed((self._seed << 32) + index)
-        noise = torch.randn(z_0.shape, generator=generator).to(z_0.device)
-        t = stratified_times(len(z_0), generator).to(z_0.device)
-        point = sample_path(add_source_noise(z_0, self.statistics.sigma_s, noise), z_1, t)
-        error = (model(point.x_t, point.t).float() - point.v_t).square().mean((1, 2, 3))
+        noise = torch.randn(mean.shape, generator=generator).to(mean.device)
+        t = stratified_times(len(mean), generator).to(mean.device)
+        point = sample_path(add_source_noise(mean, self.statistics.sigma_s, noise), z_1, t)
+        squares = (self._velocity(model, mean)(point.x_t, point.t) - point.v_t).square()  # (B, C, h, w)
+        error = squares.detach().mean((1, 2, 3))
         quarter = (point.t * 4).long().clamp(max=3)
-        scalars = {f"loss_q{q}": error.detach()[quarter == q].mean() for q in range(4) if bool((quarter == q).any())}
-        return error.mean(), scalars
+        scalars = {f"loss_q{q}": error[quarter == q].mean() for q in range(4) if bool((quarter == q).any())}
+        return (squares / self._error_scale.to(squares.device)).mean(), scalars
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Velocity loss by quarter of t, and PSNR and sharpness of 10-step samples, per degradation level."""
         scalars: dict[str, float] = {}
         generator = torch.Generator().manual_seed(self._seed)
         for level, (z_0, z_1) in zip(self._validation, self._sources, strict=True):
-            source, target = self.statistics.normalise(z_0), self.statistics.normalise(z_1)
-            noise = torch.randn(source.shape, generator=generator).to(source.device)
-            source = add_source_noise(source, self.statistics.sigma_s, noise)
+            mean, target = self.statistics.normalise(z_0), self.statistics.normalise(z_1)
+            noise = torch.randn(mean.shape, generator=generator).to(mean.device)
+            source = add_source_noise(mean, self.statistics.sigma_s, noise)
+            velocity = self._velocity(model, mean)
             for quarter in range(4):
                 t = source.new_full((len(source),), (quarter + 0.5) / 4)
                 point = sample_path(source, target, t)
-                loss = (model(point.x_t, t).float() - point.v_t).square().mean()
+                loss = (velocity(point.x_t, t) - point.v_t).square().mean()
                 scalars[f"{level.name}_loss_q{quarter}"] = float(loss)
-            sample = euler(lambda z, t: model(z, z.new_full((len(z),), t)).float(), source, 10)
+            sample = euler(lambda z, t: velocity(z, z.new_full((len(z),), t)), source, 10)  # noqa: B023
             image = self._pairs.networks.decode(self.statistics.denormalise(sample)).cpu()
             sharpness = band_energy(image) / band_energy(torch.from_numpy(level.clean))
             scalars[f"{level.name}_psnr_db"] = psnr_db(image.numpy(), level.clean)
@@ -141,17 +153,30 @@ class FlowStage:
             "source": self._pairs.networks.source,
         }
 
+    def _velocity(self, model: nn.Module, mean: torch.Tensor) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+        """The velocity at states and times, float32, for sources of these means."""
+        given = (mean,) if self.config.mean_conditioned else ()
+        return lambda z_t, t: model(z_t, t, *given).float()
+
     def _order(self, epoch: int) -> Indices:
         return np.random.default_rng((self._seed, 2, epoch)).permutation(self._pairs.count)
 
-    def _statistics(self, path: Path) -> LatentStatistics:
+    def _measure(self, path: Path) -> tuple[LatentStatistics, torch.Tensor]:
+        """Statistics of the space, and the root mean square (C,) of z_1 - z_0 there."""
         networks = {"source": self._pairs.networks.source, **self._pairs.networks.digests()}
         if path.exists():
             found = json.loads(path.read_text())
             changed = sorted(name for name, value in networks.items() if found.get(name, value) != value)
-            if changed:
-                raise ValueError(f"{path} is of another {', '.join(changed)}: restart the stage")
-            return LatentStatistics(**{name: tuple(found[name]) for name in ("mean", "std", "sigma_s")})
+            if changed or "distance" not in found:
+                raise ValueError(f"{path} is of another {', '.join(changed) or 'version'}: restart the stage")
+        else:
+            found = {**self._measure_pairs(), **networks}
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, found)
+        mean, std, sigma_s, distance = (tuple(found[name]) for name in ("mean", "std", "sigma_s", "distance"))
+        return LatentStatistics(mean, std, sigma_s), torch.tensor(distance)
+
+    def _measure_pairs(self) -> dict[str, list[float]]:
         count = min(_STATISTICS_PAIRS, self._pairs.count)
         chosen = np.random.default_rng((self._seed, 3)).choice(self._pairs.count, count, replace=False).astype(np.int64)
         parts = [self._pairs.latents(self._pairs.draw(part, part)) for part in np.array_split(chosen, -(-count // 8))]
@@ -161,8 +186,5 @@ class FlowStage:
         else:
             mean, std = z_1.mean((0, 2, 3)), z_1.std((0, 2, 3))
         distance = (z_1 - z_0).square().mean((0, 2, 3)).sqrt() / std
-        values = {"mean": mean, "std": std, "sigma_s": self._noise.sigma_s(distance)}
-        plain = {key: [round(float(entry), 6) for entry in value] for key, value in values.items()}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {**plain, **networks})
-        return LatentStatistics(**{key: tuple(entries) for key, entries in plain.items()})
+        values = {"mean": mean, "std": std, "sigma_s": self._noise.sigma_s(distance), "distance": distance}
+        return {key: [round(float(entry), 6) for entry in value] for key, value in values.items()}

@@ -120,6 +120,21 @@ class Trainer(Generic[Batch]):
         _log.info("%s: resumed at step %d of %d", self.stage.name, self.step, self.optim.steps)
         return True
 
+    def start_from(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Begin with weights of another run, as far as their names and shapes are those of this network.
+
+        Raises:
+            ValueError: None of them fits.
+        """
+        own = dict(self.model.named_parameters())  # buffers are this run's own facts
+        fitting = {name: tensors[name] for name in own if name in tensors and tensors[name].shape == own[name].shape}
+        kept = sorted(own.keys() - fitting.keys())
+        if not fitting:
+            raise ValueError("the weights to begin with are of another network: no tensor fits")
+        self.model.load_state_dict(fitting, strict=False)
+        self.ema = EMA(self.model, self.optim.ema_decay)
+        _log.info("%s: begins with %d given tensors; not given: %s", self.stage.name, len(fitting), kept or "none")
+
     def train(self) -> None:
         """Run to `optim.steps`; SIGINT and SIGTERM finish a step, write a checkpoint and return.
 

@@ -19,7 +19,7 @@ T = TypeVar("T")
 STAGE_OPTIONS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
     "estimator": (frozenset(), frozenset({"loss", "space"})),
     "vae": (frozenset({"crop_px"}), frozenset({"kl_weight", "band_weight", "perceptual_weight"})),
-    "flow": (frozenset(), frozenset({"copies", "noise_factor", "sigma_s", "source", "space"})),
+    "flow": (frozenset(), frozenset({"copies", "noise_factor", "sigma_s", "source", "space", "weighting"})),
 }
 """Entries of `options` that a stage needs, and those that it may have (see `latent_pmrf.training.setup`)."""
 

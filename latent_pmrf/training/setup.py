@@ -9,6 +9,7 @@ vae        crop_px                          side of the training crops
            perceptual_weight 0              VGG19, needs its file
 flow       copies            0              degradations of every photograph to keep in a cache; 0 draws afresh
            noise_factor, sigma_s            the source noise, one of the two (see `flow.SourceNoise`)
+           weighting         uniform        of the channels' errors, see `flow.FlowStage`
            source            posterior_mean see `frozen`
            space             latent         `pixel` trains PMRF
 """
@@ -32,7 +33,7 @@ from latent_pmrf.nets.sim_vae import SimVAE
 from latent_pmrf.training.checkpoint import load_weights
 from latent_pmrf.training.device import check_device
 from latent_pmrf.training.estimator import EstimatorStage
-from latent_pmrf.training.flow import FlowStage, SourceNoise
+from latent_pmrf.training.flow import FlowStage, SourceNoise, Weighting
 from latent_pmrf.training.frozen import FrozenNetworks, Source
 from latent_pmrf.training.latent_estimator import LatentEstimatorStage
 from latent_pmrf.training.latents import CachedPairs, FreshPairs, PairSource, discard_latents
@@ -64,8 +65,14 @@ class Places:
         return self.runs / stage / "weights.safetensors"
 
 
-def build_trainer(
-    recipe: Recipe, places: Places, device: str = "cpu", *, restart: bool = False, group: ProcessGroup | None = None
+def build_trainer(  # noqa: PLR0913 - what the command line says of a run
+    recipe: Recipe,
+    places: Places,
+    device: str = "cpu",
+    *,
+    initial: Path | None = None,
+    restart: bool = False,
+    group: ProcessGroup | None = None,
 ) -> Trainer[Any]:
     """Load data and earlier networks and make the trainer of a recipe.
 
@@ -73,6 +80,7 @@ def build_trainer(
         recipe: What to train.
         places: Where data and runs are.
         device: Where to train.
+        initial: Weights file that a run begins with which has nothing to resume from.
         restart: Forget what an earlier run has computed.
         group: The processes that share the run; the leading one must be here before the others
             (`ProcessGroup.leader_first`).
@@ -100,8 +108,9 @@ def build_trainer(
     trainer: Trainer[Any] = Trainer(stage, recipe.optim, places.runs / recipe.stage, device, group)
     if forget:
         trainer.state_path.unlink(missing_ok=True)
-    if not restart:
-        trainer.resume()
+    resumed = not restart and trainer.resume()
+    if initial is not None and not resumed:
+        trainer.start_from(load_weights(initial).state_dict)
     return trainer
 
 
@@ -186,9 +195,10 @@ def _flow_stage(  # noqa: PLR0913 - the signature of both makers
         if copies
         else FreshPairs(pairs, networks, seed=seed)
     )
+    weighting = _choice("weighting", options.pop("weighting", "uniform"), get_args(Weighting))
     noise = SourceNoise(sigma=options.pop("sigma_s", None), factor=options.pop("noise_factor", None))
     config = _preset(VELOCITY_PRESETS, recipe)
-    return FlowStage(config, drawn, noise=noise, run_dir=run_dir, **_shared(recipe, validation))
+    return FlowStage(config, drawn, noise=noise, weighting=weighting, run_dir=run_dir, **_shared(recipe, validation))
 
 
 def _shared(recipe: Recipe, validation: Sequence[ValidationSet]) -> dict[str, Any]:
