@@ -17,15 +17,13 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from service.brokers.lanes import LaneTurns, Pace
 from service.core.errors import Cancelled, DeadlineExceeded, Draining, QueueFull, ServiceError
 from service.core.interfaces import OnProgress
 from service.core.jobs import Progress
 from service.core.metrics import Metrics
 from service.core.types import FaceJob, FaceKey, Lane, RestoredFace
 
-_INTERACTIVE_PER_BATCH = 4  # interactive faces handed out before a waiting batch face has its turn
-_MAX_RETRY_AFTER_S = 60
-_NEWEST_WEIGHT = 0.2
 _FORGET_AFTER_S = 60.0  # past the deadline; whoever still waits for results has been told long before
 
 
@@ -88,8 +86,8 @@ class MemoryBroker:
         self._clock = clock
         self._jobs: dict[str, _Job] = {}
         self._lanes: dict[Lane, deque[_Job]] = {lane: deque() for lane in Lane}  # jobs that have waiting faces
-        self._interactive_in_a_row = 0
-        self._seconds_per_face = 1.0
+        self._turns = LaneTurns()
+        self._pace = Pace()
         self._changed = asyncio.Event()  # set while a face waits or the queue is closed
         self._closed = False
 
@@ -112,7 +110,7 @@ class MemoryBroker:
             raise QueueFull(
                 f"{waiting} faces wait, there is room for {self._max_queued_faces}",
                 hint="come back after the time in Retry-After",
-                retry_after_s=self._retry_after_s(waiting + len(faces) - self._max_queued_faces),
+                retry_after_s=self._pace.retry_after_s(waiting + len(faces) - self._max_queued_faces),
             )
         now_s = self._clock()
         left_s = max(math.inf if face.deadline_s is None else face.deadline_s - time.time() for face in faces)
@@ -160,9 +158,8 @@ class MemoryBroker:
         taken_s = None if job is None else job.taken_s.get(result.face_index)
         if job is None or taken_s is None:
             return
-        stay_s = self._clock() - taken_s
         in_flight = sum(len(each.taken_s) for each in self._jobs.values())
-        self._seconds_per_face += _NEWEST_WEIGHT * (stay_s / in_flight - self._seconds_per_face)
+        self._pace.note(self._clock() - taken_s, in_flight)
         del job.taken_s[result.face_index]
         timings_ms = {"queue_wait": (taken_s - job.submitted_s) * 1000, **result.timings_ms}
         job.restored[result.face_index] = replace(result, timings_ms=timings_ms)
@@ -243,17 +240,14 @@ class MemoryBroker:
         return sum(len(job.waiting) for lane in lanes or Lane for job in self._lanes[lane])
 
     def _next_lane(self) -> Lane | None:
-        interactive, batch = self._lanes[Lane.INTERACTIVE], self._lanes[Lane.BATCH]
-        if interactive and not (batch and self._interactive_in_a_row >= _INTERACTIVE_PER_BATCH):
-            return Lane.INTERACTIVE
-        return Lane.BATCH if batch else None
+        return self._turns.next(interactive=bool(self._lanes[Lane.INTERACTIVE]), batch=bool(self._lanes[Lane.BATCH]))
 
     def _take_one(self, lane: Lane) -> FaceJob:
         job = self._lanes[lane].popleft()
         face = job.waiting.popleft()
         if job.waiting:
             self._lanes[lane].append(job)
-        self._interactive_in_a_row = self._interactive_in_a_row + 1 if lane is Lane.INTERACTIVE else 0
+        self._turns.taken(lane)
         job.taken_s[face.face_index] = self._clock()
         self._metrics.observe_queue_wait(lane.value, job.taken_s[face.face_index] - job.submitted_s)
         self._note_depth(lane)
@@ -283,10 +277,6 @@ class MemoryBroker:
             self._changed.set()
         elif not self._closed:
             self._changed.clear()
-
-    def _retry_after_s(self, excess_faces: int) -> int:
-        """When enough faces should have left, given how long they took lately."""
-        return min(_MAX_RETRY_AFTER_S, max(1, math.ceil(self._seconds_per_face * excess_faces)))
 
 
 def _common(faces: Sequence[FaceJob]) -> tuple[str, Lane]:

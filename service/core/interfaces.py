@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -89,8 +89,10 @@ class Broker(Protocol):
         ...
 
     async def hand_back(self, faces: Sequence[FaceJob]) -> None:
-        """Give faces back that were taken and will not be finished here; they go to the front, nothing is held against
-        them."""
+        """Give faces back that were taken and will not be finished here.
+
+        They go to the front, and nothing is held against them.
+        """
         ...
 
     async def results(
@@ -134,7 +136,10 @@ class JobQueue(Protocol):
 
     A gateway that takes a job has it on lease, as a worker has a face. The first outcome of a job is its outcome: what
     arrives later, or from a gateway that has lost the job, is dropped. Jobs and results are forgotten some time after
-    they have ended.
+    they have ended, and their idempotency keys with them.
+
+    When a job with a `webhook_url` ends, whatever ends it, its notice (`service.core.notices`) enters the outbox in the
+    same step. Only `delete` leaves none.
 
     Every method raises DependencyUnavailable while the server behind the queue does not answer.
     """
@@ -161,16 +166,19 @@ class JobQueue(Protocol):
         """Tell those who watch how far a running job is."""
         ...
 
-    async def finish(self, restoration: Restoration, notice: Notice | None = None) -> None:
+    async def finish(self, restoration: Restoration) -> None:
         """Store the result of job `restoration.report.id` and the notice about it, then acknowledge the job."""
         ...
 
-    async def fail(self, job_id: str, error: ServiceError, notice: Notice | None = None) -> None:
+    async def fail(self, job_id: str, error: ServiceError) -> None:
         """Store why a job failed and the notice about it, then acknowledge the job."""
         ...
 
     async def hand_back(self, job_id: str) -> None:
-        """Give a job back that was taken and will not be finished here."""
+        """Give a job back that was taken and will not be finished here.
+
+        It goes to the front, and nothing is held against it.
+        """
         ...
 
     async def keep(self, restoration: Restoration) -> StoredResult | None:
@@ -195,11 +203,15 @@ class JobQueue(Protocol):
         """
         ...
 
-    def watch(self, job_id: str) -> AsyncIterator[JobStatus]:
+    def watch(self, job_id: str) -> AsyncGenerator[JobStatus, None]:
         """Where a job is now, and again whenever that changes, until it has ended; the last status is a final one.
+
+        Who reads slowly misses what lies between. A job that is deleted meanwhile ends as cancelled. Close the
+        generator: it may hold a connection.
 
         Raises:
             NotFound: There is no such job, or not any more.
+            Draining: The queue was closed before the job ended.
         """
         ...
 
@@ -224,7 +236,7 @@ class JobQueue(Protocol):
         ...
 
     async def settle_notice(self, notice: Notice, retry_in_s: float | None) -> None:
-        """A delivery was attempted: drop the notice, or let it come due again."""
+        """A delivery was attempted: drop the notice, or let it come due again as the next attempt."""
         ...
 
     async def depth(self) -> int:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
+from service.core.errors import ServiceError
 from service.core.types import Lane, RestoreOptions, Upload
 
 
@@ -94,6 +95,16 @@ class Failure:
     hint: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, error: ServiceError) -> Self:
+        """What to keep of an error."""
+        return cls(error.code, error.detail, error.hint, dict(error.extra))
+
+    def to_error(self) -> ServiceError:
+        """The error again; one whose code is not known here, because another version kept it, is a plain one."""
+        kind = _find_kind(ServiceError, self.code) or ServiceError
+        return kind(self.detail, hint=self.hint, **self.extra)
+
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
@@ -146,3 +157,9 @@ class Notice:
     url: str
     body: bytes
     attempt: int = 0
+
+
+def _find_kind(root: type[ServiceError], code: str) -> type[ServiceError] | None:
+    if root.code == code:
+        return root
+    return next((found for child in root.__subclasses__() if (found := _find_kind(child, code))), None)
