@@ -62,8 +62,11 @@ class Metrics:
             "restore_batch_size", "Rows of one network call.", ("network",), buckets=_BATCH_BUCKETS, registry=own
         )
         self._depth = Gauge("restore_queue_depth", "Faces waiting.", ("lane",), registry=own)
+        self._photos_waiting = Gauge("restore_photo_queue_depth", "Photos waiting.", ("lane",), registry=own)
         self._slots = Gauge("restore_batch_slots_active", "Faces in the sampler.", registry=own)
         self._steps = Counter("restore_ode_steps", "Euler steps, one per face and step.", registry=own)
+        self._photos = Counter("restore_photos", "Photos by what became of them.", ("outcome",), registry=own)
+        self._notices = Counter("restore_notices", "Deliveries to webhooks by outcome.", ("outcome",), registry=own)
         self._faces = Counter("restore_faces", "Faces by what became of them.", ("outcome",), registry=own)
         self._rejected = Counter("restore_rejected", "Photos refused, by error code.", ("reason",), registry=own)
         self._cancelled = Counter(
@@ -96,6 +99,10 @@ class Metrics:
         """Set the number of faces waiting in a lane."""
         self._depth.labels(lane).set(faces)
 
+    def photos_waiting(self, lane: str, photos: int) -> None:
+        """Set the number of photos waiting in a lane for a gateway."""
+        self._photos_waiting.labels(lane).set(photos)
+
     def slots_active(self, faces: int) -> None:
         """Set the number of faces in the sampler."""
         self._slots.set(faces)
@@ -103,6 +110,14 @@ class Metrics:
     def ode_steps(self, rows: int) -> None:
         """Count Euler steps: one per row of a velocity call."""
         self._steps.inc(rows)
+
+    def photos(self, outcome: str) -> None:
+        """Count a photo: `succeeded`, `failed` or `cancelled`."""
+        self._photos.labels(outcome).inc()
+
+    def notices(self, outcome: str) -> None:
+        """Count an attempt to deliver a notice: `delivered`, `failed`, `refused`, `gone` or `given_up`."""
+        self._notices.labels(outcome).inc()
 
     def faces(self, outcome: str) -> None:
         """Count a face: `restored`, `skipped` or an error code."""

@@ -13,6 +13,9 @@ def test_every_metric_is_rendered_under_the_prefix_with_its_labels() -> None:
     metrics.observe_queue_wait("interactive", 0.01)
     metrics.observe_network("velocity", 3, 0.05)
     metrics.queue_depth("batch", 7)
+    metrics.photos_waiting("batch", 5)
+    metrics.photos("succeeded")
+    metrics.notices("delivered")
     metrics.slots_active(2)
     metrics.ode_steps(3)
     metrics.faces("restored")
@@ -28,6 +31,9 @@ def test_every_metric_is_rendered_under_the_prefix_with_its_labels() -> None:
         'restore_batch_size_sum{network="velocity"} 3.0',
         'restore_network_duration_seconds_count{network="velocity"} 1.0',
         'restore_queue_depth{lane="batch"} 7.0',
+        'restore_photo_queue_depth{lane="batch"} 5.0',
+        'restore_photos_total{outcome="succeeded"} 1.0',
+        'restore_notices_total{outcome="delivered"} 1.0',
         "restore_batch_slots_active 2.0",
         "restore_ode_steps_total 3.0",
         'restore_faces_total{outcome="restored"} 1.0',

@@ -1,0 +1,74 @@
+"""One photo of the in-memory queue, from its admission until it is forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from service.core.errors import Cancelled, NotFinished
+from service.core.jobs import Failure, Idempotency, JobState, JobStatus, PhotoJob, Progress
+from service.core.results import StoredResult
+
+
+@dataclass(slots=True, eq=False)
+class MemoryJob:
+    """A photo.
+
+    Attributes:
+        job_id: Its id.
+        created_s: Unix time of its admission.
+        photo: What is to be done; None once it has ended.
+        idempotency: The key it was admitted under.
+        state: Where it is in its life.
+        taken_s: When a gateway took it.
+        progress: How far its faces are.
+        failure: Why it failed.
+        result: Its result.
+        expires_s: When it is forgotten, once it has ended.
+        watchers: Set whenever something has changed.
+    """
+
+    job_id: str
+    created_s: float
+    photo: PhotoJob | None = None
+    idempotency: Idempotency | None = None
+    state: JobState = JobState.QUEUED
+    taken_s: float = 0.0
+    progress: Progress | None = None
+    failure: Failure | None = None
+    result: StoredResult | None = None
+    expires_s: float | None = None
+    watchers: set[asyncio.Event] = field(default_factory=set)
+
+    def wake(self) -> None:
+        """Let those who watch look again."""
+        for watcher in self.watchers:
+            watcher.set()
+
+    def status(self, position: int | None) -> JobStatus:
+        """The job as seen from outside."""
+        return JobStatus(
+            job_id=self.job_id,
+            state=self.state,
+            created_s=self.created_s,
+            expires_s=self.expires_s,
+            position=position,
+            progress=self.progress,
+            failure=self.failure,
+        )
+
+    def outcome(self) -> StoredResult:
+        """The result.
+
+        Raises:
+            NotFinished: The job has not ended yet.
+            Cancelled: It was withdrawn.
+            ServiceError: It failed; the error that ended it.
+        """
+        if self.result is not None:
+            return self.result
+        if self.failure is not None:
+            raise self.failure.to_error()
+        if self.state is JobState.CANCELLED:
+            raise Cancelled("the restoration was cancelled")
+        raise NotFinished(f"the restoration is {self.state.value}", hint="watch its events, or ask again")

@@ -1,0 +1,375 @@
+"""A queue of photos in this process, and what became of them.
+
+    admit -> lane -> take -> (gateway) -> finish | fail -> status, result, watch, notice
+
+A job is live from its admission to its end, then it lies on the shelf until its time is over, newer ones need its room,
+or it is deleted. Everything runs in one event loop, and no method suspends between reading and changing the queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass
+
+from service.brokers.lanes import LaneTurns, Pace
+from service.brokers.memory_job import MemoryJob
+from service.brokers.outbox import Outbox
+from service.brokers.shelf import Shelf
+from service.core.errors import Draining, IdempotencyConflict, ImageTooLarge, NotFound, QueueFull, ServiceError
+from service.core.jobs import Admitted, Failure, Idempotency, JobState, JobStatus, Notice, PhotoJob, Progress
+from service.core.metrics import Metrics
+from service.core.notices import closing_notice
+from service.core.results import StoredResult
+from service.core.types import Lane, Restoration
+
+_REPORT_BYTES = 4096  # a generous guess of a report's weight: tiny images must not fill the memory with reports
+_MAX_ENDED = 10_000  # jobs that are remembered after their end
+_NOTICE_LEASE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class JobLimits:
+    """How much a queue in memory holds.
+
+    Attributes:
+        max_queued_photos: Photos that may wait in one lane.
+        max_queued_bytes: Bytes of all photos that wait; one alone may be larger.
+        result_ttl_s: How long a job is remembered after its end.
+        max_result_bytes: Budget of all results; a result above it cannot be kept.
+        notice_lease_s: After how long a notice that was not settled is handed out again.
+    """
+
+    max_queued_photos: int
+    max_queued_bytes: int
+    result_ttl_s: float
+    max_result_bytes: int
+    notice_lease_s: float = _NOTICE_LEASE_S
+
+
+class MemoryJobQueue:
+    """Implements `service.core.interfaces.JobQueue` for one event loop.
+
+    Args:
+        limits: How much it holds.
+        metrics: Told how many photos wait.
+        clock: Unix time in seconds.
+    """
+
+    def __init__(self, limits: JobLimits, *, metrics: Metrics, clock: Callable[[], float] = time.time) -> None:
+        if limits.max_queued_photos < 1:
+            raise ValueError(f"max_queued_photos must be at least 1, not {limits.max_queued_photos}")
+        self._limits = limits
+        self._metrics = metrics
+        self._clock = clock
+        self._live: dict[str, MemoryJob] = {}
+        self._lanes: dict[Lane, deque[MemoryJob]] = {lane: deque() for lane in Lane}
+        self._queued_bytes = 0
+        self._keys: dict[str, MemoryJob] = {}
+        self._ended: Shelf[MemoryJob] = Shelf(
+            ttl_s=limits.result_ttl_s,
+            max_bytes=limits.max_result_bytes,
+            max_things=_MAX_ENDED,
+            clock=clock,
+            on_gone=self._forget_key,
+        )
+        self._outbox = Outbox(lease_s=limits.notice_lease_s, clock=clock)
+        self._turns = LaneTurns()
+        self._pace = Pace()
+        self._changed = asyncio.Event()  # set while a photo waits or the queue is closed
+        self._closed = False
+
+    @property
+    def held_bytes(self) -> int:
+        """How much of the budget for results is spent."""
+        return self._ended.held_bytes
+
+    async def admit(self, job: PhotoJob, idempotency: Idempotency | None = None) -> Admitted:
+        """Queue a photo, unless a request with the same idempotency key has been admitted before.
+
+        Raises:
+            IdempotencyConflict: The key was used for another photo or other options.
+            QueueFull: The lane has no room; `extra["retry_after_s"]` says when to come back.
+            Draining: The queue is closed.
+        """
+        if self._closed:
+            raise Draining("the queue is closed", hint="try another instance")
+        if idempotency is not None and (earlier := self._find_by_key(idempotency.key)) is not None:
+            known = earlier.idempotency
+            if known is None or known.fingerprint != idempotency.fingerprint:
+                raise IdempotencyConflict(
+                    "the key was used before, for another photo or other options", hint="send another Idempotency-Key"
+                )
+            return Admitted(earlier.job_id, is_new=False)
+        self._check_room(job)
+        entry = MemoryJob(job.job_id, self._clock(), job, idempotency)
+        self._live[job.job_id] = entry
+        if idempotency is not None:
+            self._keys[idempotency.key] = entry
+        self._enter(entry, job, first=False)
+        return Admitted(job.job_id, is_new=True)
+
+    async def take(self, wait_s: float) -> PhotoJob | None:
+        """Hand a photo to a gateway, interactive lane first; None after `wait_s` without work.
+
+        A closed queue has no work. Cancelling the call loses no photo.
+        """
+        if self._closed:
+            await asyncio.sleep(wait_s)  # a gateway that does not know yet must not spin
+            return None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                while not (self._closed or any(self._lanes.values())):
+                    await self._changed.wait()
+        lane = self._turns.next(interactive=bool(self._lanes[Lane.INTERACTIVE]), batch=bool(self._lanes[Lane.BATCH]))
+        if self._closed or lane is None:
+            return None
+        entry = self._lanes[lane][0]
+        photo = self._leave(entry)
+        self._turns.taken(lane)
+        entry.state = JobState.RUNNING
+        entry.taken_s = self._clock()
+        entry.wake()
+        return photo
+
+    async def beat(self, job_ids: Sequence[str]) -> set[str]:
+        """Those of the jobs that nobody waits for."""
+        return {job_id for job_id in job_ids if self._running(job_id) is None}
+
+    async def note(self, job_id: str, progress: Progress) -> None:
+        """Tell those who watch how far a running job is."""
+        entry = self._running(job_id)
+        if entry is not None:
+            entry.progress = progress
+            entry.wake()
+
+    async def finish(self, restoration: Restoration) -> None:
+        """Store the result of a job; one above the budget fails, because nobody could fetch it."""
+        entry = self._running(restoration.report.id)
+        if entry is None:
+            return
+        size_bytes = _size_bytes(restoration)
+        if self._ended.fits(size_bytes):
+            entry.result = StoredResult(restoration, self._ended.next_expiry_s())
+            self._end(entry, JobState.SUCCEEDED, size_bytes)
+        else:
+            await self.fail(entry.job_id, _cannot_be_kept(size_bytes, self._limits.max_result_bytes))
+
+    async def fail(self, job_id: str, error: ServiceError) -> None:
+        """Store why a job failed."""
+        entry = self._running(job_id)
+        if entry is not None:
+            entry.failure = Failure.of(error)
+            self._end(entry, JobState.FAILED)
+
+    async def hand_back(self, job_id: str) -> None:
+        """Put a job that was taken at the front of its lane again."""
+        entry = self._running(job_id)
+        if entry is not None and entry.photo is not None:
+            entry.state = JobState.QUEUED
+            entry.progress = None
+            self._enter(entry, entry.photo, first=True)
+
+    async def keep(self, restoration: Restoration) -> StoredResult | None:
+        """Keep the result of a photo that was answered without a job; None when it does not fit."""
+        size_bytes = _size_bytes(restoration)
+        if not self._ended.fits(size_bytes):
+            return None
+        entry = MemoryJob(restoration.report.id, self._clock())
+        entry.result = StoredResult(restoration, self._ended.next_expiry_s())
+        self._end(entry, JobState.SUCCEEDED, size_bytes)
+        return entry.result
+
+    async def status(self, job_id: str) -> JobStatus:
+        """Where a job is.
+
+        Raises:
+            NotFound: There is no such job, or not any more.
+        """
+        return self._status_of(self._find(job_id))
+
+    async def result(self, job_id: str) -> StoredResult:
+        """The result of a job that has succeeded.
+
+        Raises:
+            NotFound: There is no such job, or not any more.
+            NotFinished: It has not ended yet.
+            Cancelled: It was withdrawn.
+            ServiceError: It failed; the error that ended it.
+        """
+        return self._find(job_id).outcome()
+
+    async def watch(self, job_id: str) -> AsyncGenerator[JobStatus, None]:
+        """Where a job is now, and again whenever that changes, until it has ended.
+
+        Raises:
+            NotFound: There is no such job, or not any more.
+            Draining: The queue was closed before the job ended.
+        """
+        entry = self._find(job_id)
+        changed = asyncio.Event()
+        entry.watchers.add(changed)
+        try:
+            told = None
+            while True:
+                changed.clear()
+                status = self._status_of(entry)
+                if status != told:
+                    told = status
+                    yield status
+                if status.state.final:
+                    return
+                if self._closed:
+                    raise Draining("the queue was closed before the restoration ended", hint="try another instance")
+                await changed.wait()
+        finally:
+            entry.watchers.discard(changed)
+
+    async def cancel(self, job_id: str) -> JobStatus:
+        """Withdraw a job; one that has ended stays as it is.
+
+        Raises:
+            NotFound: There is no such job, or not any more.
+        """
+        entry = self._find(job_id)
+        if not entry.state.final:
+            self._end(entry, JobState.CANCELLED)
+        return self._status_of(entry)
+
+    async def delete(self, job_id: str) -> None:
+        """Withdraw a job and forget everything about it at once.
+
+        Raises:
+            NotFound: There is no such job, or not any more.
+        """
+        entry = self._find(job_id)
+        if not entry.state.final:
+            self._withdraw(entry, JobState.CANCELLED)
+        self._ended.take(job_id)
+        self._forget_key(entry)
+
+    async def due_notice(self, wait_s: float) -> Notice | None:
+        """A notice whose time has come, on lease; None after `wait_s` without one."""
+        return await self._outbox.due(wait_s)
+
+    async def settle_notice(self, notice: Notice, retry_in_s: float | None) -> None:
+        """Drop a notice, or let it come due again."""
+        self._outbox.settle(notice, retry_in_s)
+
+    async def depth(self) -> int:
+        """Photos waiting, all lanes."""
+        return sum(map(len, self._lanes.values()))
+
+    async def ready(self) -> bool:
+        """Whether the queue can be used."""
+        return not self._closed
+
+    async def close(self) -> None:
+        """Take and hand out nothing more, wake every waiter."""
+        self._closed = True
+        self._changed.set()
+        self._outbox.close()
+        self._ended.close()
+        for entry in self._live.values():
+            entry.wake()
+
+    def _check_room(self, job: PhotoJob) -> None:
+        waiting = len(self._lanes[job.lane])
+        full = waiting >= self._limits.max_queued_photos
+        heavy = self._queued_bytes and self._queued_bytes + len(job.upload.data) > self._limits.max_queued_bytes
+        if full or heavy:
+            raise QueueFull(
+                f"{waiting} photos wait in the {job.lane.value} lane, {self._queued_bytes} bytes in all",
+                hint="come back after the time in Retry-After",
+                retry_after_s=self._pace.retry_after_s(1),
+            )
+
+    def _enter(self, entry: MemoryJob, photo: PhotoJob, *, first: bool) -> None:
+        lane = self._lanes[photo.lane]
+        lane.appendleft(entry) if first else lane.append(entry)
+        self._queued_bytes += len(photo.upload.data)
+        entry.wake()
+        self._note_depth(photo.lane)
+
+    def _leave(self, entry: MemoryJob) -> PhotoJob:
+        """Take an entry out of its lane."""
+        photo = entry.photo
+        if photo is None:
+            raise ValueError(f"job {entry.job_id} has ended")
+        self._lanes[photo.lane].remove(entry)
+        self._queued_bytes -= len(photo.upload.data)
+        self._note_depth(photo.lane)
+        return photo
+
+    def _note_depth(self, lane: Lane) -> None:
+        self._metrics.photos_waiting(lane.value, len(self._lanes[lane]))
+        for other in self._lanes[lane]:
+            other.wake()  # its position may have changed
+        if any(self._lanes.values()):
+            self._changed.set()
+        elif not self._closed:
+            self._changed.clear()
+
+    def _withdraw(self, entry: MemoryJob, state: JobState) -> None:
+        """Let a job be live no longer."""
+        if entry.state is JobState.QUEUED and entry.photo is not None:
+            self._leave(entry)
+        self._live.pop(entry.job_id, None)
+        entry.state = state
+        entry.photo = None
+        entry.wake()
+
+    def _end(self, entry: MemoryJob, state: JobState, size_bytes: int = 0) -> None:
+        """Let a job end: onto the shelf, and a notice into the outbox if somebody wants one."""
+        webhook_url = None if entry.photo is None else entry.photo.webhook_url
+        if entry.state is JobState.RUNNING and state is not JobState.CANCELLED:
+            in_flight = sum(each.state is JobState.RUNNING for each in self._live.values())
+            self._pace.note(max(0.0, self._clock() - entry.taken_s), in_flight)
+        self._withdraw(entry, state)
+        entry.expires_s = self._ended.next_expiry_s()
+        self._ended.put(entry.job_id, entry, size_bytes)
+        if webhook_url is not None:
+            ended_s = self._clock()
+            self._outbox.put(closing_notice(entry.job_id, webhook_url, state, ended_s=ended_s, failure=entry.failure))
+
+    def _find(self, job_id: str) -> MemoryJob:
+        entry = self._live.get(job_id) or self._ended.get(job_id)
+        if entry is None:
+            raise NotFound("no such restoration", hint="results expire; see result_ttl_s in /v1/limits")
+        return entry
+
+    def _running(self, job_id: str) -> MemoryJob | None:
+        entry = self._live.get(job_id)
+        return entry if entry is not None and entry.state is JobState.RUNNING else None
+
+    def _find_by_key(self, key: str) -> MemoryJob | None:
+        entry = self._keys.get(key)
+        if entry is not None and entry.state.final:
+            return self._ended.get(entry.job_id)
+        return entry
+
+    def _forget_key(self, entry: MemoryJob) -> None:
+        if entry.idempotency is not None and self._keys.get(entry.idempotency.key) is entry:
+            del self._keys[entry.idempotency.key]
+
+    def _status_of(self, entry: MemoryJob) -> JobStatus:
+        position = None
+        if entry.state is JobState.QUEUED and entry.photo is not None:
+            position = self._lanes[entry.photo.lane].index(entry)
+        return entry.status(position)
+
+
+def _size_bytes(restoration: Restoration) -> int:
+    return len(restoration.data) + _REPORT_BYTES
+
+
+def _cannot_be_kept(size_bytes: int, max_bytes: int) -> ImageTooLarge:
+    return ImageTooLarge(
+        f"the result has {size_bytes} bytes, the service keeps at most {max_bytes}",
+        hint="choose a smaller upscale or output_format=jpeg, or send the photo to /restore",
+        result_bytes=size_bytes,
+        max_result_bytes=max_bytes,
+    )

@@ -1,0 +1,89 @@
+"""Notices that have yet to be delivered, in memory: due, on lease, due again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from service.core.jobs import Notice
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    notice: Notice
+    due_s: float
+
+
+class Outbox:
+    """Hands out each notice when its time has come; used within one event loop.
+
+    Args:
+        lease_s: After how long a notice that was handed out and not settled is handed out again.
+        clock: Seconds.
+    """
+
+    def __init__(self, *, lease_s: float, clock: Callable[[], float]) -> None:
+        self._lease_s = lease_s
+        self._clock = clock
+        self._entries: dict[str, _Entry] = {}
+        self._order: list[tuple[float, str]] = []  # a heap; a pair whose time is not its entry's any more is void
+        self._changed = asyncio.Event()
+        self._closed = False
+
+    def put(self, notice: Notice) -> None:
+        """Let a notice come due at once."""
+        self._entries[notice.notice_id] = _Entry(notice, 0.0)
+        self._schedule(notice.notice_id, self._clock())
+
+    async def due(self, wait_s: float) -> Notice | None:
+        """The notice that has been due longest, on lease; None after `wait_s` without one, or when closed."""
+        end_s = self._clock() + wait_s
+        while True:
+            now_s = self._clock()
+            first_s = math.inf if self._closed else self._first_due_s()
+            if first_s <= now_s:
+                _, notice_id = self._order[0]
+                self._schedule(notice_id, now_s + self._lease_s)
+                return self._entries[notice_id].notice
+            if now_s >= end_s:
+                return None
+            self._changed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(first_s, end_s) - now_s):
+                    await self._changed.wait()
+            if self._closed:
+                return None
+
+    def settle(self, notice: Notice, retry_in_s: float | None) -> None:
+        """Drop a notice, or let it come due again as the next attempt; one that is gone stays gone."""
+        entry = self._entries.get(notice.notice_id)
+        if entry is None:
+            return
+        if retry_in_s is None:
+            del self._entries[notice.notice_id]
+            return
+        entry.notice = replace(notice, attempt=notice.attempt + 1)
+        self._schedule(notice.notice_id, self._clock() + retry_in_s)
+
+    def close(self) -> None:
+        """Hand out nothing more and wake who waits."""
+        self._closed = True
+        self._changed.set()
+
+    def _schedule(self, notice_id: str, due_s: float) -> None:
+        self._entries[notice_id].due_s = due_s
+        heapq.heappush(self._order, (due_s, notice_id))
+        self._changed.set()
+
+    def _first_due_s(self) -> float:
+        while self._order:
+            due_s, notice_id = self._order[0]
+            entry = self._entries.get(notice_id)
+            if entry is not None and entry.due_s == due_s:
+                return due_s
+            heapq.heappop(self._order)
+        return math.inf

@@ -1,0 +1,83 @@
+"""The queues of photos, made for a test, and what to put into them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+
+from service.brokers.memory_jobs import JobLimits, MemoryJobQueue
+from service.core.jobs import PhotoJob
+from service.core.metrics import Metrics
+from service.core.types import FaceReport, FaceStatus, Lane, OutputFormat, Report, Restoration, RestoreOptions, Upload
+
+SOON_S = 0.02
+LONG_S = 30.0
+HOOK = "https://example.org/hook?of=mine"
+
+
+@contextlib.asynccontextmanager
+async def memory(*, max_queued_photos=64, result_ttl_s=3600.0, notice_lease_s=60.0):
+    limits = JobLimits(
+        max_queued_photos=max_queued_photos,
+        max_queued_bytes=2**20,
+        result_ttl_s=result_ttl_s,
+        max_result_bytes=2**20,
+        notice_lease_s=notice_lease_s,
+    )
+    queue = MemoryJobQueue(limits, metrics=Metrics())
+    yield queue
+    await queue.close()
+
+
+JOB_QUEUES = [memory]
+"""Every implementation; each is made with the limits of `memory`."""
+
+
+def photo(job_id, lane=Lane.INTERACTIVE, **fields):
+    options = RestoreOptions(seed=len(job_id))
+    settings = {"deadline_s": time.time() + 3600, "options": options, **fields}
+    return PhotoJob(job_id=job_id, upload=Upload(f"bytes of {job_id}".encode()), lane=lane, **settings)
+
+
+def result_of(job_id, data=b"\x00picture\xff"):
+    faces = (
+        FaceReport(0, (1.5, 2.0, 3.0, 4.25), ((0.5, 1.0),) * 5, 0.875, FaceStatus.RESTORED, None, 0.03125),
+        FaceReport(1, (0.0, 0.0, 9.0, 9.0), None, None, FaceStatus.SKIPPED, "not_selected"),
+    )
+    report = Report(
+        job_id, "m@1", 640, 480, 2**63 - 1, 10, 0.25, faces, {"decode": 1.5, "total": 80.125}, OutputFormat.WEBP
+    )
+    return Restoration(data, report)
+
+
+async def take_all(queue):
+    taken = []
+    while (job := await queue.take(0)) is not None:
+        taken.append(job)
+    return taken
+
+
+class Watching:
+    """Reads a watch to its end beside the test."""
+
+    def __init__(self, queue, job_id):
+        self.seen = []
+        self._more = asyncio.Event()
+        self.task = asyncio.create_task(self._read(queue, job_id))
+
+    async def _read(self, queue, job_id):
+        async with contextlib.aclosing(queue.watch(job_id)) as statuses:
+            async for status in statuses:
+                self.seen.append(status)
+                self._more.set()
+
+    async def until(self, condition):
+        async with asyncio.timeout(LONG_S):
+            while not any(condition(status) for status in self.seen):
+                self._more.clear()
+                await self._more.wait()
+
+    async def end(self):
+        await asyncio.wait_for(self.task, LONG_S)
+        return self.seen
