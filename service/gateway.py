@@ -9,16 +9,26 @@ meet. It speaks to workers through the broker alone.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from service.core.admission import Admission
-from service.core.errors import DeadlineExceeded, ImageTooLarge, NoFaceFound, ServiceError, TooManyFaces
-from service.core.interfaces import Broker
+from service.core.errors import (
+    DeadlineExceeded,
+    Draining,
+    ImageTooLarge,
+    NoFaceFound,
+    QueueFull,
+    ServiceError,
+    TooManyFaces,
+)
+from service.core.interfaces import Broker, OnProgress
+from service.core.jobs import PhotoJob
 from service.core.manifest import Manifest
 from service.core.metrics import Metrics
 from service.core.options import OptionLimits, check_options
@@ -32,6 +42,7 @@ from service.core.types import (
     FaceReport,
     FaceSelection,
     FaceStatus,
+    Lane,
     Report,
     Restoration,
     RestoredFace,
@@ -40,7 +51,7 @@ from service.core.types import (
 )
 from service.stages.align import align, align_whole
 from service.stages.blend import BlendedFace, blend
-from service.stages.decode import DecodeLimits, decode
+from service.stages.decode import DecodeLimits, check_header, decode
 from service.stages.detect import select_faces
 from service.stages.encode import encode
 from service.stages.paste import paste
@@ -73,7 +84,12 @@ class _Pick:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """The caller's options with every default filled in."""
+    """The caller's options with every default filled in, and how the photo stands in line.
+
+    Attributes:
+        patient: A full lane is waited out instead of refused.
+        on_progress: Told whenever a face has moved on, or None.
+    """
 
     options: RestoreOptions
     job_id: str
@@ -81,11 +97,19 @@ class _Plan:
     num_steps: int
     fidelity: float
     deadline_s: float
+    lane: Lane = Lane.INTERACTIVE
+    patient: bool = False
+    on_progress: OnProgress | None = None
 
 
 def new_job_id() -> str:
     """An id that cannot be guessed: whoever knows it may fetch the result."""
     return secrets.token_urlsafe(18)
+
+
+def new_seed() -> int:
+    """A random seed."""
+    return secrets.randbelow(_SEEDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,26 +159,66 @@ class Gateway:
             DeadlineExceeded: It took longer than `request_timeout_s`.
             InferenceFailed: A network failed.
         """
-        timeout_s = self.settings.request_timeout_s
         try:
             check_options(options, self.option_limits)
-            try:
-                async with asyncio.timeout(timeout_s) as deadline, self.admission.place():
-                    return await self._pipeline(upload, self._plan(options, job_id))
-            except TimeoutError as error:
-                if not deadline.expired():
-                    raise
-                raise DeadlineExceeded(f"the photo took longer than {timeout_s:g} s") from error
+            async with self._deadline(), self.admission.place():
+                restoration = await self._pipeline(upload, self._plan(options, job_id or new_job_id()))
         except ServiceError as error:
             self.metrics.rejected(error.code)
+            if not isinstance(error, QueueFull | Draining):  # those were not begun
+                self.metrics.photos("failed")
             raise
+        except asyncio.CancelledError:
+            self.metrics.photos("cancelled")
+            raise
+        self.metrics.photos("succeeded")
+        return restoration
 
-    def _plan(self, options: RestoreOptions, job_id: str | None) -> _Plan:
+    async def work_off(self, job: PhotoJob, on_progress: OnProgress) -> Restoration:
+        """Restore the photo of a job that was admitted before: the same, but waiting where `restore` is refused.
+
+        Args:
+            job: What is to be done; `deadline_s` is the caller's to check.
+            on_progress: Told whenever a face has moved on.
+
+        Raises:
+            InputError: The photo or an option is at fault.
+            DeadlineExceeded: It took longer than `request_timeout_s`, counted from its place among the photos.
+            InferenceFailed: A network failed.
+            DependencyUnavailable: A server this needs does not answer.
+            Cancelled: Its faces were withdrawn by somebody else.
+        """
+        check_options(job.options, self.option_limits)
+        async with self.admission.patient_place(), self._deadline():
+            plan = self._plan(job.options, job.job_id)
+            return await self._pipeline(job.upload, replace(plan, lane=job.lane, patient=True, on_progress=on_progress))
+
+    async def check(self, upload: Upload, options: RestoreOptions) -> None:
+        """Refuse at once what is bound to fail: options out of range, a file that is no photo or too large.
+
+        Raises:
+            InputError: The photo's header or an option is at fault.
+        """
+        check_options(options, self.option_limits)
+        await asyncio.get_running_loop().run_in_executor(self.pool, check_header, upload, self._decode_limits())
+
+    @contextlib.asynccontextmanager
+    async def _deadline(self) -> AsyncIterator[None]:
+        timeout_s = self.settings.request_timeout_s
+        try:
+            async with asyncio.timeout(timeout_s) as deadline:
+                yield
+        except TimeoutError as error:
+            if not deadline.expired():
+                raise
+            raise DeadlineExceeded(f"the photo took longer than {timeout_s:g} s") from error
+
+    def _plan(self, options: RestoreOptions, job_id: str) -> _Plan:
         bundle = self.manifest
         return _Plan(
             options=options,
-            job_id=job_id or new_job_id(),
-            seed=secrets.randbelow(_SEEDS) if options.seed is None else options.seed,
+            job_id=job_id,
+            seed=new_seed() if options.seed is None else options.seed,
             num_steps=bundle.default_num_steps if options.num_steps is None else options.num_steps,
             fidelity=bundle.default_fidelity if options.fidelity is None else options.fidelity,
             deadline_s=time.time() + self.settings.request_timeout_s,
@@ -254,6 +318,7 @@ class Gateway:
                 crop=pick.aligned.crop,
                 num_steps=plan.num_steps,
                 seed=plan.seed,
+                lane=plan.lane,
                 deadline_s=plan.deadline_s,
             )
             for pick in picks
@@ -261,12 +326,22 @@ class Gateway:
         ]
         if not jobs:
             return []
-        await self.broker.submit(jobs)
         try:
-            return await self.broker.results(plan.job_id, plan.deadline_s - time.time())
+            await self._submit(jobs, patient=plan.patient)
+            return await self.broker.results(plan.job_id, plan.deadline_s - time.time(), plan.on_progress)
         except BaseException:
-            await asyncio.shield(self.broker.cancel(plan.job_id))
+            with contextlib.suppress(ServiceError):  # what cannot be withdrawn now ends at its deadline
+                await asyncio.shield(self.broker.cancel(plan.job_id))
             raise
+
+    async def _submit(self, jobs: Sequence[FaceJob], *, patient: bool) -> None:
+        while True:
+            try:
+                return await self.broker.submit(jobs)
+            except QueueFull as full:
+                if not patient:
+                    raise
+                await asyncio.sleep(full.extra["retry_after_s"])
 
 
 def _align_one(image: DecodedImage, index: int, face: Face, reason: str | None, *, size_px: int) -> _Pick:

@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import uvicorn
@@ -24,11 +25,11 @@ from tests.fakes import EchoBroker, FakeDetector
 
 
 @contextlib.contextmanager
-def serving(app: ASGIApp) -> Iterator[str]:
+def serving(app: ASGIApp, **settings: Any) -> Iterator[str]:
     """Serve `app`; the value is its address, `http://127.0.0.1:PORT`."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         config = uvicorn.Config(
-            app, lifespan="off", log_level="critical", access_log=False, timeout_graceful_shutdown=5
+            app, lifespan="off", log_level="critical", access_log=False, timeout_graceful_shutdown=5, **settings
         )
         server = _Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

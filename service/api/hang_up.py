@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from starlette.types import Receive
 
-from service.core.errors import Cancelled
+from service.core.errors import HungUp
 
 T = TypeVar("T")
 
@@ -24,14 +24,14 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
         work: What to do.
 
     Raises:
-        Cancelled: The client went away; the work has been cancelled and has ended.
+        HungUp: The client went away; the work has been cancelled and has ended.
     """
     task = asyncio.ensure_future(work)
     watcher = asyncio.ensure_future(_disconnect(receive))
     try:
         await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise Cancelled("the client went away")
+            raise HungUp("the client went away")
         return task.result()
     finally:
         watcher.cancel()

@@ -16,9 +16,9 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from service.core.errors import (
-    Cancelled,
     DeadlineExceeded,
     EmptyUpload,
+    HungUp,
     InvalidOption,
     MalformedRequest,
     UnsupportedMediaType,
@@ -64,7 +64,7 @@ async def read_photo_form(request: Request, *, max_bytes: int, timeout_s: float)
         MalformedRequest: The body cannot be parsed, or has not exactly one photo.
         InvalidOption: A field is there twice.
         DeadlineExceeded: The body did not arrive in time.
-        Cancelled: The client went away.
+        HungUp: The client went away.
     """
     _check_headers(request, max_bytes)
     try:
@@ -79,7 +79,7 @@ async def read_photo_form(request: Request, *, max_bytes: int, timeout_s: float)
     except MultiPartException as error:
         raise MalformedRequest(error.message, hint=f"for example: {_EXAMPLE}") from error
     except ClientDisconnect as error:
-        raise Cancelled("the client went away before its request was complete") from error
+        raise HungUp("the client went away before its request was complete") from error
     except TimeoutError as error:
         raise DeadlineExceeded(f"the request body took longer than {timeout_s:g} s") from error
     try:

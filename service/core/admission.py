@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from service.core.errors import Draining, QueueFull
 
@@ -62,6 +62,23 @@ class Admission:
             Draining: `close` has been called.
             QueueFull: Places and line are full; `extra["retry_after_s"]` is estimated from recent stays.
         """
+        self._check_room()
+        self._waiting += 1
+        try:
+            await self._room.acquire()
+        finally:
+            self._waiting -= 1
+        with self._stay():
+            yield
+
+    @asynccontextmanager
+    async def patient_place(self) -> AsyncIterator[None]:
+        """The same for work that was let in elsewhere: it is never refused, and stands in nobody's way in the line."""
+        await self._room.acquire()
+        with self._stay():
+            yield
+
+    def _check_room(self) -> None:
         if self._closed:
             raise Draining("the service is shutting down and takes no new photo", hint="try another instance")
         if self._room.locked() and self._waiting >= self._max_waiting:
@@ -70,11 +87,9 @@ class Admission:
                 hint="come back after the time in Retry-After",
                 retry_after_s=self._retry_after_s(),
             )
-        self._waiting += 1
-        try:
-            await self._room.acquire()
-        finally:
-            self._waiting -= 1
+
+    @contextmanager
+    def _stay(self) -> Iterator[None]:
         self._active += 1
         begin_s = self._clock()
         try:

@@ -23,6 +23,7 @@
     ├── DependencyUnavailable      dependency_unavailable retryable
     ├── DeadlineExceeded           deadline_exceeded     retryable
     ├── Cancelled                  cancelled
+    │   └── HungUp                 hung_up
     ├── ManifestMismatch           manifest_mismatch     a refusal to start
     ├── InferenceFailed            inference_failed      retryable
     └── Abandoned                  abandoned             given up after several attempts
@@ -216,6 +217,13 @@ class Cancelled(ServiceError):
 
     code = "cancelled"
     title = "The work was cancelled"
+
+
+class HungUp(Cancelled):
+    """The caller went away before the answer; nobody is left to read this."""
+
+    code = "hung_up"
+    title = "The caller went away"
 
 
 class ManifestMismatch(ServiceError):

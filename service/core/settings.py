@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
+import ipaddress
 import os
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ENV_PREFIX = "LATENT_PMRF_"
+_SECRET_BYTES = range(24, 65)  # what the Standard Webhooks scheme allows
 
 
 class Settings(BaseSettings):
@@ -23,6 +27,12 @@ class Settings(BaseSettings):
     max_output_px: int = Field(160_000_000, gt=0, description="Most pixels of a result after `upscale`.")
     max_faces: int = Field(64, gt=0, description="Most faces in one photo; more is refused.")
     max_queued_faces: int = Field(256, gt=0, description="Faces waiting before uploads are answered with 429.")
+    max_queued_photos: int = Field(64, gt=0, description="Photos of jobs waiting in one lane before 429.")
+    job_queue_bytes: int = Field(256 * 1024 * 1024, gt=0, description="Memory for photos of jobs that wait.")
+    job_photos: int = Field(4, gt=0, description="Photos of jobs restored at once.")
+    job_timeout_s: float = Field(
+        3600.0, gt=0, allow_inf_nan=False, description="Longest time a job may wait before it is begun."
+    )
     max_concurrent_photos: int = Field(16, gt=0, description="Photos held in memory at once; more wait their turn.")
     slots: int = Field(4, gt=0, description="Faces in flight in the sampler.")
     inference_threads: int = Field(0, ge=0, description="Threads of one network call; 0 uses all cores.")
@@ -34,6 +44,38 @@ class Settings(BaseSettings):
         3600.0, gt=0, allow_inf_nan=False, description="How long a report and its image can be fetched."
     )
     result_cache_bytes: int = Field(256 * 1024 * 1024, ge=0, description="Memory for fetchable results.")
+    webhook_secret: SecretStr | None = Field(
+        None,
+        description="Signs notices: `whsec_...`, several separated by spaces while one is replaced. None: no notices.",
+    )
+    webhook_networks: str = Field(
+        "",
+        description="Networks (CIDR, by commas) that notices may reach though they are not public, also by plain HTTP.",
+    )
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _well_formed_secret(cls, secret: SecretStr | None) -> SecretStr | None:
+        keys = [] if secret is None else secret.get_secret_value().split()
+        for key in keys:
+            prefix, _, text = key.partition("_")
+            try:
+                size_bytes = len(base64.b64decode(text, validate=True))
+            except binascii.Error:
+                size_bytes = 0
+            if prefix != "whsec" or size_bytes not in _SECRET_BYTES:
+                raise ValueError("Input should be whsec_ and the base64 of 24 to 64 bytes")
+        return secret if keys else None
+
+    @field_validator("webhook_networks")
+    @classmethod
+    def _well_formed_networks(cls, networks: str) -> str:
+        for network in filter(None, map(str.strip, networks.split(","))):
+            try:
+                ipaddress.ip_network(network)
+            except ValueError as error:
+                raise ValueError(f"Input should be networks such as 10.0.0.0/8, by commas: {error}") from error
+        return networks
 
 
 def load_settings() -> Settings:

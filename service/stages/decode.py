@@ -91,18 +91,7 @@ def decode(upload: Upload, limits: DecodeLimits) -> DecodedImage:
         ImageTooSmall: A side is below `min_side_px`.
         CorruptImage: The file is truncated or broken.
     """
-    data = upload.data
-    if not data:
-        raise EmptyUpload("the upload has no bytes", hint="send the photo's bytes")
-    if len(data) > limits.max_upload_bytes:
-        raise UploadTooLarge(
-            f"the upload has {len(data)} bytes, the limit is {limits.max_upload_bytes}",
-            hint="send a smaller file",
-            upload_bytes=len(data),
-            max_upload_bytes=limits.max_upload_bytes,
-        )
-    container = read_container(data)
-    _check_picture(container, limits)
+    container = check_header(upload, limits)
     try:
         pixels = _decode_png16(container) if container.bit_depth == 16 else _decode_8bit(container)
     except _DECODER_ERRORS as error:
@@ -120,6 +109,33 @@ def decode(upload: Upload, limits: DecodeLimits) -> DecodedImage:
         source_format=container.format,
         is_grey=container.is_grey,
     )
+
+
+def check_header(upload: Upload, limits: DecodeLimits) -> Container:
+    """Take the file apart without decoding a pixel, and refuse what `decode` would refuse by its header.
+
+    Raises:
+        EmptyUpload: No bytes.
+        UploadTooLarge: More than `max_upload_bytes`.
+        UnsupportedFormat: Not JPEG, PNG or WebP.
+        AnimatedImage: An animated GIF, PNG or WebP.
+        ImageTooLarge: The header declares more than `max_image_px`.
+        ImageTooSmall: A side is below `min_side_px`.
+        CorruptImage: The file is truncated or broken where its parts can be seen.
+    """
+    data = upload.data
+    if not data:
+        raise EmptyUpload("the upload has no bytes", hint="send the photo's bytes")
+    if len(data) > limits.max_upload_bytes:
+        raise UploadTooLarge(
+            f"the upload has {len(data)} bytes, the limit is {limits.max_upload_bytes}",
+            hint="send a smaller file",
+            upload_bytes=len(data),
+            max_upload_bytes=limits.max_upload_bytes,
+        )
+    container = read_container(data)
+    _check_picture(container, limits)
+    return container
 
 
 def _check_picture(container: Container, limits: DecodeLimits) -> None:

@@ -75,6 +75,23 @@ async def test_closing_refuses_newcomers_and_lets_the_line_finish():
     assert admission.closed
 
 
+async def test_patient_work_waits_where_others_are_refused():
+    admission, release, tasks = await full(1, 0)
+    admission.close()
+    done = []
+
+    async def patient():
+        async with admission.patient_place():
+            done.append(admission.active)
+
+    waiting = asyncio.create_task(patient())
+    await asyncio.sleep(0)
+    assert (done, admission.waiting) == ([], 0)
+    release.set()
+    await asyncio.gather(waiting, *tasks)
+    assert (done, admission.active) == ([1], 0)
+
+
 async def test_retry_after_follows_how_long_photos_stay():
     now = iter(range(0, 100_000, 40))
     admission = Admission(1, 0, clock=lambda: next(now))

@@ -25,10 +25,10 @@ def test_an_error_carries_what_a_caller_needs(kind):
 
 
 def test_the_tree_drawn_is_the_tree():
-    drawn = dict(re.findall(r"── (\w+) +([a-z]+_[a-z_]+|cancelled|draining)?", errors.__doc__))
+    drawn = dict(re.findall(r"── (\w+) +([a-z]+_[a-z_]+|cancelled|draining|abandoned)?", errors.__doc__))
     stated = {kind.__name__: kind.code for kind in tree(ServiceError) - {ServiceError}}
     assert drawn == stated | {"InputError": ""}
 
 
-def test_faults_of_the_caller_are_never_retryable():
-    assert not any(kind.retryable for kind in tree(InputError))
+def test_faults_of_the_caller_are_never_retryable_but_for_impatience():
+    assert [kind.__name__ for kind in tree(InputError) if kind.retryable] == ["NotFinished"]

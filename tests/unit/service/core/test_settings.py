@@ -1,3 +1,4 @@
+import base64
 import os
 from pathlib import Path
 
@@ -5,6 +6,9 @@ import pytest
 from pydantic import ValidationError
 
 from service.core.settings import ENV_PREFIX, Settings, load_settings
+
+GOOD_SECRET = "whsec_" + base64.b64encode(bytes(range(24))).decode()
+OTHER_SECRET = "whsec_" + base64.b64encode(bytes(64)).decode()
 
 
 @pytest.fixture(autouse=True)
@@ -51,12 +55,38 @@ def test_a_misspelt_name_is_an_error_that_names_it(environment, name):
         ("result_ttl_s", "nan"),
         ("slots", "0"),
         ("cpu_workers", "0"),
+        ("job_photos", "0"),
+        ("job_timeout_s", "inf"),
     ],
 )
 def test_a_wrong_value_is_an_error_that_names_the_variable(environment, field, value):
     name = f"{ENV_PREFIX}{field.upper()}"
     environment.setenv(name, value)
     with pytest.raises(ValueError, match=f"{name}: Input should"):
+        load_settings()
+
+
+@pytest.mark.parametrize("text", ["", "  ", GOOD_SECRET, f"{GOOD_SECRET} {OTHER_SECRET}"])
+def test_secrets_of_webhooks(environment, text):
+    environment.setenv("LATENT_PMRF_WEBHOOK_SECRET", text)
+    secret = load_settings().webhook_secret
+    assert (None if secret is None else secret.get_secret_value()) == (text.strip() or None)
+    assert GOOD_SECRET not in repr(load_settings())
+
+
+@pytest.mark.parametrize("text", ["secret", GOOD_SECRET[6:], "whsec_c2hvcnQ=", "whsec_???", f"{GOOD_SECRET} whsec_"])
+def test_a_wrong_secret_is_refused_and_not_shown(environment, text):
+    environment.setenv("LATENT_PMRF_WEBHOOK_SECRET", text)
+    with pytest.raises(ValueError, match=r"WEBHOOK_SECRET: .*whsec_ and the base64") as told:
+        load_settings()
+    assert GOOD_SECRET not in str(told.value)
+
+
+def test_networks_of_webhooks(environment):
+    environment.setenv("LATENT_PMRF_WEBHOOK_NETWORKS", "127.0.0.0/8, ::1/128")
+    assert load_settings().webhook_networks == "127.0.0.0/8, ::1/128"
+    environment.setenv("LATENT_PMRF_WEBHOOK_NETWORKS", "127.0.0.1/8")
+    with pytest.raises(ValueError, match=r"WEBHOOK_NETWORKS: .*127"):
         load_settings()
 
 

@@ -1,0 +1,265 @@
+"""From the queue of photos to the gateway and back.
+
+    jobs -> take -> gateway (decode ... encode) -> finish | fail -> jobs
+
+The gateway-side loop for photos that nobody holds the line for. What a photo needs lives in the task that restores it;
+the runner knows only which photos it has on lease. While the queue of photos does not answer, the photos under way go
+on, and what has ended is told when it is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from service.core.errors import Cancelled, DeadlineExceeded, DependencyUnavailable, Draining, ServiceError
+from service.core.interfaces import JobQueue, OnProgress
+from service.core.jobs import PhotoJob, Progress
+from service.core.types import Restoration
+from service.gateway import Gateway
+
+_IDLE_WAIT_S = 0.2  # how long a runner without work may take to notice that it should stop
+_PAUSE_S = 1.0  # after an error that is likely to come again at once
+_BEAT_S = 1.0  # a withdrawn photo goes on for as long
+_MAX_WITHDRAWALS = 3
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class _Held:
+    """A photo on lease.
+
+    Attributes:
+        job: What is to be done.
+        pipeline: The gateway at work on it.
+        unwanted: Nobody waits for it from here any more.
+    """
+
+    job: PhotoJob
+    pipeline: asyncio.Task[Restoration] | None = None
+    unwanted: bool = False
+
+    def drop(self) -> None:
+        """Let the work end; its outcome is told to nobody."""
+        self.unwanted = True
+        if self.pipeline is not None:
+            self.pipeline.cancel()
+
+
+class PhotoRunner:
+    """Restores photos of jobs, some at once.
+
+    Args:
+        jobs: The queue of photos.
+        gateway: Restores them.
+        at_once: Photos under way together.
+        finish_queue: Whether photos that still wait when the stop comes are restored, too, as far as `grace_s` allows:
+            for a queue that ends with this process.
+        grace_s: How long photos may take after a stop; what is not finished then is handed back.
+        pause_s: Seconds to wait after an unexpected error, and while something needed does not answer.
+        beat_s: Seconds between two signs of life.
+    """
+
+    def __init__(  # noqa: PLR0913 - times that a deployment and the tests set
+        self,
+        jobs: JobQueue,
+        gateway: Gateway,
+        *,
+        at_once: int = 4,
+        finish_queue: bool = False,
+        grace_s: float = 3600.0,
+        pause_s: float = _PAUSE_S,
+        beat_s: float = _BEAT_S,
+    ) -> None:
+        self._jobs = jobs
+        self._gateway = gateway
+        self._room = asyncio.Semaphore(at_once)
+        self._finish_queue = finish_queue
+        self._grace_s = grace_s
+        self._pause_s = pause_s
+        self._beat_s = beat_s
+        self._held: dict[str, _Held] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set and every photo that was taken has ended or, after `grace_s`, been handed back.
+
+        An unexpected error fails the photo it met, never the runner.
+        """
+        async with self._signs_of_life():
+            working = asyncio.create_task(self._work(stop), name="photos")
+            stopping = asyncio.create_task(stop.wait(), name="stop")
+            try:
+                await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({working}, timeout=self._grace_s)
+                if working.done():
+                    working.result()
+            finally:
+                for task in (working, stopping, *self._tasks):
+                    task.cancel()
+                await asyncio.gather(working, stopping, *self._tasks, return_exceptions=True)
+                await self._hand_back()
+
+    async def _work(self, stop: asyncio.Event) -> None:
+        while True:
+            await self._room.acquire()
+            if stop.is_set() and not (self._finish_queue and await self._jobs.depth()):
+                break
+            job = await self._take()
+            if job is None:
+                self._room.release()
+                continue
+            held = self._held[job.job_id] = _Held(job)
+            task = asyncio.create_task(self._serve(held), name="photo")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _take(self) -> PhotoJob | None:
+        try:
+            job = await self._jobs.take(_IDLE_WAIT_S)
+        except DependencyUnavailable as error:
+            logger.warning("the queue of photos does not answer: %s", error.detail)
+            await asyncio.sleep(self._pause_s)
+        except Exception:
+            logger.exception("unexpected error while a photo was taken")
+            await asyncio.sleep(self._pause_s)
+        else:
+            # A lease that ran out while the queue was away may bring a photo here that is still under way here.
+            return None if job is not None and job.job_id in self._held else job
+        return None
+
+    async def _serve(self, held: _Held) -> None:
+        """One photo from its lease to its outcome; it stays held only if this is cut short."""
+        outcome = await self._outcome(held)
+        await self._tell(held, outcome)
+        del self._held[held.job.job_id]
+        self._room.release()
+
+    async def _outcome(self, held: _Held) -> Restoration | ServiceError:
+        """Restore a photo, and again while it is the surroundings that fail."""
+        job, withdrawals = held.job, 0
+        if job.deadline_s < time.time():
+            return DeadlineExceeded("the restoration was not begun in time", hint="come back when less is waiting")
+        while not held.unwanted:
+            held.pipeline = asyncio.create_task(self._restore(job), name="pipeline")
+            try:
+                return await held.pipeline
+            except asyncio.CancelledError:
+                if not held.unwanted:
+                    raise
+            except (DependencyUnavailable, Draining, Cancelled) as error:
+                # A gateway that has lost this photo withdraws its faces; they are those of this attempt, too.
+                withdrawals += isinstance(error, Cancelled)
+                if withdrawals > _MAX_WITHDRAWALS or job.deadline_s < time.time():
+                    return error
+                logger.warning("a photo is begun again: %s", error.detail)
+                await asyncio.sleep(self._pause_s)
+            except ServiceError as error:
+                return error
+            except Exception:
+                logger.exception("unexpected error with a photo")
+                return _defect()
+        return Cancelled("nobody waits for the photo")
+
+    async def _restore(self, job: PhotoJob) -> Restoration:
+        async with self._notes(job.job_id) as on_progress:
+            return await self._gateway.work_off(job, on_progress)
+
+    async def _tell(self, held: _Held, outcome: Restoration | ServiceError) -> None:
+        """Bring the outcome to the queue, however long it takes to answer."""
+        while not held.unwanted:
+            try:
+                if isinstance(outcome, Restoration):
+                    await self._jobs.finish(outcome)
+                else:
+                    await self._jobs.fail(held.job.job_id, outcome)
+            except DependencyUnavailable as error:
+                logger.warning("the queue of photos does not answer, a result waits: %s", error.detail)
+                await asyncio.sleep(self._pause_s)
+            except Exception:
+                logger.exception("unexpected error with an outcome")
+                if isinstance(outcome, ServiceError):
+                    return
+                outcome = _defect()
+            else:
+                self._count(outcome)
+                return
+        self._gateway.metrics.photos("cancelled")
+
+    def _count(self, outcome: Restoration | ServiceError) -> None:
+        metrics = self._gateway.metrics
+        if isinstance(outcome, Restoration):
+            metrics.photos("succeeded")
+        else:
+            metrics.photos("failed")
+            metrics.rejected(outcome.code)
+
+    async def _hand_back(self) -> None:
+        """Let other gateways have what is left."""
+        left = [held.job.job_id for held in self._held.values() if not held.unwanted]
+        if left:
+            logger.warning("%d photos are handed back unfinished", len(left))
+        for job_id in left:
+            with contextlib.suppress(ServiceError):  # its lease runs out
+                await self._jobs.hand_back(job_id)
+
+    @contextlib.asynccontextmanager
+    async def _notes(self, job_id: str) -> AsyncIterator[OnProgress]:
+        """Something to call with progress; the newest is told to the queue as fast as that can take it."""
+        newest: list[Progress] = []
+        moved = asyncio.Event()
+
+        def on_progress(progress: Progress) -> None:
+            newest[:] = [progress]
+            moved.set()
+
+        async def tell() -> None:
+            while True:
+                await moved.wait()
+                moved.clear()
+                with contextlib.suppress(ServiceError):
+                    await self._jobs.note(job_id, newest[0])
+
+        telling = asyncio.create_task(tell(), name="progress")
+        try:
+            yield on_progress
+        finally:
+            telling.cancel()
+            await asyncio.gather(telling, return_exceptions=True)
+
+    @contextlib.asynccontextmanager
+    async def _signs_of_life(self) -> AsyncIterator[None]:
+        """Renew the leases, and drop what nobody waits for."""
+
+        async def beat() -> None:
+            while True:
+                await asyncio.sleep(self._beat_s)
+                beaten = dict(self._held)
+                try:
+                    unwanted = await self._jobs.beat(list(beaten)) if beaten else set()
+                except DependencyUnavailable:
+                    continue
+                except Exception:
+                    logger.exception("unexpected error while leases were renewed")
+                    continue
+                for job_id in unwanted:
+                    beaten[job_id].drop()
+
+        beating = asyncio.create_task(beat(), name="beat")
+        try:
+            yield
+        finally:
+            beating.cancel()
+            await asyncio.gather(beating, return_exceptions=True)
+
+
+def _defect() -> ServiceError:
+    """What callers are told of an error that is none of the tree's."""
+    return ServiceError("the service failed; the operator finds the cause in the log", hint="try again")

@@ -1,0 +1,128 @@
+"""From the outbox of the queue of photos to the webhooks, and again after a while where that fails.
+
+A notice may arrive twice (a delivery whose end could not be told), in any order, and up to a day late; its id is the
+same each time. It is given up after the last attempt of the schedule.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from typing import Protocol
+
+from service.core.errors import DependencyUnavailable
+from service.core.interfaces import JobQueue
+from service.core.jobs import Notice
+from service.core.metrics import Metrics
+from service.webhooks.sender import Delivery
+
+RETRY_S = (5.0, 30.0, 120.0, 600.0, 1800.0, 3600.0, 7200.0, 14_400.0, 28_800.0, 28_800.0)
+"""Seconds to the next attempt, by attempts before: a day in all."""
+_LEAST_JITTER = 0.75  # receivers that failed together are not asked together again
+_IDLE_WAIT_S = 0.5  # how long a courier without work may take to notice that it should stop
+_PAUSE_S = 1.0
+
+logger = logging.getLogger(__name__)
+
+
+class Sender(Protocol):
+    """What the courier asks of a sender."""
+
+    async def send(self, notice: Notice) -> Delivery:
+        """Attempt to deliver a notice."""
+        ...
+
+
+class Courier:
+    """Delivers notices, some at once.
+
+    Args:
+        jobs: Holds the notices.
+        sender: Delivers one.
+        metrics: Told how attempts end.
+        at_once: Attempts under way together: a slow receiver must not hold up the others.
+        grace_s: How long notices that are due may still be delivered after a stop.
+        pause_s: Seconds to wait after an unexpected error, and while the queue does not answer.
+    """
+
+    def __init__(  # noqa: PLR0913 - times that a deployment and the tests set
+        self,
+        jobs: JobQueue,
+        sender: Sender,
+        *,
+        metrics: Metrics,
+        at_once: int = 16,
+        grace_s: float = 10.0,
+        pause_s: float = _PAUSE_S,
+    ) -> None:
+        self._jobs = jobs
+        self._sender = sender
+        self._metrics = metrics
+        self._room = asyncio.Semaphore(at_once)
+        self._grace_s = grace_s
+        self._pause_s = pause_s
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set and no notice is due, or `grace_s` have passed; the rest stays in the queue."""
+        working = asyncio.create_task(self._work(stop), name="notices")
+        stopping = asyncio.create_task(stop.wait(), name="stop")
+        try:
+            await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({working}, timeout=self._grace_s)
+            if working.done():
+                working.result()
+        finally:
+            for task in (working, stopping, *self._tasks):
+                task.cancel()
+            await asyncio.gather(working, stopping, *self._tasks, return_exceptions=True)
+
+    async def _work(self, stop: asyncio.Event) -> None:
+        while True:
+            await self._room.acquire()
+            stopping = stop.is_set()
+            notice = await self._next(0.0 if stopping else _IDLE_WAIT_S)
+            if notice is not None:
+                task = asyncio.create_task(self._deliver(notice), name="notice")
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+                continue
+            self._room.release()
+            if stopping:
+                break
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _next(self, wait_s: float) -> Notice | None:
+        try:
+            return await self._jobs.due_notice(wait_s)
+        except DependencyUnavailable as error:
+            logger.warning("the queue of notices does not answer: %s", error.detail)
+        except Exception:
+            logger.exception("unexpected error while a notice was taken")
+        await asyncio.sleep(self._pause_s)
+        return None
+
+    async def _deliver(self, notice: Notice) -> None:
+        try:
+            delivery = await self._sender.send(notice)
+            await self._settle(notice, delivery)
+        except DependencyUnavailable as error:
+            logger.warning("the end of a delivery cannot be told, it will be repeated: %s", error.detail)
+        except Exception:
+            logger.exception("unexpected error with notice %s", notice.notice_id)  # it comes due again after its lease
+        finally:
+            self._room.release()
+
+    async def _settle(self, notice: Notice, delivery: Delivery) -> None:
+        self._metrics.notices(delivery.value)
+        if delivery is not Delivery.FAILED:
+            await self._jobs.settle_notice(notice, None)
+        elif notice.attempt < len(RETRY_S):
+            jitter = secrets.SystemRandom().uniform(_LEAST_JITTER, 1.0)
+            await self._jobs.settle_notice(notice, RETRY_S[notice.attempt] * jitter)
+        else:
+            logger.warning("notice %s is given up after %d attempts", notice.notice_id, notice.attempt + 1)
+            self._metrics.notices("given_up")
+            await self._jobs.settle_notice(notice, None)

@@ -1,0 +1,347 @@
+"""The loop of photos, on a real queue of photos and a real gateway; the queue of faces and the detector are fakes."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from service.brokers.memory_jobs import JobLimits, MemoryJobQueue
+from service.core.admission import Admission
+from service.core.errors import Cancelled, DeadlineExceeded, DependencyUnavailable, InferenceFailed, QueueFull
+from service.core.jobs import JobState, PhotoJob, Progress
+from service.core.metrics import Metrics
+from service.core.settings import Settings
+from service.core.types import Lane, RestoreOptions, Upload
+from service.gateway import Gateway
+from service.runner import PhotoRunner
+from tests.bundle import tiny_manifest
+from tests.fakes import EchoBroker, FakeDetector
+from tests.pictures import encoded
+
+LONG_S = 30.0
+
+
+class Running:
+    """A runner at work: its queues, and how to stop it."""
+
+    def __init__(self, pool, jobs, broker, *, places=4, request_timeout_s=30.0, **times):
+        self.metrics = Metrics()
+        self.jobs = jobs or make_jobs()
+        self.broker = broker or EchoBroker()
+        self.gateway = Gateway(
+            broker=self.broker,
+            detector=FakeDetector(),
+            manifest=tiny_manifest(),
+            settings=Settings(request_timeout_s=request_timeout_s),
+            metrics=self.metrics,
+            pool=pool,
+            admission=Admission(places, 0),
+        )
+        self.stop = asyncio.Event()
+        runner = PhotoRunner(self.jobs, self.gateway, **{"pause_s": 0.01, "beat_s": 0.01, **times})
+        self.task = asyncio.create_task(runner.run(self.stop))
+
+    async def admit(self, job_id, data=None, *, deadline_s=None, **fields):
+        job = PhotoJob(
+            job_id=job_id,
+            upload=Upload(encoded() if data is None else data),
+            options=RestoreOptions(seed=7),
+            deadline_s=time.time() + 3600 if deadline_s is None else deadline_s,
+            **{"lane": Lane.INTERACTIVE, **fields},
+        )
+        await self.jobs.admit(job)
+
+    async def state(self, job_id, *states):
+        """The status of a job as soon as it is in one of these states, or any final one."""
+        async with asyncio.timeout(LONG_S), contextlib.aclosing(self.jobs.watch(job_id)) as statuses:
+            async for status in statuses:
+                if status.state in states or status.state.final:
+                    return status
+
+    def counted(self, line):
+        return line in self.metrics.render().decode().splitlines()
+
+
+def make_jobs(kind=MemoryJobQueue, **fields):
+    limits = JobLimits(max_queued_photos=16, max_queued_bytes=10**7, result_ttl_s=60, max_result_bytes=10**7)
+    return kind(limits, metrics=Metrics(), **fields)
+
+
+@contextlib.asynccontextmanager
+async def running(broker=None, *, jobs=None, **parts):
+    with ThreadPoolExecutor(2) as pool:
+        made = Running(pool, jobs, broker, **parts)
+        yield made
+        made.stop.set()
+        await asyncio.wait_for(made.task, LONG_S)
+        await made.jobs.close()
+    assert made.gateway.admission.active == 0
+
+
+async def test_a_photo_is_restored_and_its_result_kept():
+    async with running() as parts:
+        await parts.admit("a")
+        assert (await parts.state("a")).state is JobState.SUCCEEDED
+        report = (await parts.jobs.result("a")).restoration.report
+        assert (report.id, report.seed, report.faces[0].status) == ("a", 7, "restored")
+        assert parts.counted('restore_photos_total{outcome="succeeded"} 1.0')
+
+
+async def test_the_faces_are_in_the_photos_lane():
+    async with running() as parts:
+        for lane in Lane:
+            await parts.admit(lane.value, lane=lane)
+            await parts.state(lane.value)
+            assert {face.lane for face in parts.broker.jobs[lane.value]} == {lane}
+
+
+async def test_an_error_of_the_photo_is_the_jobs():
+    async with running() as parts:
+        await parts.admit("a", b"hello, this is a text")
+        status = await parts.state("a")
+        assert (status.state, status.failure.code) == (JobState.FAILED, "unsupported_format")
+        assert parts.counted('restore_photos_total{outcome="failed"} 1.0')
+        assert parts.counted('restore_rejected_total{reason="unsupported_format"} 1.0')
+        await parts.admit("b")
+        assert (await parts.state("b")).state is JobState.SUCCEEDED
+
+
+async def test_a_job_that_waited_too_long_is_not_begun():
+    async with running() as parts:
+        await parts.admit("late", deadline_s=time.time() - 1)
+        assert (await parts.state("late")).failure.code == DeadlineExceeded.code
+        assert parts.broker.jobs == {}
+
+
+async def test_a_photo_that_takes_too_long_fails_and_its_faces_are_withdrawn():
+    async with running(EchoBroker(hold=asyncio.Event()), request_timeout_s=0.3) as parts:
+        await parts.admit("a")
+        assert (await parts.state("a")).failure.code == DeadlineExceeded.code
+        assert parts.broker.withdrawn == ["a"]
+
+
+class Telling(EchoBroker):
+    """Says how far the faces are before it waits."""
+
+    async def results(self, job_id, timeout_s, on_progress=None):
+        on_progress(Progress(1, 0, 4, 1))
+        on_progress(Progress(1, 0, 4, 3))
+        return await super().results(job_id, timeout_s, on_progress)
+
+
+async def test_progress_reaches_those_who_watch():
+    hold = asyncio.Event()
+    async with running(Telling(hold=hold)) as parts:
+        await parts.admit("a")
+        seen = []
+        async with contextlib.aclosing(parts.jobs.watch("a")) as statuses:
+            async for status in statuses:
+                seen.append(status.progress)
+                if status.progress == Progress(1, 0, 4, 3):
+                    hold.set()
+        assert Progress(1, 0, 4, 3) in seen
+
+
+async def test_so_many_at_once_and_no_more():
+    hold = asyncio.Event()
+    async with running(EchoBroker(hold=hold), at_once=2) as parts:
+        for job_id in "abc":
+            await parts.admit(job_id)
+        for job_id in "ab":
+            await parts.state(job_id, JobState.RUNNING)
+        await asyncio.sleep(0.05)
+        assert (await parts.jobs.status("c")).state is JobState.QUEUED
+        hold.set()
+        for job_id in "abc":
+            assert (await parts.state(job_id)).state is JobState.SUCCEEDED
+
+
+async def test_a_cancelled_job_frees_its_place_and_its_faces():
+    hold = asyncio.Event()
+    async with running(EchoBroker(hold=hold), at_once=1) as parts:
+        await parts.admit("gone")
+        await parts.admit("next")
+        await parts.broker.submitted.wait()
+        await parts.jobs.cancel("gone")
+        await parts.state("next", JobState.RUNNING)
+        assert parts.broker.withdrawn == ["gone"]
+        hold.set()
+        assert (await parts.state("next")).state is JobState.SUCCEEDED
+        assert parts.counted('restore_photos_total{outcome="cancelled"} 1.0')
+
+
+async def test_jobs_wait_for_room_that_others_would_be_refused():
+    async with running(places=1) as parts:
+        async with parts.gateway.admission.place():
+            await parts.admit("a")
+            await parts.state("a", JobState.RUNNING)
+            parts.gateway.admission.close()
+        assert (await parts.state("a")).state is JobState.SUCCEEDED
+
+
+class Crowded(EchoBroker):
+    """A queue of faces that has no room at first."""
+
+    refusals = 2
+
+    async def submit(self, faces):
+        if self.refusals:
+            self.refusals -= 1
+            raise QueueFull("full", retry_after_s=0.01)
+        await super().submit(faces)
+
+
+async def test_a_full_lane_of_faces_is_waited_out():
+    async with running(Crowded()) as parts:
+        await parts.admit("a")
+        assert (await parts.state("a")).state is JobState.SUCCEEDED
+
+
+class Unsteady(EchoBroker):
+    """A queue of faces that fails at first."""
+
+    def __init__(self, *errors):
+        super().__init__()
+        self.errors = list(errors)
+
+    async def results(self, job_id, timeout_s, on_progress=None):
+        if self.errors:
+            raise self.errors.pop(0)
+        return await super().results(job_id, timeout_s, on_progress)
+
+
+@pytest.mark.parametrize("error", [DependencyUnavailable("no answer"), Cancelled("withdrawn by another gateway")])
+async def test_a_photo_is_begun_again_when_its_surroundings_fail(error):
+    async with running(Unsteady(error, error)) as parts:
+        await parts.admit("a")
+        assert (await parts.state("a")).state is JobState.SUCCEEDED
+
+
+async def test_it_is_not_begun_again_without_end():
+    async with running(Unsteady(*[Cancelled("withdrawn")] * 99)) as parts:
+        await parts.admit("a")
+        assert (await parts.state("a")).failure.code == "cancelled"
+        assert len(parts.broker.errors) > 90
+    async with running(Unsteady(*[DependencyUnavailable("no answer")] * 9999)) as parts:
+        await parts.admit("a", deadline_s=time.time() + 0.5)
+        assert (await parts.state("a")).failure.code == "dependency_unavailable"
+
+
+async def test_a_failed_network_is_not_tried_again():
+    async with running(Unsteady(InferenceFailed("velocity"))) as parts:
+        await parts.admit("a")
+        assert (await parts.state("a")).failure.code == "inference_failed"
+
+
+async def test_an_unexpected_error_fails_the_photo_and_not_the_runner(caplog):
+    defect = ZeroDivisionError("a secret")
+    async with running(Unsteady(defect)) as parts:
+        await parts.admit("a")
+        failure = (await parts.state("a")).failure
+        assert failure.code == "internal"
+        assert "secret" not in failure.detail
+        await parts.admit("b")
+        assert (await parts.state("b")).state is JobState.SUCCEEDED
+    (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert record.exc_info[1] is defect
+
+
+class FlakyJobs(MemoryJobQueue):
+    """A queue of photos whose server is away for the first calls of one method."""
+
+    method = ""
+    failures = 3
+
+    def _fail_now(self, method):
+        if method == self.method and self.failures:
+            self.failures -= 1
+            raise DependencyUnavailable("the queue does not answer")
+
+    async def take(self, wait_s):
+        self._fail_now("take")
+        return await super().take(wait_s)
+
+    async def beat(self, job_ids):
+        self._fail_now("beat")
+        return await super().beat(job_ids)
+
+    async def note(self, job_id, progress):
+        self._fail_now("note")
+        await super().note(job_id, progress)
+
+    async def finish(self, restoration):
+        self._fail_now("finish")
+        await super().finish(restoration)
+
+    async def fail(self, job_id, error):
+        self._fail_now("fail")
+        await super().fail(job_id, error)
+
+
+@pytest.mark.parametrize("method", ["take", "beat", "note", "finish", "fail"])
+async def test_nothing_is_lost_while_the_queue_is_away(method):
+    jobs = make_jobs(FlakyJobs)
+    jobs.method = method
+    hold = asyncio.Event()
+    async with running(Telling(hold=hold), jobs=jobs) as parts:
+        await parts.admit("a", b"a text" if method == "fail" else None)
+        await parts.state("a", JobState.RUNNING)
+        asyncio.get_running_loop().call_later(0.1, hold.set)
+        ended = await parts.state("a")
+        assert ended.state is (JobState.FAILED if method == "fail" else JobState.SUCCEEDED)
+        if method == "fail":
+            assert ended.failure.code == "unsupported_format"
+    assert jobs.failures < 3
+
+
+async def test_stopping_finishes_what_was_taken_and_leaves_the_rest():
+    hold = asyncio.Event()
+    async with running(EchoBroker(hold=hold), at_once=1) as parts:
+        await parts.admit("taken")
+        await parts.admit("waits")
+        await parts.broker.submitted.wait()
+        parts.stop.set()
+        hold.set()
+        await asyncio.wait_for(parts.task, LONG_S)
+        assert (await parts.jobs.status("taken")).state is JobState.SUCCEEDED
+        assert (await parts.jobs.status("waits")).state is JobState.QUEUED
+
+
+async def test_a_queue_that_ends_with_the_process_is_finished_first():
+    hold = asyncio.Event()
+    async with running(EchoBroker(hold=hold), at_once=1, finish_queue=True) as parts:
+        for job_id in "abc":
+            await parts.admit(job_id)
+        await parts.broker.submitted.wait()
+        parts.stop.set()
+        hold.set()
+        await asyncio.wait_for(parts.task, LONG_S)
+        assert [(await parts.jobs.status(job_id)).state for job_id in "abc"] == [JobState.SUCCEEDED] * 3
+
+
+@pytest.mark.parametrize("finish_queue", [True, False])
+async def test_what_is_not_finished_within_the_grace_is_handed_back(finish_queue):
+    async with running(EchoBroker(hold=asyncio.Event()), grace_s=0.05, finish_queue=finish_queue) as parts:
+        await parts.admit("a")
+        await parts.broker.submitted.wait()
+        parts.stop.set()
+        await asyncio.wait_for(parts.task, LONG_S)
+        assert parts.broker.withdrawn == ["a"]
+        status = await parts.jobs.status("a")
+        assert (status.state, status.position) == (JobState.QUEUED, 0)
+
+
+async def test_a_runner_that_is_cancelled_leaves_no_task_behind():
+    with ThreadPoolExecutor(2) as pool:
+        parts = Running(pool, None, EchoBroker(hold=asyncio.Event()))
+        await parts.admit("a")
+        await parts.broker.submitted.wait()
+        parts.task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await parts.task
+        assert len(asyncio.all_tasks()) == 1
+        assert (await parts.jobs.status("a")).state is JobState.QUEUED
+        await parts.jobs.close()
