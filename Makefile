@@ -73,6 +73,15 @@ define offer_browser
 	fi
 endef
 
+# Debian's Redis 7 for the tests of the shared queue, likewise; Redis 6.2 comes with a package of the test extra.
+define offer_redis
+	@if [ ! -x /usr/bin/redis-server ] && [ "$$(id -u)" = 0 ] && grep -qsx 'ID=debian' /etc/os-release; then \
+		echo "==> installing redis-server"; \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -qq -y --no-install-recommends \
+			redis-server; } >/dev/null 2>&1 || echo "redis-server could not be installed; going on without it" >&2; \
+	fi
+endef
+
 # $(call fetch_detector,FOLDER)
 define fetch_detector
 	@if [ ! -s $(DETECTOR) ]; then \
@@ -107,8 +116,9 @@ serve: install ## set up what is missing and serve on HOST:PORT
 	@exec $(VENV)/bin/python -m service.cli serve --host $(HOST) --port $(PORT) $(ARGS)
 
 .PHONY: test
-test: install-dev ## every test; those that need a GPU or a browser are skipped visibly
+test: install-dev ## every test; those that need a GPU, a browser or a Redis server are skipped visibly
 	$(call offer_browser)
+	$(call offer_redis)
 	@$(VENV_DEV)/bin/python -m pytest $(ARGS)
 
 .PHONY: integration

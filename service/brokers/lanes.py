@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
+from service.brokers.intake import retry_after_s
 from service.core.types import Lane
 
 _INTERACTIVE_PER_BATCH = 4  # interactive entries handed out before a waiting batch entry has its turn
-_MAX_RETRY_AFTER_S = 60
 _NEWEST_WEIGHT = 0.2
 
 
@@ -40,4 +38,4 @@ class Pace:
 
     def retry_after_s(self, excess: int) -> int:
         """When `excess` entries should have left, in whole seconds, at least 1."""
-        return min(_MAX_RETRY_AFTER_S, max(1, math.ceil(self._seconds_each * excess)))
+        return retry_after_s(self._seconds_each, excess)

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from service.brokers.intake import common_job
 from service.brokers.lanes import LaneTurns, Pace
 from service.core.errors import Cancelled, DeadlineExceeded, Draining, QueueFull, ServiceError
 from service.core.interfaces import OnProgress
@@ -99,7 +100,7 @@ class MemoryBroker:
             Draining: The queue is closed.
             ValueError: There is no face, or they are not of one photo and lane.
         """
-        job_id, lane = _common(faces)
+        job_id, lane = common_job(faces)
         if job_id in self._jobs:
             return
         if self._closed:
@@ -273,15 +274,9 @@ class MemoryBroker:
 
     def _note_depth(self, lane: Lane) -> None:
         self._metrics.queue_depth(lane.value, self._depth(lane))
+        oldest_s = min((job.submitted_s for job in self._lanes[lane]), default=None)
+        self._metrics.queue_oldest(lane.value, None if oldest_s is None else time.time() - (self._clock() - oldest_s))
         if self._depth():
             self._changed.set()
         elif not self._closed:
             self._changed.clear()
-
-
-def _common(faces: Sequence[FaceJob]) -> tuple[str, Lane]:
-    """Job and lane of a photo's faces."""
-    found = {(face.job_id, face.lane) for face in faces}
-    if len(found) != 1 or len({face.face_index for face in faces}) != len(faces):
-        raise ValueError("submit takes the faces of one photo and lane, each once")
-    return found.pop()

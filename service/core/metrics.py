@@ -6,6 +6,8 @@ label `network` the name of a network in the manifest. No label holds an id.
 
 from __future__ import annotations
 
+import time
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
@@ -62,6 +64,13 @@ class Metrics:
             "restore_batch_size", "Rows of one network call.", ("network",), buckets=_BATCH_BUCKETS, registry=own
         )
         self._depth = Gauge("restore_queue_depth", "Faces waiting.", ("lane",), registry=own)
+        self._oldest = Gauge(
+            "restore_queue_oldest_age_seconds", "How long the oldest waiting photo has waited.", ("lane",), registry=own
+        )
+        self._reclaimed = Counter(
+            "restore_reclaimed", "Entries taken from a process that was silent for too long.", ("lane",), registry=own
+        )
+        self._dead = Counter("restore_dead", "Entries given up, by reason.", ("reason",), registry=own)
         self._photos_waiting = Gauge("restore_photo_queue_depth", "Photos waiting.", ("lane",), registry=own)
         self._slots = Gauge("restore_batch_slots_active", "Faces in the sampler.", registry=own)
         self._steps = Counter("restore_ode_steps", "Euler steps, one per face and step.", registry=own)
@@ -98,6 +107,18 @@ class Metrics:
     def queue_depth(self, lane: str, faces: int) -> None:
         """Set the number of faces waiting in a lane."""
         self._depth.labels(lane).set(faces)
+
+    def queue_oldest(self, lane: str, since_s: float | None) -> None:
+        """Tell since when, in Unix time, the oldest photo of a lane waits for workers; None when none does."""
+        self._oldest.labels(lane).set_function(lambda: 0.0 if since_s is None else max(0.0, time.time() - since_s))
+
+    def reclaimed(self, lane: str, entries: int) -> None:
+        """Count entries of a queue that were taken from a process that had been silent for too long."""
+        self._reclaimed.labels(lane).inc(entries)
+
+    def dead(self, reason: str) -> None:
+        """Count an entry that was given up: `deliveries`, `payload_lost` or `payload_unreadable`."""
+        self._dead.labels(reason).inc()
 
     def photos_waiting(self, lane: str, photos: int) -> None:
         """Set the number of photos waiting in a lane for a gateway."""

@@ -8,15 +8,18 @@ import numpy as np
 import pytest
 
 from service.brokers.memory import MemoryBroker
+from service.brokers.redis_streams import RedisBroker
 from service.core.errors import Cancelled, DeadlineExceeded, Draining, InferenceFailed, QueueFull
 from service.core.interfaces import Broker
 from service.core.jobs import Progress
 from service.core.metrics import Metrics
 from service.core.types import Lane, RestoredFace
 from tests.fakes import face_job
+from tests.redis_servers import fresh_prefix, shared_server
 
 SOON_S = 0.02
 LONG_S = 30.0
+PIXEL = 1 / 131070 + 1e-7  # pixels may travel as 16-bit numbers
 
 
 @contextlib.asynccontextmanager
@@ -26,7 +29,31 @@ async def memory(max_queued_faces):
     await broker.close()
 
 
-BROKERS = [memory]
+@contextlib.asynccontextmanager
+async def on_redis(version, max_queued_faces, query=""):
+    broker = RedisBroker(
+        shared_server(version).url + query,
+        max_queued_faces=max_queued_faces,
+        metrics=Metrics(),
+        prefix=fresh_prefix(),
+    )
+    yield broker
+    await broker.close()
+
+
+def redis_6_2(max_queued_faces):
+    return on_redis("6.2", max_queued_faces)
+
+
+def redis_7(max_queued_faces):
+    return on_redis("7", max_queued_faces)
+
+
+def redis_7_by_resp_3(max_queued_faces):
+    return on_redis("7", max_queued_faces, "?protocol=3")
+
+
+BROKERS = [memory, redis_6_2, redis_7, redis_7_by_resp_3]
 
 
 @pytest.fixture(params=BROKERS, ids=lambda factory: factory.__name__)
@@ -160,7 +187,7 @@ async def test_results_come_in_the_order_of_the_faces(broker):
     results = await broker.results("a", LONG_S)
     assert [result.face_index for result in results] == [0, 1, 2]
     for result in results:
-        assert result.sample == pytest.approx(result.face_index / 10)
+        assert result.sample == pytest.approx(result.face_index / 10, abs=PIXEL)
         assert result.timings_ms["velocity"] == 5.0
 
 
@@ -209,7 +236,7 @@ async def test_a_face_restored_twice_counts_once(broker):
     await asyncio.sleep(SOON_S)
     assert not waiting.done()
     await broker.complete(restored(second))
-    assert (await waiting)[0].sample == pytest.approx(0.25)
+    assert (await waiting)[0].sample == pytest.approx(0.25, abs=PIXEL)
 
 
 async def test_a_failed_face_fails_its_photo_and_withdraws_the_rest(broker):

@@ -1,0 +1,27 @@
+"""What every queue asks of those who bring work, and what it tells them when it is full."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from service.core.types import FaceJob, Lane
+
+_MAX_RETRY_AFTER_S = 60
+
+
+def common_job(faces: Sequence[FaceJob]) -> tuple[str, Lane]:
+    """Job and lane of a photo's faces.
+
+    Raises:
+        ValueError: There is no face, or they are not of one photo and lane, each once.
+    """
+    found = {(face.job_id, face.lane) for face in faces}
+    if len(found) != 1 or len({face.face_index for face in faces}) != len(faces):
+        raise ValueError("submit takes the faces of one photo and lane, each once")
+    return found.pop()
+
+
+def retry_after_s(seconds_per_item: float, excess_items: int) -> int:
+    """When enough items should have left, given how long one took lately; 1 to 60 seconds."""
+    return min(_MAX_RETRY_AFTER_S, max(1, math.ceil(seconds_per_item * excess_items)))

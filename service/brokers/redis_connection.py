@@ -1,0 +1,148 @@
+"""The way to a Redis server: scripts and commands go out, replies or `DependencyUnavailable` come back.
+
+Whatever Redis or the network can do to a call is told apart here: what means "not now" becomes DependencyUnavailable,
+anything else is a mistake of ours and stays what it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from redis import exceptions
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from service.core.errors import DependencyUnavailable
+
+Argument = str | bytes | int | float
+
+_PAUSES_S = (0.02, 0.2)  # before a call is tried again whose connection was lost
+_CONNECT_TIMEOUT_S = 2.0
+_PING_TIMEOUT_S = 1.0
+_MAX_CONNECTIONS = 32
+
+# Replies of a server that is there but cannot do it now. Errors inside scripts carry their kind somewhere in the text.
+_NOT_NOW = ("READONLY", "MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "LOADING", "BUSY ")
+
+
+class OutOfMemory(DependencyUnavailable):
+    """The server has no room for more; nothing was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A Lua script: its text and the digest under which the server keeps it."""
+
+    text: str
+    digest: str
+
+
+@cache
+def load_script(name: str) -> Script:
+    """`scripts/NAME.lua` behind what all scripts share, `scripts/lanes.lua`."""
+    folder = resources.files("service.brokers") / "scripts"
+    text = "\n".join((folder / f"{part}.lua").read_text(encoding="utf-8") for part in ("lanes", name))
+    return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+class RedisConnection:
+    """A pool of connections to one server.
+
+    Args:
+        url: `redis://`, `rediss://` or `unix://` address.
+        timeout_s: Longest wait for one reply, and for a free connection.
+
+    Raises:
+        ValueError: The address is not one.
+    """
+
+    def __init__(self, url: str, *, timeout_s: float = 10.0) -> None:
+        self._timeout_s = timeout_s
+        self._pool: Any = BlockingConnectionPool.from_url(
+            url,
+            max_connections=_MAX_CONNECTIONS,
+            timeout=timeout_s,
+            protocol=2,
+            socket_timeout=None,  # the client's own way to keep it swallows cancellations
+            socket_connect_timeout=_CONNECT_TIMEOUT_S,
+            retry=Retry(NoBackoff(), 0),  # trying again is decided here, by what a call does
+        )
+        self._client: Any = Redis(connection_pool=self._pool)  # its types tell of str and bytes at once
+
+    async def run(self, name: str, keys: Sequence[str], arguments: Sequence[Argument], *, again: bool = True) -> Any:  # noqa: ANN401 - what a script returns
+        """Run a script.
+
+        Args:
+            name: Which one.
+            keys: Names it uses.
+            arguments: What it is told.
+            again: Whether it may run twice, when the connection was lost before the reply had come.
+
+        Raises:
+            DependencyUnavailable: The server does not answer, or cannot do it now.
+        """
+        script = load_script(name)
+        tail = (len(keys), *keys, *arguments)
+        try:
+            return await self._call(("EVALSHA", script.digest, *tail), again=again)
+        except exceptions.NoScriptError:
+            return await self._call(("EVAL", script.text, *tail), again=again)
+
+    async def get_many(self, names: Sequence[str]) -> list[bytes | None]:
+        """The values of keys, None where there is none.
+
+        Raises:
+            DependencyUnavailable: The server does not answer.
+        """
+        return list(await self._call(("MGET", *names))) if names else []
+
+    async def answers(self) -> bool:
+        """Whether the server is there, within a second."""
+        with contextlib.suppress(TimeoutError, DependencyUnavailable):
+            async with asyncio.timeout(_PING_TIMEOUT_S):
+                await self._call(("PING",))
+                return True
+        return False
+
+    def make_connection(self) -> Any:  # noqa: ANN401
+        """A connection outside the pool, not open yet."""
+        return self._pool.make_connection()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._client.aclose()
+        await self._pool.aclose()
+
+    async def _call(self, command: Sequence[Argument], *, again: bool = True) -> Any:  # noqa: ANN401
+        pauses_s = [*_PAUSES_S] if again else []
+        while True:
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    return await self._client.execute_command(*command)
+            except (exceptions.RedisError, OSError) as error:
+                unavailable = _unavailable(error)
+                if unavailable is None:
+                    raise
+                if not (pauses_s and isinstance(error, exceptions.ConnectionError)):
+                    raise unavailable from error
+            await asyncio.sleep(pauses_s.pop(0))
+
+
+def _unavailable(error: Exception) -> DependencyUnavailable | None:
+    """What to tell the caller where an error means "not now", else None."""
+    if isinstance(error, exceptions.ConnectionError | exceptions.TimeoutError | OSError):
+        return DependencyUnavailable("the queue's server does not answer", hint="try again later")
+    text = str(error)
+    if "OOM command" in text:
+        return OutOfMemory("the queue's server is out of memory", hint="try again later")
+    if any(kind in text for kind in _NOT_NOW):
+        return DependencyUnavailable("the queue's server cannot do this now", hint="try again later")
+    return None

@@ -1,0 +1,302 @@
+"""A queue of faces in Redis, shared by any number of gateways and workers.
+
+    submit -> lane -> take -> (worker) -> complete | fail -> results
+
+Everything that counts lies in the server: a process that vanishes takes nothing with it. What the queue promises is
+`service.core.interfaces.Broker`; how photos take turns is as in `service.brokers.memory`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from service.brokers.codec import decode, decode_error, encode, encode_error
+from service.brokers.intake import common_job, retry_after_s
+from service.brokers.keys import DEFAULT_PREFIX, QueueKeys
+from service.brokers.redis_connection import Argument, RedisConnection
+from service.brokers.redis_lanes import POLL_S, Lanes, LeaseTerms, Taken
+from service.brokers.redis_listener import Listener
+from service.core.errors import Cancelled, DeadlineExceeded, DependencyUnavailable, Draining, QueueFull, ServiceError
+from service.core.interfaces import OnProgress
+from service.core.jobs import Progress
+from service.core.metrics import Metrics
+from service.core.types import FaceJob, FaceKey, Lane, RestoredFace
+
+_FORGET_AFTER_S = 60.0  # past the deadline; whoever still waits for results has been told long before
+
+logger = logging.getLogger(__name__)
+
+
+class RedisBroker:
+    """Implements `service.core.interfaces.Broker` on Redis 6.2 or later.
+
+    Args:
+        url: `redis://`, `rediss://` or `unix://` address of the server.
+        max_queued_faces: Faces that may wait in one lane. A photo with more than that enters an empty lane.
+        metrics: Told about depth, waiting times, withdrawn, reclaimed and abandoned faces.
+        prefix: Of every key; gateways and workers that share a queue share it.
+        lease_s: Seconds a worker may be silent before its faces are given to others.
+        max_deliveries: Workers that may be lost over one face.
+        payload_ttl_s: Seconds that pixels stay in the server at most.
+
+    Raises:
+        ValueError: A value is out of range, or the address is not one.
+    """
+
+    def __init__(  # noqa: PLR0913 - what a deployment sets
+        self,
+        url: str,
+        *,
+        max_queued_faces: int,
+        metrics: Metrics,
+        prefix: str = DEFAULT_PREFIX,
+        lease_s: float = 30.0,
+        max_deliveries: int = 3,
+        payload_ttl_s: float = 86400.0,
+    ) -> None:
+        if max_queued_faces < 1:
+            raise ValueError(f"max_queued_faces must be at least 1, not {max_queued_faces}")
+        if payload_ttl_s <= 0:
+            raise ValueError(f"payload_ttl_s must be above 0, not {payload_ttl_s}")
+        self._max_queued_faces = max_queued_faces
+        self._payload_ttl_s = payload_ttl_s
+        self._metrics = metrics
+        self._keys = QueueKeys(prefix, "faces")
+        self._connection = RedisConnection(url)
+        self._listener = Listener(self._connection.make_connection)
+        terms = LeaseTerms(lease_s, max_deliveries)
+        self._lanes = Lanes(
+            self._connection, self._listener, self._keys, terms, metrics=metrics, show_lane=self._show_lane
+        )
+        self._closed = False
+
+    async def submit(self, faces: Sequence[FaceJob]) -> None:
+        """Admit all faces of one photo, or none; a job that is in the queue already is joined.
+
+        Raises:
+            QueueFull: The lane has no room; `extra["retry_after_s"]` says when to come back.
+            Draining: The queue is closed.
+            DependencyUnavailable: The server does not answer.
+            ValueError: There is no face, or they are not of one photo and lane.
+        """
+        job_id, lane = common_job(faces)
+        if self._closed:
+            raise Draining("the queue is closed", hint="try another instance")
+        left_s = max(math.inf if face.deadline_s is None else face.deadline_s - time.time() for face in faces)
+        interest_s = max(0.0, left_s) + _FORGET_AFTER_S
+        arguments: list[Argument] = [job_id, lane.value, self._max_queued_faces, _ms(self._payload_ttl_s)]
+        arguments += (_ms(min(interest_s, self._payload_ttl_s)), "" if math.isinf(left_s) else _ms(interest_s))
+        for face in faces:
+            arguments += (face.face_index, face.num_steps, encode(face))
+        answer, waiting, seconds_per_face, forgotten, view = await self._lanes.run("submit", *arguments)
+        self._withdrawn_while_queued(forgotten)
+        self._lanes.show(view)
+        if answer == b"full":
+            raise QueueFull(
+                f"{waiting} faces wait, there is room for {self._max_queued_faces}",
+                hint="come back after the time in Retry-After",
+                retry_after_s=retry_after_s(float(seconds_per_face), waiting + len(faces) - self._max_queued_faces),
+            )
+
+    async def take(self, max_items: int, wait_s: float) -> list[FaceJob]:
+        """Hand up to `max_items` faces to a worker, interactive lane first; empty after `wait_s` without work.
+
+        A closed queue has no work. Cancelling the call loses no face. A face whose pixels are gone fails its job.
+
+        Raises:
+            DependencyUnavailable: The server does not answer.
+        """
+        if self._closed:
+            await asyncio.sleep(wait_s)  # a worker that does not know yet must not spin
+            return []
+        faces = []
+        for taken in await self._lanes.take(max_items, wait_s):
+            self._metrics.observe_queue_wait(taken.lane.value, taken.waited_s)
+            try:
+                faces.append(_face_of(taken))
+            except ServiceError as error:
+                reason = "payload_lost" if taken.payload is None else "payload_unreadable"
+                logger.warning("job %s fails: %s", taken.key[0], error.detail)
+                self._metrics.dead(reason)
+                await self._fail(taken.key, error, reason)
+        return faces
+
+    async def beat(self, steps_done: Mapping[FaceKey, int]) -> set[FaceKey]:
+        """Renew leases and note how far faces are; returns those that this worker does not have any more.
+
+        Raises:
+            DependencyUnavailable: The server does not answer.
+        """
+        return await self._lanes.beat(steps_done)
+
+    async def complete(self, result: RestoredFace) -> None:
+        """Store a result, then acknowledge its entry; dropped if this worker does not have the face.
+
+        Raises:
+            DependencyUnavailable: The server does not answer.
+        """
+        key = (result.job_id, result.face_index)
+        await self._lanes.run_as_taker("complete", *key, encode(result), _ms(self._payload_ttl_s))
+        self._lanes.let_go(key)
+
+    async def fail(self, job: FaceJob, error: ServiceError) -> None:
+        """Store a failure: the job has failed, and its other faces are withdrawn.
+
+        Raises:
+            DependencyUnavailable: The server does not answer.
+        """
+        await self._fail(job.key, error)
+
+    async def hand_back(self, faces: Sequence[FaceJob]) -> None:
+        """Put faces that were taken at the front of their lanes again.
+
+        Raises:
+            DependencyUnavailable: The server does not answer.
+        """
+        await self._lanes.hand_back([face.key for face in faces])
+
+    async def results(
+        self, job_id: str, timeout_s: float | None, on_progress: OnProgress | None = None
+    ) -> list[RestoredFace]:
+        """Wait for every face of a job and forget it; ordered by face index. A server that is away is waited for.
+
+        Raises:
+            ServiceError: The first failure of a face.
+            Cancelled: The job is not in the queue: withdrawn, fetched before, or never submitted.
+            DeadlineExceeded: `timeout_s` passed; the job is cancelled.
+            Draining: The queue was closed first.
+        """
+        ends_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        told = _Told(on_progress)
+        async with self._listener.listen(self._keys.news(job_id)) as ear:
+            looks = True
+            while not ear.closed:
+                if looks:
+                    with contextlib.suppress(DependencyUnavailable):
+                        restored = await self._look(job_id, told)
+                        if restored is not None:
+                            return restored
+                left_s = ends_s - time.monotonic()
+                if left_s <= 0:
+                    with contextlib.suppress(DependencyUnavailable):
+                        await self.cancel(job_id)
+                    raise DeadlineExceeded(f"not every face was restored within {timeout_s:g} s")
+                heard = await ear.wait(min(left_s, POLL_S))
+                looks = not heard or any([told.hears_of_an_end(message) for message in heard])
+        raise Draining("the queue was closed before the faces were restored")
+
+    async def cancel(self, job_id: str) -> None:
+        """Withdraw a job: queued faces are dropped, running ones are freed at the next step.
+
+        Raises:
+            DependencyUnavailable: The server does not answer.
+        """
+        waited, view = await self._lanes.run("withdraw", job_id)
+        self._withdrawn_while_queued(waited)
+        self._lanes.show(view)
+
+    async def depth(self) -> int:
+        """Faces waiting, all lanes; brings the gauges up to date.
+
+        Raises:
+            DependencyUnavailable: The server does not answer.
+        """
+        return await self._lanes.depth()
+
+    async def ready(self) -> bool:
+        """Whether the queue can be used: it is not closed, and the server answers within a second."""
+        return not self._closed and await self._connection.answers()
+
+    async def close(self) -> None:
+        """Take nothing more, wake every waiter of this process, give back what it has. Jobs go on elsewhere."""
+        if self._closed:
+            return
+        self._closed = True
+        await self._listener.close()
+        with contextlib.suppress(DependencyUnavailable):
+            await self._lanes.leave()
+        await self._connection.close()
+
+    async def _look(self, job_id: str, told: _Told) -> list[RestoredFace] | None:
+        """The faces of a job if all are done; None while they are not."""
+        kind, *found = await self._lanes.run("look", job_id)
+        if kind == b"running":
+            revision, *counts = map(int, found)
+            told.sees(revision, Progress(*counts))
+            return None
+        if kind == b"gone":
+            raise Cancelled(f"job {job_id} is not in the queue")
+        if kind == b"failed":
+            await self._forget(job_id)
+            raise decode_error(found[0])
+        waits_ms = {int(index): float(waited) for index, waited in zip(found[::2], found[1::2], strict=True)}
+        indices = sorted(waits_ms)
+        stored = await self._connection.get_many([self._keys.result(job_id, index) for index in indices])
+        await self._forget(job_id)
+        return [_restored_of(data, waits_ms[index]) for index, data in zip(indices, stored, strict=True)]
+
+    async def _forget(self, job_id: str) -> None:
+        with contextlib.suppress(DependencyUnavailable):  # its time to live sees to it
+            await self._lanes.run("withdraw", job_id)
+
+    async def _fail(self, key: FaceKey, error: ServiceError, reason: str = "") -> None:
+        waited, view = await self._lanes.run_as_taker("fail", *key, encode_error(error), reason)
+        self._lanes.let_go(key)
+        self._withdrawn_while_queued(waited)
+        self._lanes.show(view)
+
+    def _withdrawn_while_queued(self, faces: int) -> None:
+        for _ in range(faces):
+            self._metrics.cancelled("queued")
+
+    def _show_lane(self, lane: Lane, faces: int, oldest_s: float | None) -> None:
+        self._metrics.queue_depth(lane.value, faces)
+        self._metrics.queue_oldest(lane.value, oldest_s)
+
+
+class _Told:
+    """What a waiter has been told of a job's progress: each change once, none after a later one."""
+
+    def __init__(self, on_progress: OnProgress | None) -> None:
+        self._on_progress = on_progress
+        self._revision = -1
+
+    def hears_of_an_end(self, message: bytes) -> bool:
+        """Take note of a message; whether it says that the job should be looked at."""
+        words = message.split()
+        if len(words) < len(("revision", "faces", "faces done", "steps", "steps done")):
+            return True
+        revision, *counts = map(int, words)
+        progress = Progress(*counts)
+        self.sees(revision, progress)
+        return progress.faces_done == progress.num_faces
+
+    def sees(self, revision: int, progress: Progress) -> None:
+        """Pass on what is new."""
+        if revision > self._revision:
+            self._revision = revision
+            if self._on_progress is not None:
+                self._on_progress(progress)
+
+
+def _face_of(taken: Taken) -> FaceJob:
+    if taken.payload is None:
+        raise DeadlineExceeded("the face waited so long that its pixels were dropped", hint="send the photo again")
+    return decode(FaceJob, taken.payload)
+
+
+def _restored_of(data: bytes | None, queue_wait_ms: float) -> RestoredFace:
+    if data is None:
+        raise DeadlineExceeded("the faces were restored, but not fetched in time", hint="send the photo again")
+    face = decode(RestoredFace, data)
+    return replace(face, timings_ms={"queue_wait": queue_wait_ms, **face.timings_ms})
+
+
+def _ms(seconds: float) -> int:
+    return max(1, round(seconds * 1000))

@@ -1,0 +1,125 @@
+-- Hand out waiting items, after those have come back whose lease ran out.
+--
+-- ARGV: taker, most items, lease in ms, most deliveries, error of jobs that are given up, whether the taker knows what it
+--       has ('sure'; after a lost reply it does not), entries that it has ...
+-- Returns the items (job, index, entry, lane, waited ms), reclaimed items per lane, jobs given up (job, items that
+-- waited), and the view.
+
+local taker, most, lease_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local max_deliveries, abandoned, sure = tonumber(ARGV[4]), ARGV[5], ARGV[6] == 'sure'
+local INTERACTIVE_PER_BATCH = 4
+
+local reclaimed, given_up = {}, {}
+
+local function reclaim(lane)
+  local after, count = '-', 0
+  repeat
+    local pending = call('XPENDING', STREAM[lane], GROUP, 'IDLE', lease_ms, after, '+', 100)
+    for _, entry in ipairs(pending) do
+      local id, deliveries = entry[1], entry[4]
+      after = '(' .. id
+      if entry[2] ~= AT_FRONT then
+        local job, index = item_of(lane, id)
+        if job and deliveries >= max_deliveries then
+          bury(job, index, lane, 'deliveries', deliveries)
+          given_up[#given_up + 1] = {job, conclude(job, 'failed', abandoned)}
+        elseif job then
+          put_to_front(job, index, lane, id, deliveries + 1)
+          count = count + 1
+        end
+      end
+    end
+  until #pending < 100
+  reclaimed[#reclaimed + 1] = count
+  return count
+end
+
+-- Takers that have long been silent and have nothing need not be remembered.
+local function forget_takers(lane)
+  for _, fields in ipairs(call('XINFO', 'CONSUMERS', STREAM[lane], GROUP)) do
+    local known = {}
+    for at = 1, #fields, 2 do
+      known[fields[at]] = fields[at + 1]
+    end
+    if known.pending == 0 and known.idle > math.max(3600000, 10 * lease_ms) and known.name ~= AT_FRONT then
+      call('XGROUP', 'DELCONSUMER', STREAM[lane], GROUP, known.name)
+    end
+  end
+end
+
+-- Right after the server has started, silence proves nothing: takers could not reach it.
+local function looks_silent_because_it_was_away()
+  return tonumber(string.match(call('INFO', 'server'), 'uptime_in_seconds:(%d+)')) * 1000 < lease_ms
+end
+
+local function sweep()
+  local again_ms = math.max(1, math.floor(lease_ms / 4))
+  if not call('SET', SWEPT, '', 'NX', 'PX', again_ms) or looks_silent_because_it_was_away() then
+    return
+  end
+  local found = 0
+  for _, lane in ipairs(LANES) do
+    found = found + reclaim(lane)
+    forget_takers(lane)
+  end
+  if found > 0 then
+    call('PUBLISH', BELL, '')
+  end
+end
+
+local function next_lane(in_a_row)
+  local batch_waits = waiting_in('batch') > 0
+  if waiting_in('interactive') > 0 and not (batch_waits and in_a_row >= INTERACTIVE_PER_BATCH) then
+    return 'interactive'
+  end
+  return batch_waits and 'batch' or nil
+end
+
+-- The first entry of a lane, now pending with the taker, and whether it came from the stream.
+local function next_entry(lane)
+  local id = call('LPOP', FRONT[lane])
+  if id then
+    call('XCLAIM', STREAM[lane], GROUP, taker, 0, id, 'JUSTID')
+    return id, false
+  end
+  local read = call('XREADGROUP', 'GROUP', GROUP, taker, 'COUNT', 1, 'STREAMS', STREAM[lane], '>')
+  if read then
+    return read[1][2][1][1], true
+  end
+  return nil
+end
+
+open_lanes()
+sweep()
+if not sure then
+  local kept = {}
+  for at = 7, #ARGV do
+    kept[ARGV[at]] = true
+  end
+  give_back(taker, kept)
+end
+
+local now, items = now_us(), {}
+while #items < most do
+  local in_a_row = tonumber(call('HGET', STATE, 'in_a_row') or 0)
+  local lane = next_lane(in_a_row)
+  if not lane then
+    break
+  end
+  call('HSET', STATE, 'in_a_row', lane == 'interactive' and in_a_row + 1 or 0)
+  local id, is_from_stream = next_entry(lane)
+  if not id then
+    break
+  end
+  local job, index = item_of(lane, id)
+  if job then
+    local waited_ms = string.format('%.3f', (now - tonumber(call('HGET', JOB .. job, 'at'))) / 1000)
+    add_waiting(job, lane, -1)
+    call('HSET', JOB .. job, 'k:' .. index, exact(now), 'q:' .. index, waited_ms)
+    if is_from_stream then
+      enter_next(job, lane)
+    end
+    items[#items + 1] = {job, index, id, lane, waited_ms}
+  end
+end
+return {items, #reclaimed > 0 and reclaimed or {0, 0}, given_up, view()}

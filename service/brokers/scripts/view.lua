@@ -1,0 +1,3 @@
+-- What gauges show.
+
+return view()

@@ -1,0 +1,5 @@
+-- Forget a job.
+--
+-- ARGV: job. Returns the number of items that waited, and the view.
+
+return {forget(ARGV[1]), view()}
