@@ -7,9 +7,11 @@ import contextlib
 import time
 
 from service.brokers.memory_jobs import JobLimits, MemoryJobQueue
+from service.brokers.redis_jobs import RedisJobQueue, SharedJobLimits
 from service.core.jobs import PhotoJob
 from service.core.metrics import Metrics
 from service.core.types import FaceReport, FaceStatus, Lane, OutputFormat, Report, Restoration, RestoreOptions, Upload
+from tests.redis_servers import fresh_prefix, shared_server
 
 SOON_S = 0.02
 LONG_S = 30.0
@@ -30,7 +32,29 @@ async def memory(*, max_queued_photos=64, result_ttl_s=3600.0, notice_lease_s=60
     await queue.close()
 
 
-JOB_QUEUES = [memory]
+@contextlib.asynccontextmanager
+async def on_redis(version, query="", *, max_queued_photos=64, result_ttl_s=3600.0, notice_lease_s=60.0):
+    limits = SharedJobLimits(
+        max_queued_photos=max_queued_photos, result_ttl_s=result_ttl_s, notice_lease_s=notice_lease_s
+    )
+    queue = RedisJobQueue(shared_server(version).url + query, limits, metrics=Metrics(), prefix=fresh_prefix())
+    yield queue
+    await queue.close()
+
+
+def redis_6_2(**limits):
+    return on_redis("6.2", **limits)
+
+
+def redis_7(**limits):
+    return on_redis("7", **limits)
+
+
+def redis_7_by_resp_3(**limits):
+    return on_redis("7", "?protocol=3", **limits)
+
+
+JOB_QUEUES = [memory, redis_6_2, redis_7, redis_7_by_resp_3]
 """Every implementation; each is made with the limits of `memory`."""
 
 

@@ -87,18 +87,23 @@ class QueueKeys:
         """Channel: something about a job has changed."""
         return self._name("news", job_id)
 
-    def idempotency(self, key: str) -> str:
-        """Hash: which job a caller's `Idempotency-Key` stands for. Callers choose the key, so it is digested."""
-        return self._name("idempotency", hashlib.sha256(key.encode()).hexdigest() if key else "")
+    def idempotency(self, digest: str) -> str:
+        """Hash: which job a caller's `Idempotency-Key` stands for."""
+        return self._name("idempotency", digest)
+
+    @staticmethod
+    def digest(key: str) -> str:
+        """What stands for a key that a caller has chosen."""
+        return hashlib.sha256(key.encode()).hexdigest()
 
     @property
     def outbox(self) -> str:
         """Sorted set of notices by the time they are due."""
         return self._name("outbox")
 
-    def notice(self, job_id: str) -> str:
-        """Hash: what the notice about a job is made of."""
-        return self._name("notice", job_id)
+    def notice(self, notice_id: str) -> str:
+        """Hash: what a notice is made of."""
+        return self._name("notice", notice_id)
 
     @property
     def moved(self) -> str:

@@ -66,6 +66,7 @@ class RedisConnection:
 
     def __init__(self, url: str, *, timeout_s: float = 10.0) -> None:
         self._timeout_s = timeout_s
+        self._closed = False
         self._pool: Any = BlockingConnectionPool.from_url(
             url,
             max_connections=_MAX_CONNECTIONS,
@@ -117,13 +118,16 @@ class RedisConnection:
         return self._pool.make_connection()
 
     async def close(self) -> None:
-        """Close every connection."""
+        """Close every connection; what is asked from now on is not answered."""
+        self._closed = True
         await self._client.aclose()
         await self._pool.aclose()
 
     async def _call(self, command: Sequence[Argument], *, again: bool = True) -> Any:  # noqa: ANN401
         pauses_s = [*_PAUSES_S] if again else []
         while True:
+            if self._closed:
+                raise DependencyUnavailable("the connection to the queue's server is closed")
             try:
                 async with asyncio.timeout(self._timeout_s):
                     return await self._client.execute_command(*command)

@@ -1,6 +1,6 @@
 """A taker's side of a queue in Redis, for faces and photos alike: items come on lease, and go.
 
-    take -> Taken ... beat ... -> complete | fail | hand_back
+    take -> Taken ... beat ... -> (a script of its own) | fail | hand_back
 
 What the scripts do to the lanes is told in `scripts/lanes.lua`; this is what a process must remember between two of
 them: which entries it has. When the reply to a `take` is lost, or nobody waits for it any more, what was handed out is
@@ -10,6 +10,7 @@ not known here; the next call gives it back first.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import secrets
@@ -17,39 +18,38 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from service.brokers.codec import encode_error
+from service.brokers.codec import decode, encode_error
 from service.brokers.keys import QueueKeys
 from service.brokers.redis_connection import Argument, RedisConnection
 from service.brokers.redis_listener import Listener
-from service.core.errors import Abandoned
+from service.core.errors import Abandoned, DeadlineExceeded, DependencyUnavailable, ServiceError
+from service.core.jobs import PhotoJob
 from service.core.metrics import Metrics
-from service.core.types import FaceKey, Lane
+from service.core.types import FaceJob, FaceKey, Lane
 
 POLL_S = 1.0  # how often who waits looks for itself: messages can be lost
 
 ShowLane = Callable[[Lane, int, float | None], None]
 """Told what waits in a lane: items, and the Unix time when the oldest was admitted."""
 
+_Item = TypeVar("_Item", FaceJob, PhotoJob)
+
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class Taken(Generic[_Item]):
     """An item on lease.
 
     Attributes:
-        key: Job and index.
-        lane: Its lane.
-        waited_s: Seconds since the job was admitted.
-        payload: What was stored for it; None when that is gone.
+        item: What is to be done.
+        waited_s: Seconds since its job was admitted.
     """
 
-    key: FaceKey
-    lane: Lane
+    item: _Item
     waited_s: float
-    payload: bytes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,38 +76,49 @@ class LeaseTerms:
             raise ValueError(f"max_deliveries must be at least 1, not {self.max_deliveries}")
 
 
-class Lanes:
-    """One taker of a queue.
+class Lanes(Generic[_Item]):
+    """One taker of a queue, with the connections it needs.
 
     Args:
-        connection: The server.
-        listener: News from other processes.
+        kind: What the items are.
+        url: Address of the server.
         keys: Names of the queue.
         terms: Of leases.
         metrics: Told about items that come back and that are given up.
         show_lane: Told what waits, whenever that is known.
+
+    Raises:
+        ValueError: The address is not one.
     """
 
-    def __init__(  # noqa: PLR0913 - the parts it joins
+    def __init__(  # noqa: PLR0913 - what two queues differ in
         self,
-        connection: RedisConnection,
-        listener: Listener,
+        kind: type[_Item],
+        url: str,
         keys: QueueKeys,
         terms: LeaseTerms,
         *,
         metrics: Metrics,
         show_lane: ShowLane,
     ) -> None:
-        self._connection = connection
-        self._listener = listener
+        self._kind: type[_Item] = kind
         self._keys = keys
         self._terms = terms
         self._metrics = metrics
         self._show_lane = show_lane
         self._names = keys.for_scripts()
+        self._connection = RedisConnection(url)
+        self.listener = Listener(self._connection.make_connection)
+        self.closed = False
         self._taker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._held: dict[FaceKey, bytes] = {}  # entries handed out to this taker
         self._sure = True  # whether those are all
+        self._abandoned = encode_error(
+            Abandoned(
+                f"{terms.max_deliveries} processes took the work and were lost over it",
+                hint="the photo may be at fault; try another",
+            )
+        )
         self._taking = asyncio.Lock()
 
     async def run(self, script: str, *arguments: Argument) -> Any:  # noqa: ANN401 - what a script returns
@@ -126,16 +137,29 @@ class Lanes:
         """
         return await self.run(script, self._taker, *arguments)
 
-    async def take(self, most: int, wait_s: float) -> list[Taken]:
-        """Up to `most` items, as soon as there is one; none after `wait_s`. Cancelling the call loses none.
+    async def get_many(self, names: Sequence[str]) -> list[bytes | None]:
+        """The values of keys, None where there is none.
 
         Raises:
             DependencyUnavailable: The server does not answer.
         """
+        return await self._connection.get_many(names)
+
+    async def take(self, most: int, wait_s: float) -> list[Taken[_Item]]:
+        """Up to `most` items, as soon as there is one; none after `wait_s`. Cancelling the call loses none.
+
+        What cannot be read any more fails its job. After `close` there is nothing to take.
+
+        Raises:
+            DependencyUnavailable: The server does not answer.
+        """
+        if self.closed:
+            await asyncio.sleep(wait_s)  # who does not know yet must not spin
+            return []
         if wait_s <= 0:
             return await self._take_now(most)
         ends_s = time.monotonic() + wait_s
-        async with self._listener.listen(self._keys.bell, keep=True) as ear:
+        async with self.listener.listen(self._keys.bell, keep=True) as ear:
             while True:
                 taken = await self._take_now(most)
                 left_s = ends_s - time.monotonic()
@@ -175,18 +199,32 @@ class Lanes:
             arguments += (job_id, index)
         self.show(await self.run_as_taker("hand_back", *arguments))
 
-    def let_go(self, key: FaceKey) -> None:
-        """An item is no longer this taker's concern."""
-        self._held.pop(key, None)
+    async def fail(self, key: FaceKey, error: ServiceError, *, dead_for: str = "", sets_pace: bool = False) -> None:
+        """End a job by the failure of an item, if this taker has that.
 
-    async def leave(self) -> None:
-        """Give back what this taker still has; without an answer the leases run out.
+        Args:
+            key: The item.
+            error: What became of it.
+            dead_for: Reason of a dead letter; empty leaves none.
+            sets_pace: Whether the time it took says how fast the queue moves.
 
         Raises:
             DependencyUnavailable: The server does not answer.
         """
-        self._held.clear()
-        await self.run_as_taker("leave")
+        pace = "counts" if sets_pace else ""
+        waited, view = await self.run_as_taker("fail", *key, encode_error(error), dead_for, pace)
+        self.let_go(key)
+        self.withdrawn(waited)
+        self.show(view)
+
+    def withdrawn(self, items: int) -> None:
+        """Items left the queue while they waited."""
+        for _ in range(items):
+            self._metrics.cancelled("queued")
+
+    def let_go(self, key: FaceKey) -> None:
+        """An item is no longer this taker's concern."""
+        self._held.pop(key, None)
 
     async def depth(self) -> int:
         """Items waiting, all lanes.
@@ -196,6 +234,20 @@ class Lanes:
         """
         return self.show(await self.run("view"))
 
+    async def ready(self) -> bool:
+        """Whether the queue can be used: it is not closed, and the server answers within a second."""
+        return not self.closed and await self._connection.answers()
+
+    async def close(self) -> None:
+        """Take nothing more, wake every waiter of this process, give back what it has; jobs go on elsewhere."""
+        if self.closed:
+            return
+        self.closed = True
+        await self.listener.close()
+        with contextlib.suppress(DependencyUnavailable):  # then the leases run out
+            await self.run_as_taker("leave")
+        await self._connection.close()
+
     def show(self, view: Sequence[Any]) -> int:
         """Pass on what a script says of the lanes; the number of waiting items."""
         waiting = 0
@@ -204,49 +256,45 @@ class Lanes:
             waiting += int(items)
         return waiting
 
-    async def _take_now(self, most: int) -> list[Taken]:
-        """Run the script once; from its start to its end it is not known what this taker has."""
+    async def _take_now(self, most: int) -> list[Taken[_Item]]:
+        """Run the script once; from its start until the items are ready it is not known what this taker has."""
+        lease_ms = max(1, round(self._terms.lease_s * 1000))
+        terms: list[Argument] = [self._taker, most, lease_ms, self._terms.max_deliveries, self._abandoned]
         async with self._taking:
-            known = ["sure"] if self._sure else ["unsure", *self._held.values()]
+            terms += ["sure"] if self._sure else ["unsure", *self._held.values()]
             self._sure = False
-            reply = await self._connection.run(
-                "take",
-                self._names,
-                (
-                    self._taker,
-                    most,
-                    max(1, round(self._terms.lease_s * 1000)),
-                    self._terms.max_deliveries,
-                    encode_error(self._abandoned()),
-                    *known,
-                ),
-                again=False,
-            )
-            items, reclaimed, given_up, view = reply
-            payloads = await self._connection.get_many([self._keys.payload(i[0].decode(), int(i[1])) for i in items])
+            found, reclaimed, given_up, view = await self._connection.run("take", self._names, terms, again=False)
+            keys = [(job.decode(), int(index)) for job, index, *_ in found]
+            payloads = await self.get_many([self._keys.payload(*key) for key in keys])
+            taken = {}
+            for key, (*_, entry, _lane, waited_ms), payload in zip(keys, found, payloads, strict=True):
+                try:
+                    taken[key] = entry, Taken(self._read(payload), float(waited_ms) / 1000)
+                except ServiceError as error:
+                    await self._bury(key, error, "payload_lost" if payload is None else "payload_unreadable")
+            self._held.update((key, entry) for key, (entry, _) in taken.items())
             self._sure = True
-            taken = []
-            for (job, index, entry, lane, waited_ms), payload in zip(items, payloads, strict=True):
-                key = (job.decode(), int(index))
-                self._held[key] = entry
-                taken.append(Taken(key, Lane(lane.decode()), float(waited_ms) / 1000, payload))
         self._tell(reclaimed, given_up)
         self.show(view)
-        return taken
+        return [item for _, item in taken.values()]
+
+    async def _bury(self, key: FaceKey, error: ServiceError, reason: str) -> None:
+        logger.warning("job %s fails: %s", key[0], error.detail)
+        self._metrics.dead(reason)
+        await self.fail(key, error, dead_for=reason)
+
+    def _read(self, payload: bytes | None) -> _Item:
+        if payload is None:
+            raise DeadlineExceeded("it waited so long that its picture was dropped", hint="send the photo again")
+        item: _Item = decode(self._kind, payload)
+        return item
 
     def _tell(self, reclaimed: Sequence[int], given_up: Sequence[tuple[bytes, int]]) -> None:
         for lane, count in zip((Lane.INTERACTIVE, Lane.BATCH), reclaimed, strict=True):
             self._metrics.reclaimed(lane.value, count)
+        if any(reclaimed):
+            logger.warning("%d items were taken from silent processes", sum(reclaimed))
         for job, waited in given_up:
             logger.warning("job %s was given up", job.decode())
             self._metrics.dead("deliveries")
-            for _ in range(waited):
-                self._metrics.cancelled("queued")
-        if any(reclaimed):
-            logger.warning("%d items were taken from silent processes", sum(reclaimed))
-
-    def _abandoned(self) -> Abandoned:
-        return Abandoned(
-            f"{self._terms.max_deliveries} processes took the work and were lost over it",
-            hint="the photo may be at fault; try another",
-        )
+            self.withdrawn(waited)

@@ -8,20 +8,17 @@ Everything that counts lies in the server: a process that vanishes takes nothing
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from service.brokers.codec import decode, decode_error, encode, encode_error
+from service.brokers.codec import decode, decode_error, encode
 from service.brokers.intake import common_job, retry_after_s
 from service.brokers.keys import DEFAULT_PREFIX, QueueKeys
-from service.brokers.redis_connection import Argument, RedisConnection
-from service.brokers.redis_lanes import POLL_S, Lanes, LeaseTerms, Taken
-from service.brokers.redis_listener import Listener
+from service.brokers.redis_connection import Argument
+from service.brokers.redis_lanes import POLL_S, Lanes, LeaseTerms
 from service.core.errors import Cancelled, DeadlineExceeded, DependencyUnavailable, Draining, QueueFull, ServiceError
 from service.core.interfaces import OnProgress
 from service.core.jobs import Progress
@@ -29,8 +26,6 @@ from service.core.metrics import Metrics
 from service.core.types import FaceJob, FaceKey, Lane, RestoredFace
 
 _FORGET_AFTER_S = 60.0  # past the deadline; whoever still waits for results has been told long before
-
-logger = logging.getLogger(__name__)
 
 
 class RedisBroker:
@@ -68,13 +63,8 @@ class RedisBroker:
         self._payload_ttl_s = payload_ttl_s
         self._metrics = metrics
         self._keys = QueueKeys(prefix, "faces")
-        self._connection = RedisConnection(url)
-        self._listener = Listener(self._connection.make_connection)
         terms = LeaseTerms(lease_s, max_deliveries)
-        self._lanes = Lanes(
-            self._connection, self._listener, self._keys, terms, metrics=metrics, show_lane=self._show_lane
-        )
-        self._closed = False
+        self._lanes = Lanes(FaceJob, url, self._keys, terms, metrics=metrics, show_lane=self._show_lane)
 
     async def submit(self, faces: Sequence[FaceJob]) -> None:
         """Admit all faces of one photo, or none; a job that is in the queue already is joined.
@@ -86,7 +76,7 @@ class RedisBroker:
             ValueError: There is no face, or they are not of one photo and lane.
         """
         job_id, lane = common_job(faces)
-        if self._closed:
+        if self._lanes.closed:
             raise Draining("the queue is closed", hint="try another instance")
         left_s = max(math.inf if face.deadline_s is None else face.deadline_s - time.time() for face in faces)
         interest_s = max(0.0, left_s) + _FORGET_AFTER_S
@@ -95,7 +85,7 @@ class RedisBroker:
         for face in faces:
             arguments += (face.face_index, face.num_steps, encode(face))
         answer, waiting, seconds_per_face, forgotten, view = await self._lanes.run("submit", *arguments)
-        self._withdrawn_while_queued(forgotten)
+        self._lanes.withdrawn(forgotten)
         self._lanes.show(view)
         if answer == b"full":
             raise QueueFull(
@@ -112,19 +102,10 @@ class RedisBroker:
         Raises:
             DependencyUnavailable: The server does not answer.
         """
-        if self._closed:
-            await asyncio.sleep(wait_s)  # a worker that does not know yet must not spin
-            return []
         faces = []
         for taken in await self._lanes.take(max_items, wait_s):
-            self._metrics.observe_queue_wait(taken.lane.value, taken.waited_s)
-            try:
-                faces.append(_face_of(taken))
-            except ServiceError as error:
-                reason = "payload_lost" if taken.payload is None else "payload_unreadable"
-                logger.warning("job %s fails: %s", taken.key[0], error.detail)
-                self._metrics.dead(reason)
-                await self._fail(taken.key, error, reason)
+            self._metrics.observe_queue_wait(taken.item.lane.value, taken.waited_s)
+            faces.append(taken.item)
         return faces
 
     async def beat(self, steps_done: Mapping[FaceKey, int]) -> set[FaceKey]:
@@ -151,7 +132,7 @@ class RedisBroker:
         Raises:
             DependencyUnavailable: The server does not answer.
         """
-        await self._fail(job.key, error)
+        await self._lanes.fail(job.key, error)
 
     async def hand_back(self, faces: Sequence[FaceJob]) -> None:
         """Put faces that were taken at the front of their lanes again.
@@ -174,7 +155,7 @@ class RedisBroker:
         """
         ends_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
         told = _Told(on_progress)
-        async with self._listener.listen(self._keys.news(job_id)) as ear:
+        async with self._lanes.listener.listen(self._keys.news(job_id)) as ear:
             looks = True
             while not ear.closed:
                 if looks:
@@ -198,7 +179,7 @@ class RedisBroker:
             DependencyUnavailable: The server does not answer.
         """
         waited, view = await self._lanes.run("withdraw", job_id)
-        self._withdrawn_while_queued(waited)
+        self._lanes.withdrawn(waited)
         self._lanes.show(view)
 
     async def depth(self) -> int:
@@ -211,17 +192,11 @@ class RedisBroker:
 
     async def ready(self) -> bool:
         """Whether the queue can be used: it is not closed, and the server answers within a second."""
-        return not self._closed and await self._connection.answers()
+        return await self._lanes.ready()
 
     async def close(self) -> None:
         """Take nothing more, wake every waiter of this process, give back what it has. Jobs go on elsewhere."""
-        if self._closed:
-            return
-        self._closed = True
-        await self._listener.close()
-        with contextlib.suppress(DependencyUnavailable):
-            await self._lanes.leave()
-        await self._connection.close()
+        await self._lanes.close()
 
     async def _look(self, job_id: str, told: _Told) -> list[RestoredFace] | None:
         """The faces of a job if all are done; None while they are not."""
@@ -237,23 +212,13 @@ class RedisBroker:
             raise decode_error(found[0])
         waits_ms = {int(index): float(waited) for index, waited in zip(found[::2], found[1::2], strict=True)}
         indices = sorted(waits_ms)
-        stored = await self._connection.get_many([self._keys.result(job_id, index) for index in indices])
+        stored = await self._lanes.get_many([self._keys.result(job_id, index) for index in indices])
         await self._forget(job_id)
         return [_restored_of(data, waits_ms[index]) for index, data in zip(indices, stored, strict=True)]
 
     async def _forget(self, job_id: str) -> None:
         with contextlib.suppress(DependencyUnavailable):  # its time to live sees to it
             await self._lanes.run("withdraw", job_id)
-
-    async def _fail(self, key: FaceKey, error: ServiceError, reason: str = "") -> None:
-        waited, view = await self._lanes.run_as_taker("fail", *key, encode_error(error), reason)
-        self._lanes.let_go(key)
-        self._withdrawn_while_queued(waited)
-        self._lanes.show(view)
-
-    def _withdrawn_while_queued(self, faces: int) -> None:
-        for _ in range(faces):
-            self._metrics.cancelled("queued")
 
     def _show_lane(self, lane: Lane, faces: int, oldest_s: float | None) -> None:
         self._metrics.queue_depth(lane.value, faces)
@@ -283,12 +248,6 @@ class _Told:
             self._revision = revision
             if self._on_progress is not None:
                 self._on_progress(progress)
-
-
-def _face_of(taken: Taken) -> FaceJob:
-    if taken.payload is None:
-        raise DeadlineExceeded("the face waited so long that its pixels were dropped", hint="send the photo again")
-    return decode(FaceJob, taken.payload)
 
 
 def _restored_of(data: bytes | None, queue_wait_ms: float) -> RestoredFace:

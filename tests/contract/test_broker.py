@@ -84,6 +84,14 @@ def at_work(jobs, steps=1):
     return {job.key: steps for job in jobs}
 
 
+async def until(condition):
+    for _ in range(round(LONG_S / 0.005)):
+        if condition():
+            return
+        await asyncio.sleep(0.005)
+    pytest.fail("it never came to that")
+
+
 async def drain(broker):
     taken = []
     while jobs := await broker.take(8, 0):
@@ -333,12 +341,12 @@ async def test_progress_is_told_to_the_one_who_waits(broker):
     await broker.submit(photo("a", 2, num_steps=4))
     seen = []
     waiting = asyncio.create_task(broker.results("a", LONG_S, seen.append))
-    await asyncio.sleep(SOON_S)
+    await until(lambda: seen)
     first, second = await broker.take(2, 0)
     await broker.beat({first.key: 1, second.key: 3})
-    await asyncio.sleep(SOON_S)
+    await until(lambda: seen[-1].steps_done == 4)
     await broker.complete(restored(first))
-    await asyncio.sleep(SOON_S)
+    await until(lambda: seen[-1].faces_done == 1)
     await broker.complete(restored(second))
     await waiting
     assert seen[0] == Progress(num_faces=2, faces_done=0, num_steps=8, steps_done=0)

@@ -1,14 +1,17 @@
--- A face failed, and with it its photo. Nothing happens if the worker does not have the face.
+-- An item failed, and with it its job. Nothing happens if the taker does not have the item.
 --
--- ARGV: worker, job, index, error, reason of a dead letter or ''.
--- Returns the number of faces that are withdrawn for it while they waited, and the view.
+-- ARGV: taker, job, index, error, reason of a dead letter or '', whether its time counts for the pace ('counts').
+-- Returns the number of items that are withdrawn for it while they waited, and the view.
 
-local worker, job, index, error, reason = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local lane, id = lease_of(job, index, worker)
+local taker, job, index, error, reason = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local lane, id, since = lease_of(job, index, taker)
 if not lane then
   return {0, view()}
 end
 if reason ~= '' then
   bury(job, index, lane, reason, call('XPENDING', STREAM[lane], GROUP, id, id, 1)[1][4])
+end
+if ARGV[6] == 'counts' then
+  learn_pace(now_us() - since)
 end
 return {conclude(job, 'failed', error), view()}

@@ -7,7 +7,8 @@
 --
 -- Fields of a job:  lane, at (admission, microseconds), n items, w of them waiting, done, keep (ms after the end),
 --                   total and steps of all items, rev (changes told), end and error (once it has ended),
---                   per item: t:i its steps, s:i those taken, e:i its entry, k:i when it was taken, q:i how long it waited
+--                   per item: t:i its steps, s:i those taken, e:i its entry, k:i when it was taken, q:i how long it waited,
+--                   photos: progress, webhook, notice (the id that its notice will have), idempotency
 --
 -- The server refuses some writes when it is out of memory. The first write of each script is one of those, so that a
 -- script runs as a whole or not at all. Time is the server's: clocks of takers need not agree.
@@ -68,6 +69,7 @@ local function add_waiting(job, lane, count)
   else
     call('ZADD', ORDER[lane], call('HGET', JOB .. job, 'at'), job)
   end
+  call('PUBLISH', MOVED, 'moved')
 end
 
 -- The next item of a job enters its lane.
@@ -159,13 +161,14 @@ end
 local function put_to_front(job, index, lane, id, deliveries)
   add_waiting(job, lane, 1)
   set_steps(job, index, 0)
-  call('HDEL', JOB .. job, 'k:' .. index)
+  call('HDEL', JOB .. job, 'k:' .. index, 'progress')
   if deliveries then
     call('XCLAIM', STREAM[lane], GROUP, AT_FRONT, 0, id, 'RETRYCOUNT', deliveries, 'JUSTID')
   else
     call('XCLAIM', STREAM[lane], GROUP, AT_FRONT, 0, id, 'JUSTID')
   end
   call('LPUSH', FRONT[lane], id)
+  call('PUBLISH', NEWS .. job, 'back')
 end
 
 -- The item of an entry that is pending; nil where its job is known no more.
@@ -219,10 +222,24 @@ local function expire(job)
   call('ZREM', OVERDUE, job)
 end
 
+-- Somebody wants to know how a job ended; the notice outlives the job.
+local function post_notice(job, outcome, error, now)
+  local wanted = call('HMGET', JOB .. job, 'notice', 'webhook')
+  local notice, url = wanted[1], wanted[2]
+  if notice then
+    call('HSET', NOTICE .. notice, 'job', job, 'url', url, 'outcome', outcome, 'ended', exact(now), 'error', error,
+      'attempt', 0)
+    call('ZADD', OUTBOX, now / 1000, notice)
+    call('PUBLISH', MAIL, '')
+  end
+end
+
 -- End a job; the number of items that waited.
 local function conclude(job, outcome, error)
-  local ends_ms = now_us() / 1000 + tonumber(call('HGET', JOB .. job, 'keep'))
-  call('HSET', JOB .. job, 'end', outcome, 'error', error, 'expires', exact(ends_ms))
+  local now = now_us()
+  local expires_ms = now / 1000 + tonumber(call('HGET', JOB .. job, 'keep'))
+  call('HSET', JOB .. job, 'end', outcome, 'error', error, 'expires', exact(expires_ms))
+  post_notice(job, outcome, error, now)
   local waited = clear(job, outcome == 'succeeded')
   expire(job)
   call('PUBLISH', NEWS .. job, 'end')

@@ -1,0 +1,338 @@
+"""A queue of photos in Redis, shared by any number of gateways, and what became of them.
+
+    admit -> lane -> take -> (gateway) -> finish | fail -> status, result, watch, notice
+
+A photo is a job of one item in the same lanes as faces are (`redis_lanes.py`). What the queue promises is
+`service.core.interfaces.JobQueue`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from service.brokers.codec import decode, encode
+from service.brokers.intake import retry_after_s
+from service.brokers.keys import DEFAULT_PREFIX, QueueKeys
+from service.brokers.redis_connection import OutOfMemory
+from service.brokers.redis_lanes import POLL_S, Lanes, LeaseTerms
+from service.brokers.redis_listener import Ear
+from service.brokers.redis_outbox import RedisOutbox, notice_id_of
+from service.core.errors import (
+    Cancelled,
+    Draining,
+    IdempotencyConflict,
+    NotFinished,
+    NotFound,
+    QueueFull,
+    ServiceError,
+)
+from service.core.jobs import Admitted, Failure, Idempotency, JobState, JobStatus, Notice, PhotoJob, Progress
+from service.core.metrics import Metrics
+from service.core.results import StoredResult
+from service.core.types import Lane, Restoration
+
+_LOOK_PAUSE_S = 0.05  # between two looks of one who watches: a busy lane moves often
+_MOVED = b"moved"  # said of a lane, not of a job
+
+
+@dataclass(frozen=True, slots=True)
+class SharedJobLimits:
+    """How much a shared queue of photos holds, and for how long.
+
+    Attributes:
+        max_queued_photos: Photos that may wait in one lane.
+        result_ttl_s: How long a job is remembered after its end.
+        payload_ttl_s: How long a photo may wait before it is dropped and its job fails.
+        lease_s: Seconds a gateway may be silent before its photos are given to others.
+        max_deliveries: Gateways that may be lost over one photo.
+        notice_lease_s: After how long a notice that was not settled is handed out again.
+    """
+
+    max_queued_photos: int
+    result_ttl_s: float
+    payload_ttl_s: float = 86400.0
+    lease_s: float = 30.0
+    max_deliveries: int = 3
+    notice_lease_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            ValueError: One of them is out of range.
+        """
+        if self.max_queued_photos < 1:
+            raise ValueError(f"max_queued_photos must be at least 1, not {self.max_queued_photos}")
+        for name in ("result_ttl_s", "payload_ttl_s", "notice_lease_s"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
+
+
+class RedisJobQueue:
+    """Implements `service.core.interfaces.JobQueue` on Redis 6.2 or later.
+
+    Args:
+        url: `redis://`, `rediss://` or `unix://` address of the server.
+        limits: How much it holds.
+        metrics: Told how many photos wait, and about reclaimed and abandoned ones.
+        prefix: Of every key; gateways that share a queue share it.
+
+    Raises:
+        ValueError: A value is out of range, or the address is not one.
+    """
+
+    def __init__(self, url: str, limits: SharedJobLimits, *, metrics: Metrics, prefix: str = DEFAULT_PREFIX) -> None:
+        self._limits = limits
+        self._metrics = metrics
+        self._keys = QueueKeys(prefix, "photos")
+        terms = LeaseTerms(limits.lease_s, limits.max_deliveries)
+        self._lanes = Lanes(PhotoJob, url, self._keys, terms, metrics=metrics, show_lane=self._show_lane)
+        self._outbox = RedisOutbox(self._lanes, self._keys, lease_s=limits.notice_lease_s)
+
+    async def admit(self, job: PhotoJob, idempotency: Idempotency | None = None) -> Admitted:
+        """Queue a photo, unless a request with the same idempotency key has been admitted before.
+
+        Raises:
+            IdempotencyConflict: The key was used for another photo or other options.
+            QueueFull: The lane has no room; `extra["retry_after_s"]` says when to come back.
+            Draining: The queue is closed.
+            DependencyUnavailable: The server does not answer.
+        """
+        if self._lanes.closed:
+            raise Draining("the queue is closed", hint="try another instance")
+        limits = self._limits
+        answer, job_id, waiting, seconds_per_photo, view = await self._lanes.run(
+            "admit",
+            *(job.job_id, job.lane.value, limits.max_queued_photos),
+            *(encode(job), _ms(limits.payload_ttl_s), _ms(limits.result_ttl_s)),
+            *(job.webhook_url or "", notice_id_of(job)),
+            *("", "") if idempotency is None else (self._keys.digest(idempotency.key), idempotency.fingerprint),
+        )
+        self._lanes.show(view)
+        if answer == b"conflict":
+            raise IdempotencyConflict(
+                "the key was used before, for another photo or other options", hint="send another Idempotency-Key"
+            )
+        if answer == b"full":
+            raise QueueFull(
+                f"{waiting} photos wait in the {job.lane.value} lane",
+                hint="come back after the time in Retry-After",
+                retry_after_s=retry_after_s(float(seconds_per_photo), 1),
+            )
+        return Admitted(job_id.decode(), is_new=answer == b"admitted")
+
+    async def take(self, wait_s: float) -> PhotoJob | None:
+        """Hand a photo to a gateway, interactive lane first; None after `wait_s` without work.
+
+        A closed queue has no work. Cancelling the call loses no photo. A photo whose bytes are gone fails.
+
+        Raises:
+            DependencyUnavailable: The server does not answer.
+        """
+        taken = await self._lanes.take(1, wait_s)
+        return taken[0].item if taken else None
+
+    async def beat(self, job_ids: Sequence[str]) -> set[str]:
+        """Renew leases; returns the jobs that this gateway does not have any more.
+
+        Raises:
+            DependencyUnavailable: The server does not answer.
+        """
+        return {job_id for job_id, _ in await self._lanes.beat({(job_id, 0): None for job_id in job_ids})}
+
+    async def note(self, job_id: str, progress: Progress) -> None:
+        """Tell those who watch how far a running job is.
+
+        Raises:
+            DependencyUnavailable: The server does not answer.
+        """
+        await self._lanes.run_as_taker("note", job_id, encode(progress))
+
+    async def finish(self, restoration: Restoration) -> None:
+        """Store the result of a job, and the notice about it if somebody wants one, then acknowledge the job.
+
+        Raises:
+            DependencyUnavailable: The server does not answer.
+        """
+        job_id = restoration.report.id
+        self._lanes.show(await self._lanes.run_as_taker("finish", job_id, encode(restoration)))
+        self._lanes.let_go((job_id, 0))
+
+    async def fail(self, job_id: str, error: ServiceError) -> None:
+        """Store why a job failed, and the notice about it if somebody wants one, then acknowledge the job.
+
+        Raises:
+            DependencyUnavailable: The server does not answer.
+        """
+        await self._lanes.fail((job_id, 0), error, sets_pace=True)
+
+    async def hand_back(self, job_id: str) -> None:
+        """Put a job that was taken at the front of its lane again.
+
+        Raises:
+            DependencyUnavailable: The server does not answer.
+        """
+        await self._lanes.hand_back([(job_id, 0)])
+
+    async def keep(self, restoration: Restoration) -> StoredResult | None:
+        """Keep the result of a photo that was answered without a job; None when the server has no room for it.
+
+        Raises:
+            DependencyUnavailable: The server does not answer.
+        """
+        ttl_ms = _ms(self._limits.result_ttl_s)
+        try:
+            expires_ms = await self._lanes.run("keep", restoration.report.id, encode(restoration), ttl_ms)
+        except OutOfMemory:
+            return None
+        return StoredResult(restoration, int(expires_ms) / 1000)
+
+    async def status(self, job_id: str) -> JobStatus:
+        """Where a job is.
+
+        Raises:
+            NotFound: There is no such job, or not any more.
+            DependencyUnavailable: The server does not answer.
+        """
+        return _status_of(job_id, await self._lanes.run("status", job_id))
+
+    async def result(self, job_id: str) -> StoredResult:
+        """The result of a job that has succeeded.
+
+        Raises:
+            NotFound: There is no such job, or not any more.
+            NotFinished: It has not ended yet.
+            Cancelled: It was withdrawn.
+            ServiceError: It failed; the error that ended it.
+            DependencyUnavailable: The server does not answer.
+        """
+        status = await self.status(job_id)
+        if status.failure is not None:
+            raise status.failure.to_error()
+        if status.state is JobState.CANCELLED:
+            raise Cancelled("the restoration was cancelled")
+        if status.expires_s is None:
+            raise NotFinished(f"the restoration is {status.state.value}", hint="watch its events, or ask again")
+        (data,) = await self._lanes.get_many([self._keys.result(job_id)])
+        if data is None:
+            raise _not_found()
+        return StoredResult(decode(Restoration, data), status.expires_s)
+
+    async def watch(self, job_id: str) -> AsyncGenerator[JobStatus, None]:
+        """Where a job is now, and again whenever that changes, until it has ended.
+
+        Raises:
+            NotFound: There is no such job, or not any more.
+            Draining: The queue was closed before the job ended.
+            DependencyUnavailable: The server does not answer.
+        """
+        told: JobStatus | None = None
+        async with self._lanes.listener.listen(self._keys.news(job_id), self._keys.moved) as ear:
+            while not ear.closed:
+                try:
+                    status = await self.status(job_id)
+                except NotFound:
+                    if told is None:
+                        raise
+                    status = replace(told, state=JobState.CANCELLED, position=None)
+                if status != told:
+                    told = status
+                    yield status
+                if status.state.final:
+                    return
+                await _news(ear, is_queued=status.state is JobState.QUEUED)
+        raise Draining("the queue was closed before the restoration ended", hint="try another instance")
+
+    async def cancel(self, job_id: str) -> JobStatus:
+        """Withdraw a job; one that has ended stays as it is.
+
+        Raises:
+            NotFound: There is no such job, or not any more.
+            DependencyUnavailable: The server does not answer.
+        """
+        self._lanes.show(await self._lanes.run("cancel", job_id))
+        return await self.status(job_id)
+
+    async def delete(self, job_id: str) -> None:
+        """Withdraw a job and forget everything about it at once.
+
+        Raises:
+            NotFound: There is no such job, or not any more.
+            DependencyUnavailable: The server does not answer.
+        """
+        known, view = await self._lanes.run("delete", job_id)
+        self._lanes.show(view)
+        if not known:
+            raise _not_found()
+
+    async def due_notice(self, wait_s: float) -> Notice | None:
+        """A notice whose time has come, on lease; None after `wait_s` without one.
+
+        Raises:
+            DependencyUnavailable: The server does not answer.
+        """
+        return await self._outbox.due(wait_s)
+
+    async def settle_notice(self, notice: Notice, retry_in_s: float | None) -> None:
+        """Drop a notice, or let it come due again as the next attempt; one that is gone stays gone.
+
+        Raises:
+            DependencyUnavailable: The server does not answer.
+        """
+        await self._outbox.settle(notice, retry_in_s)
+
+    async def depth(self) -> int:
+        """Photos waiting, all lanes; brings the gauges up to date.
+
+        Raises:
+            DependencyUnavailable: The server does not answer.
+        """
+        return await self._lanes.depth()
+
+    async def ready(self) -> bool:
+        """Whether the queue can be used: it is not closed, and the server answers within a second."""
+        return await self._lanes.ready()
+
+    async def close(self) -> None:
+        """Take nothing more, wake every waiter of this process, give back what it has. Jobs go on elsewhere."""
+        await self._lanes.close()
+
+    def _show_lane(self, lane: Lane, photos: int, _oldest_s: float | None) -> None:
+        self._metrics.photos_waiting(lane.value, photos)
+
+
+async def _news(ear: Ear, *, is_queued: bool) -> None:
+    """Wait, a second at most, until a job may have changed: by news of it, or of its lane while it is queued."""
+    await asyncio.sleep(_LOOK_PAUSE_S)
+    ends_s = time.monotonic() + POLL_S
+    while not ear.closed:
+        heard = await ear.wait(max(0.0, ends_s - time.monotonic()))
+        if not heard or is_queued or any(message != _MOVED for message in heard):
+            return
+
+
+def _status_of(job_id: str, found: Sequence[Any]) -> JobStatus:
+    if not found:
+        raise _not_found()
+    state, created_us, expires_ms, position, progress, failure = found
+    return JobStatus(
+        job_id=job_id,
+        state=JobState(state.decode()),
+        created_s=int(created_us) / 1e6,
+        expires_s=int(expires_ms) / 1000 if expires_ms else None,
+        position=None if position == b"" else int(position),
+        progress=decode(Progress, progress) if progress else None,
+        failure=decode(Failure, failure) if failure else None,
+    )
+
+
+def _not_found() -> NotFound:
+    return NotFound("no such restoration", hint="results expire; see result_ttl_s in /v1/limits")
+
+
+def _ms(seconds: float) -> int:
+    return max(1, round(seconds * 1000))

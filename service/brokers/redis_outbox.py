@@ -1,0 +1,76 @@
+"""Notices that have yet to be delivered, in Redis: due, on lease, due again.
+
+The scripts that end a job put what its notice is made of into the outbox; the notice is made when it is due.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from service.brokers.codec import decode
+from service.brokers.keys import QueueKeys
+from service.brokers.redis_lanes import POLL_S, Lanes
+from service.core.jobs import Failure, JobState, Notice, PhotoJob
+from service.core.notices import closing_notice
+
+
+class RedisOutbox:
+    """Hands out each notice when its time has come.
+
+    Args:
+        lanes: The queue whose jobs' ends are told.
+        keys: Its names.
+        lease_s: After how long a notice that was handed out and not settled is handed out again.
+    """
+
+    def __init__(self, lanes: Lanes[PhotoJob], keys: QueueKeys, *, lease_s: float) -> None:
+        self._lanes = lanes
+        self._keys = keys
+        self._lease_ms = max(1, round(lease_s * 1000))
+
+    async def due(self, wait_s: float) -> Notice | None:
+        """The notice that has been due longest, on lease; None after `wait_s` without one, or when closed.
+
+        Raises:
+            DependencyUnavailable: The server does not answer.
+        """
+        ends_s = time.monotonic() + wait_s
+        async with self._lanes.listener.listen(self._keys.mail, keep=True) as ear:
+            while not ear.closed:
+                kind, *found = await self._lanes.run("due_notice", self._lease_ms)
+                if kind == b"due":
+                    return _notice_of(found)
+                left_s = ends_s - time.monotonic()
+                if left_s <= 0:
+                    break
+                due_in_s = int(found[0]) / 1000 if found else POLL_S
+                await ear.wait(min(left_s, due_in_s, POLL_S))
+        return None
+
+    async def settle(self, notice: Notice, retry_in_s: float | None) -> None:
+        """Drop a notice, or let it come due again as the next attempt; one that is gone stays gone.
+
+        Raises:
+            DependencyUnavailable: The server does not answer.
+        """
+        again_ms = "" if retry_in_s is None else max(0, round(retry_in_s * 1000))
+        await self._lanes.run("settle_notice", notice.notice_id, notice.attempt + 1, again_ms)
+
+
+def notice_id_of(job: PhotoJob) -> str:
+    """The id that the notice about a job will have, however that ends."""
+    return closing_notice(job.job_id, job.webhook_url or "", JobState.SUCCEEDED, ended_s=0.0).notice_id
+
+
+def _notice_of(found: Sequence[bytes]) -> Notice:
+    _, job_id, url, outcome, ended_us, failure, attempts = found
+    notice = closing_notice(
+        job_id.decode(),
+        url.decode(),
+        JobState(outcome.decode()),
+        ended_s=int(ended_us) / 1e6,
+        failure=decode(Failure, failure) if failure else None,
+    )
+    return replace(notice, attempt=int(attempts))

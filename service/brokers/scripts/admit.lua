@@ -1,0 +1,41 @@
+-- Queue a photo, unless its idempotency key stands for another one.
+--
+-- ARGV: job, lane, most photos waiting, payload, its time to live in ms, ms to keep the job after its end, webhook or '',
+--       id of the notice about its end, digest of the idempotency key or '', fingerprint.
+-- Returns 'admitted', 'joined', 'conflict' or 'full'; the job, photos that waited before, seconds a photo takes, and the
+-- view. Running twice for one job is running once.
+
+local job, lane, limit, payload, payload_ttl_ms, keep_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[6]
+local webhook, notice, idempotency, fingerprint = ARGV[7], ARGV[8], ARGV[9], ARGV[10]
+
+local function answer(kind, admitted)
+  return {kind, admitted, waiting_in(lane), tostring(pace_s()), view()}
+end
+
+if idempotency ~= '' then
+  local known = call('HMGET', IDEMPOTENCY .. idempotency, 'job', 'fingerprint')
+  if known[1] and call('EXISTS', JOB .. known[1]) == 1 then
+    if known[2] ~= fingerprint then
+      return answer('conflict', known[1])
+    end
+    return answer(known[1] == job and 'admitted' or 'joined', known[1])
+  end
+end
+if call('EXISTS', JOB .. job) == 1 then
+  return answer('admitted', job)
+end
+open_lanes()
+if not has_room(waiting_in(lane), 1, limit) then
+  return answer('full', job)
+end
+call('SET', PAYLOAD .. job .. ':0', payload, 'PX', payload_ttl_ms)
+admit(job, lane, now_us(), keep_ms, {'0', '0'})
+if webhook ~= '' then
+  call('HSET', JOB .. job, 'webhook', webhook, 'notice', notice)
+end
+if idempotency ~= '' then
+  call('HSET', JOB .. job, 'idempotency', idempotency)
+  call('HSET', IDEMPOTENCY .. idempotency, 'job', job, 'fingerprint', fingerprint)
+  call('PERSIST', IDEMPOTENCY .. idempotency)
+end
+return answer('admitted', job)

@@ -1,0 +1,11 @@
+-- Keep the result of a photo that never was in the queue.
+--
+-- ARGV: job, result, ms to keep it. Returns when it expires, Unix time in ms.
+
+local job, result, keep_ms = ARGV[1], ARGV[2], ARGV[3]
+local now = now_us()
+local expires_ms = exact(now / 1000 + tonumber(keep_ms))
+call('SET', RESULT .. job .. ':0', result, 'PX', keep_ms)
+call('HSET', JOB .. job, 'at', exact(now), 't:0', 0, 'end', 'succeeded', 'expires', expires_ms)
+call('PEXPIRE', JOB .. job, keep_ms)
+return expires_ms
