@@ -44,6 +44,21 @@ class Settings(BaseSettings):
         3600.0, gt=0, allow_inf_nan=False, description="How long a report and its image can be fetched."
     )
     result_cache_bytes: int = Field(256 * 1024 * 1024, ge=0, description="Memory for fetchable results.")
+    redis_url: SecretStr | None = Field(
+        None, description="Server of the shared queue: redis://, rediss:// or unix://. None: a queue in this process."
+    )
+    redis_prefix: str = Field(
+        "{latent-pmrf}",
+        pattern=r"^[^{}]*\{[^{}]+\}[^{}]*$",
+        description="Begins every key; the part in braces keeps them in one slot of a cluster.",
+    )
+    lease_s: float = Field(
+        30.0, gt=0, allow_inf_nan=False, description="Silence after which a process's work is given to another."
+    )
+    max_deliveries: int = Field(3, gt=0, description="Processes that may be lost over one face or photo.")
+    payload_ttl_s: float = Field(
+        86400.0, gt=0, allow_inf_nan=False, description="Longest time that pixels stay in the shared queue's server."
+    )
     webhook_secret: SecretStr | None = Field(
         None,
         description="Signs notices: `whsec_...`, several separated by spaces while one is replaced. None: no notices.",
@@ -52,6 +67,14 @@ class Settings(BaseSettings):
         "",
         description="Networks (CIDR, by commas) that notices may reach though they are not public, also by plain HTTP.",
     )
+
+    @field_validator("redis_url")
+    @classmethod
+    def _well_formed_address(cls, address: SecretStr | None) -> SecretStr | None:
+        text = "" if address is None else address.get_secret_value().strip()
+        if text and not text.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("Input should be an address that begins with redis://, rediss:// or unix://")
+        return SecretStr(text) if text else None
 
     @field_validator("webhook_secret")
     @classmethod

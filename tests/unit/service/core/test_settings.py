@@ -57,13 +57,28 @@ def test_a_misspelt_name_is_an_error_that_names_it(environment, name):
         ("cpu_workers", "0"),
         ("job_photos", "0"),
         ("job_timeout_s", "inf"),
+        ("lease_s", "0"),
+        ("max_deliveries", "0"),
+        ("payload_ttl_s", "inf"),
+        ("redis_url", "localhost:6379"),
+        ("redis_prefix", "latent-pmrf"),
+        ("redis_prefix", "{}"),
     ],
 )
 def test_a_wrong_value_is_an_error_that_names_the_variable(environment, field, value):
     name = f"{ENV_PREFIX}{field.upper()}"
     environment.setenv(name, value)
-    with pytest.raises(ValueError, match=f"{name}: Input should"):
+    with pytest.raises(ValueError, match=rf"{name}: (Value error, )?(Input|String) should"):
         load_settings()
+
+
+def test_the_address_of_the_shared_queue_is_read_and_not_shown(environment):
+    environment.setenv("LATENT_PMRF_REDIS_URL", " rediss://user:pa55@queue:6380/1 ")
+    settings = load_settings()
+    assert settings.redis_url.get_secret_value() == "rediss://user:pa55@queue:6380/1"
+    assert "pa55" not in repr(settings)
+    environment.setenv("LATENT_PMRF_REDIS_URL", " ")
+    assert load_settings().redis_url is None
 
 
 @pytest.mark.parametrize("text", ["", "  ", GOOD_SECRET, f"{GOOD_SECRET} {OTHER_SECRET}"])
