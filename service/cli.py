@@ -17,13 +17,14 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from rich.console import Console
@@ -33,20 +34,24 @@ from service.api.context import ApiContext
 from service.api.schemas import RestorationSchema
 from service.backends.ort_session import OrtBackend
 from service.brokers.memory import MemoryBroker
+from service.brokers.memory_jobs import JobLimits, MemoryJobQueue
 from service.core.admission import Admission
 from service.core.errors import InputError, ManifestMismatch
-from service.core.interfaces import Broker, InferenceBackend
+from service.core.interfaces import Broker, InferenceBackend, JobQueue
 from service.core.manifest import load_manifest
 from service.core.metrics import Metrics
 from service.core.options import OptionFields, OptionLimits, option_schemas, parse_options
-from service.core.results import ResultStore
 from service.core.settings import Settings, load_settings
 from service.core.types import RestoreOptions
 from service.gateway import Gateway
 from service.local.files import FileTask, Outcome, plan_files, restore_files
 from service.local.progress import FileProgress
+from service.runner import PhotoRunner
 from service.sampling.sampler import Sampler
 from service.stages.detect import FaceDetector
+from service.webhooks.courier import Courier
+from service.webhooks.sender import NoticeSender
+from service.webhooks.targets import WebhookTargets
 from service.worker import Worker
 
 OK, FAILED, USAGE, BAD_BUNDLE, INTERRUPTED = 0, 1, 2, 3, 130
@@ -57,20 +62,39 @@ _UPLOADS_PER_PHOTO = 4
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """Everything in one process: the gateway, and behind it queue, sampler and networks."""
+    """Everything in one process: the gateway, and behind it queue, sampler and networks.
+
+    Attributes:
+        gateway: Restores photos.
+        broker: Queue of faces.
+        jobs: Queue of photos, and what became of them.
+        backend: The networks.
+        webhooks: Where notices may go, or None where none are sent.
+        working: The loops, by what they are called.
+        stop_photos: Set when no more photos are let in.
+    """
 
     gateway: Gateway
     broker: Broker
+    jobs: JobQueue
     backend: InferenceBackend
-    working: asyncio.Task[None]
+    webhooks: WebhookTargets | None
+    working: Mapping[str, asyncio.Task[None]]
+    stop_photos: asyncio.Event
+
+    def drain(self) -> None:
+        """Let no more photos in; what is admitted goes on."""
+        self.gateway.admission.close()
+        self.stop_photos.set()
 
     async def reasons_not_ready(self) -> list[str]:
         """Why photos cannot be restored now."""
         reasons = ["the service is shutting down"] if self.gateway.admission.closed else []
-        if self.working.done():
-            reasons.append("the worker has stopped")
+        reasons += [f"the {name} has stopped" for name, task in self.working.items() if task.done()]
         if not await self.broker.ready():
             reasons.append("the queue cannot be used")
+        if not await self.jobs.ready():
+            reasons.append("the queue of photos cannot be used")
         if not await self.backend.ready():
             reasons.append("the networks cannot be called")
         return reasons
@@ -88,11 +112,12 @@ async def embedded(settings: Settings) -> AsyncIterator[Embedded]:
     metrics.build_info(version=version(), model=f"{manifest.name}@{manifest.version}")
     backend = OrtBackend(manifest, settings.model_repository, threads=settings.inference_threads, metrics=metrics)
     broker = MemoryBroker(max_queued_faces=settings.max_queued_faces, metrics=metrics)
+    jobs = MemoryJobQueue(JobLimits.of(settings), metrics=metrics)
     sampler = Sampler(backend, manifest, settings.slots, metrics=metrics)
     worker = Worker(broker, sampler, metrics=metrics)
-    stop = asyncio.Event()
-    working = asyncio.create_task(worker.run(stop), name="worker")
-    with ThreadPoolExecutor(settings.cpu_workers, thread_name_prefix="stage") as pool:
+    targets = None if settings.webhook_secret is None else WebhookTargets(settings.webhook_networks)
+    async with AsyncExitStack() as parts:
+        pool = parts.enter_context(ThreadPoolExecutor(settings.cpu_workers, thread_name_prefix="stage"))
         gateway = Gateway(
             broker=broker,
             detector=FaceDetector(backend),
@@ -102,14 +127,36 @@ async def embedded(settings: Settings) -> AsyncIterator[Embedded]:
             pool=pool,
             admission=Admission(settings.max_concurrent_photos, settings.max_concurrent_photos),
         )
-        try:
-            yield Embedded(gateway, broker, backend, working)
-        finally:
-            gateway.admission.close()
-            stop.set()
-            await asyncio.gather(working, return_exceptions=True)
-            await broker.close()
-            await backend.close()
+        # The queue ends with this process, so what is in it is restored first, as far as a photo's time allows.
+        runner = PhotoRunner(
+            jobs, gateway, at_once=settings.job_photos, finish_queue=True, grace_s=settings.request_timeout_s
+        )
+        for part in (backend, broker, jobs):
+            parts.push_async_callback(part.close)
+        # Loops end in the reverse order: photos first, then who tells about them, then who restores their faces.
+        working = {"worker": await parts.enter_async_context(_looping(worker.run, asyncio.Event()))}
+        if targets is not None and settings.webhook_secret is not None:
+            sender = NoticeSender(settings.webhook_secret.get_secret_value(), targets, version=version())
+            parts.push_async_callback(sender.close)
+            courier = Courier(jobs, sender, metrics=metrics)
+            working["courier"] = await parts.enter_async_context(_looping(courier.run, asyncio.Event()))
+        stop_photos = asyncio.Event()
+        working["photo runner"] = await parts.enter_async_context(_looping(runner.run, stop_photos))
+        parts.callback(gateway.admission.close)
+        yield Embedded(gateway, broker, jobs, backend, targets, working, stop_photos)
+
+
+@asynccontextmanager
+async def _looping(
+    run: Callable[[asyncio.Event], Coroutine[Any, Any, None]], stop: asyncio.Event
+) -> AsyncIterator[asyncio.Task[None]]:
+    """A loop for the duration of the block; then it is told to stop, and waited for."""
+    task = asyncio.create_task(run(stop))
+    try:
+        yield task
+    finally:
+        stop.set()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def version() -> str:
@@ -149,8 +196,9 @@ async def serve(settings: Settings, listener: socket.socket, console: Console) -
     async with embedded(settings) as parts:
         context = ApiContext(
             gateway=parts.gateway,
-            results=ResultStore(ttl_s=settings.result_ttl_s, max_bytes=settings.result_cache_bytes),
+            jobs=parts.jobs,
             uploads=Admission(_UPLOADS_PER_PHOTO * settings.max_concurrent_photos, 0),
+            webhooks=parts.webhooks,
             reasons_not_ready=parts.reasons_not_ready,
             version=version(),
         )
@@ -165,16 +213,17 @@ async def serve(settings: Settings, listener: socket.socket, console: Console) -
         server = _Server(
             config,
             on_ready=lambda: console.print(f"Restoring photos on http://{shown}:{port}", highlight=False, markup=False),
-            on_drain=parts.gateway.admission.close,
+            on_drain=parts.drain,
         )
-        parts.working.add_done_callback(lambda _: server.stop())
+        for task in parts.working.values():
+            task.add_done_callback(lambda _: server.stop())
         for ending in (signal.SIGINT, signal.SIGTERM):
             signal.signal(ending, _ignore)  # uvicorn raises the signal again once it has drained
         await server.serve(sockets=[listener])
-        failure = parts.working.exception() if parts.working.done() else None
-    if failure is not None:
-        console.print(f"the worker failed: {failure!r}", highlight=False, markup=False)
-    return OK if failure is None else FAILED
+        failed = {name: task.exception() for name, task in parts.working.items() if task.done() and task.exception()}
+    for name, failure in failed.items():
+        console.print(f"the {name} failed: {failure!r}", highlight=False, markup=False)
+    return FAILED if failed else OK
 
 
 async def restore(

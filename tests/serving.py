@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,11 +16,16 @@ from starlette.types import ASGIApp
 
 from service.api.app import create_app
 from service.api.context import ApiContext
+from service.brokers.memory_jobs import JobLimits, MemoryJobQueue
 from service.core.admission import Admission
+from service.core.interfaces import JobQueue
 from service.core.metrics import Metrics
-from service.core.results import ResultStore
 from service.core.settings import Settings
 from service.gateway import Gateway
+from service.runner import PhotoRunner
+from service.webhooks.courier import Courier
+from service.webhooks.sender import NoticeSender
+from service.webhooks.targets import WebhookTargets
 from tests.bundle import tiny_manifest
 from tests.fakes import EchoBroker, FakeDetector
 
@@ -28,10 +34,8 @@ from tests.fakes import EchoBroker, FakeDetector
 def serving(app: ASGIApp, **settings: Any) -> Iterator[str]:
     """Serve `app`; the value is its address, `http://127.0.0.1:PORT`."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        config = uvicorn.Config(
-            app, lifespan="off", log_level="critical", access_log=False, timeout_graceful_shutdown=5, **settings
-        )
-        server = _Server(config)
+        defaults = {"lifespan": "off", "log_level": "critical", "access_log": False, "timeout_graceful_shutdown": 5}
+        server = _Server(uvicorn.Config(app, **defaults | settings))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         if not server.ready.wait(timeout=30):
@@ -44,32 +48,61 @@ def serving(app: ASGIApp, **settings: Any) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def fake_service(*, broker=None, detector=None, places=4, waiting=4, uploads=64, reasons=(), **settings):
-    """A running service with a fake queue and detector behind the real stages: a client and the gateway behind it."""
+def fake_service(
+    *, broker=None, detector=None, places=4, waiting=4, uploads=64, reasons=(), heartbeat_s=15.0, jobs=None, **settings
+):
+    """A running service with a fake queue of faces and a fake detector behind the real stages.
+
+    The value is a client and the gateway behind it. Jobs are restored by a real runner.
+    """
 
     async def reasons_not_ready():
         return list(reasons)
 
     own = Settings(**settings)
+    metrics = Metrics()
     with ThreadPoolExecutor(2) as pool:
         gateway = Gateway(
             broker=broker or EchoBroker(),
             detector=detector or FakeDetector(),
             manifest=tiny_manifest(),
             settings=own,
-            metrics=Metrics(),
+            metrics=metrics,
             pool=pool,
             admission=Admission(places, waiting),
         )
         context = ApiContext(
             gateway=gateway,
-            results=ResultStore(ttl_s=own.result_ttl_s, max_bytes=own.result_cache_bytes),
+            jobs=jobs or MemoryJobQueue(JobLimits.of(own), metrics=metrics),
             uploads=Admission(uploads, 0),
+            webhooks=None if own.webhook_secret is None else WebhookTargets(own.webhook_networks),
             reasons_not_ready=reasons_not_ready,
             version="1.2.3",
+            heartbeat_s=heartbeat_s,
         )
-        with serving(create_app(context)) as address, httpx.Client(base_url=address, timeout=30) as client:
+        app = create_app(context, lifespan=lambda _: _working(context.jobs, gateway))
+        with serving(app, lifespan="on") as address, httpx.Client(base_url=address, timeout=30) as client:
             yield client, gateway
+
+
+@contextlib.asynccontextmanager
+async def _working(jobs: JobQueue, gateway: Gateway) -> AsyncIterator[None]:
+    """The runner, and where there is a secret the courier, for as long as the server serves."""
+    stop, settings = asyncio.Event(), gateway.settings
+    runner = PhotoRunner(jobs, gateway, at_once=settings.job_photos, grace_s=0.5, pause_s=0.05, beat_s=0.02)
+    working = [asyncio.create_task(runner.run(stop))]
+    sender = None
+    if settings.webhook_secret is not None:
+        targets = WebhookTargets(settings.webhook_networks)
+        sender = NoticeSender(settings.webhook_secret.get_secret_value(), targets, version="1.2.3")
+        courier = Courier(jobs, sender, metrics=gateway.metrics, grace_s=0.5)
+        working.append(asyncio.create_task(courier.run(stop)))
+    yield
+    stop.set()
+    await asyncio.gather(*working)
+    await jobs.close()
+    if sender is not None:
+        await sender.close()
 
 
 class _Server(uvicorn.Server):

@@ -10,8 +10,9 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from service.api import documents, operations, problems, routes
+from service.api import documents, operations, problems, restorations, routes
 from service.api.context import ApiContext
+from service.api.job_schemas import NoticeSchema
 from service.api.openapi import complete_openapi
 from service.api.watch import WatchRequests
 from service.core.errors import ServiceError
@@ -49,8 +50,24 @@ def create_app(context: ApiContext, *, lifespan: Lifespan | None = None) -> Fast
     app.add_exception_handler(HTTPException, problems.of_http_exception)
     app.add_exception_handler(RequestValidationError, problems.of_validation_error)
     app.add_exception_handler(Exception, problems.of_defect)
-    for part in (routes, operations, documents):
+    for part in (routes, restorations, operations, documents):
         app.include_router(part.router)
+    answers: dict[int | str, dict[str, str]] = {"default": {"description": "Tried again; 410 ends it."}}
+    app.webhooks.post(
+        "restoration-ended",
+        summary="A restoration has ended",
+        tags=["restorations"],
+        status_code=204,
+        responses=answers,
+    )(_notice)
     documents.mount_files(app)
     app.openapi = partial(complete_openapi, app)  # type: ignore[method-assign]
     return app
+
+
+def _notice(notice: NoticeSchema) -> None:
+    """Sent to a job's `webhook_url`, with the headers `webhook-id`, `webhook-timestamp` and `webhook-signature`.
+
+    Answer with 2xx within fifteen seconds. Anything else is tried again for a day, later and later; 410 ends it. The
+    same `webhook-id` may come more than once.
+    """

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
 from service.core.admission import Admission
-from service.core.results import ResultStore
+from service.core.errors import ServiceError
+from service.core.interfaces import JobQueue
 from service.gateway import Gateway
+from service.webhooks.targets import WebhookTargets
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,17 +22,30 @@ class ApiContext:
 
     Attributes:
         gateway: Restores photos.
-        results: Keeps finished restorations for a while.
+        jobs: Queue of photos, and what became of them.
         uploads: Bounds the request bodies held in memory.
+        webhooks: Where notices may go, or None where none are sent.
         reasons_not_ready: Why photos cannot be restored now; empty when they can.
         version: Version of the service.
+        heartbeat_s: Longest silence of an event stream.
     """
 
     gateway: Gateway
-    results: ResultStore
+    jobs: JobQueue
     uploads: Admission
+    webhooks: WebhookTargets | None
     reasons_not_ready: Callable[[], Awaitable[list[str]]]
     version: str
+    heartbeat_s: float = 15.0
+
+    @contextlib.contextmanager
+    def refusals_counted(self) -> Iterator[None]:
+        """Count what is refused before the gateway sees it."""
+        try:
+            yield
+        except ServiceError as error:
+            self.gateway.metrics.rejected(error.code)
+            raise
 
 
 def get_context(request: Request) -> ApiContext:

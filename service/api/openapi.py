@@ -2,20 +2,55 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from service.api import problems
+from service.api import idempotency, problems
+from service.api.job_schemas import JobSchema
 from service.api.photo_form import FIELD
 from service.api.schemas import ProblemSchema, RestorationSchema
+from service.core import errors
 from service.core.errors import ServiceError
 from service.core.options import option_schemas
 from service.core.types import OutputFormat
+from service.webhooks.targets import OPTION
 
 _PROBLEM = "Problem"
 _BINARY = {"type": "string", "format": "binary"}
+_INTEGER = {"type": "integer"}
+_TEXT = {"type": "string"}
+
+RESTORE_PROBLEMS = (
+    errors.EmptyUpload,
+    errors.MalformedRequest,
+    errors.NotAcceptable,
+    errors.UploadTooLarge,
+    errors.ImageTooLarge,
+    errors.UnsupportedMediaType,
+    errors.UnsupportedFormat,
+    errors.CorruptImage,
+    errors.AnimatedImage,
+    errors.ImageTooSmall,
+    errors.NoFaceFound,
+    errors.TooManyFaces,
+    errors.InvalidOption,
+    errors.QueueFull,
+    errors.InferenceFailed,
+    errors.Draining,
+    errors.DependencyUnavailable,
+    errors.DeadlineExceeded,
+)
+JOB_PROBLEMS = (
+    *(kind for kind in RESTORE_PROBLEMS if kind is not errors.NotAcceptable),
+    errors.IdempotencyConflict,
+    errors.Cancelled,
+    errors.Abandoned,
+)
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -28,7 +63,7 @@ def problem_responses(*kinds: type[ServiceError]) -> Responses:
     described: Responses = {}
     for status, members in sorted(grouped.items()):
         described[status] = _problem(" / ".join(member.title for member in members), members)
-        if status in (429, 503):
+        if any(map(problems.asks_to_come_back, members)):
             described[status]["headers"] = {
                 "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}
             }
@@ -61,23 +96,62 @@ def image_content() -> dict[str, Any]:
 
 def restored_headers() -> dict[str, Any]:
     """Headers of an answer that is an image."""
-    integer = {"type": "integer"}
     return {
-        "Location": {"description": "The report, while it is kept.", "schema": {"type": "string"}},
-        "X-Restoration-Seed": {"description": "Send it again to get the same result.", "schema": integer},
-        "X-Faces-Restored": {"description": "Number of faces restored.", "schema": integer},
-        "X-Faces-Skipped": {"description": "Number of faces left as they were.", "schema": integer},
-        "Server-Timing": {"description": "Milliseconds by stage.", "schema": {"type": "string"}},
+        "Location": {"description": "The report, while it is kept.", "schema": _TEXT},
+        "X-Restoration-Seed": {"description": "Send it again to get the same result.", "schema": _INTEGER},
+        "X-Faces-Restored": {"description": "Number of faces restored.", "schema": _INTEGER},
+        "X-Faces-Skipped": {"description": "Number of faces left as they were.", "schema": _INTEGER},
+        "Server-Timing": {"description": "Milliseconds by stage.", "schema": _TEXT},
     }
 
 
-def restore_request_body() -> dict[str, Any]:
-    """The multipart form of a photo and its options."""
+def job_headers(status: int) -> dict[str, Any]:
+    """Headers of an answer about a job that was asked for."""
+    headers: dict[str, Any] = {
+        "Location": {"description": "Where the job is.", "schema": _TEXT},
+        "Preference-Applied": {"description": "What was done of `Prefer`.", "schema": _TEXT},
+        "Idempotent-Replayed": {"description": "`true` if the job was there already.", "schema": _TEXT},
+    }
+    if status == HTTPStatus.ACCEPTED:
+        headers["Retry-After"] = {"description": "Seconds until it is worth looking again.", "schema": _INTEGER}
+    return headers
+
+
+def job_parameters() -> list[dict[str, Any]]:
+    """Request headers of a job."""
+    prefer = "`respond-async` to be answered at once, `wait=N` to be answered after N seconds at the latest."
+    key = {"type": "string", "minLength": 1, "maxLength": idempotency.MAX_CHARS}
+    return [
+        {"in": "header", "name": "Prefer", "schema": _TEXT, "description": prefer, "example": "respond-async"},
+        {
+            "in": "header",
+            "name": idempotency.HEADER,
+            "schema": key,
+            "description": "The same key and the same request mean the same job, as long as that is known.",
+            "example": "8e03978e-40d5-43dd-bc93-6894a57f9324",
+        },
+    ]
+
+
+def event_content() -> dict[str, Any]:
+    """Content of a response that is a stream of events."""
+    data = json.dumps({"id": "kq3yS0V1mJxTtq8yJ4c1WmZp", "status": "queued", "position": 2}, separators=(",", ":"))
+    return {"text/event-stream": {"schema": _TEXT, "example": f"event: status\nid: 1\ndata: {data}\n\n"}}
+
+
+def job_request_body() -> dict[str, Any]:
+    """The multipart form of a photo, its options and who is told how it ended."""
+    url = {"type": "string", "format": "uri", "description": "Gets a POST when the job has ended; https only."}
+    return restore_request_body({OPTION: url})
+
+
+def restore_request_body(more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The multipart form of a photo and its options, and `more` fields."""
     photo = {**_BINARY, "description": "The photo: JPEG, PNG or WebP."}
     schema = {
         "type": "object",
         "required": [FIELD],
-        "properties": {FIELD: photo, **option_schemas()},
+        "properties": {FIELD: photo, **option_schemas(), **(more or {})},
         "additionalProperties": False,
     }
     encoding = {FIELD: {"contentType": ", ".join(f"image/{known.value}" for known in OutputFormat)}}
@@ -95,10 +169,12 @@ def complete_openapi(app: FastAPI) -> dict[str, Any]:
             license_info=app.license_info,
             tags=app.openapi_tags,
             routes=app.routes,
+            webhooks=app.webhooks.routes,
         )
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
         schemas[_PROBLEM] = ProblemSchema.model_json_schema()
-        # The framework leaves nulls out of the whole document, examples included; reports have them.
-        schemas[RestorationSchema.__name__]["examples"] = RestorationSchema.model_json_schema()["examples"]
+        for kind in (RestorationSchema, JobSchema):
+            # The framework leaves nulls out of the whole document, examples included; reports have them.
+            schemas[kind.__name__]["examples"] = kind.model_json_schema()["examples"]
         app.openapi_schema = document
     return app.openapi_schema

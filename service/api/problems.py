@@ -54,7 +54,12 @@ STATUS: Mapping[type[ServiceError], int] = {
     errors.Abandoned: 500,
 }
 
-_RETRY_AFTER_S = {429: 1, 503: 5}
+_RETRY_AFTER_S: Mapping[type[ServiceError], int] = {  # unless the error says it better
+    errors.NotFinished: 1,
+    errors.QueueFull: 1,
+    errors.Draining: 5,
+    errors.DependencyUnavailable: 5,
+}
 _FRAMEWORK_CODES = {404: "not_found", 405: "method_not_allowed"}
 
 logger = logging.getLogger(__name__)
@@ -84,17 +89,22 @@ def of_service_error(_request: Request, error: Exception) -> ProblemResponse:
     """Answer an error of the tree; those that are ours and not the caller's are logged."""
     if not isinstance(error, ServiceError):
         raise TypeError("registered for ServiceError")
-    status = status_of(error)
-    instance = _new_instance()
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        logger.error("%s %s: %s", instance, error.code, error.detail)
+    members = document(error, _new_instance())
+    if members["status"] >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        logger.error("%s %s: %s", members["instance"], error.code, error.detail)
     headers = {}
-    if status in _RETRY_AFTER_S:
-        headers["Retry-After"] = str(math.ceil(error.extra.get("retry_after_s", _RETRY_AFTER_S[status])))
+    if type(error) in _RETRY_AFTER_S:
+        wait_s = error.extra.get("retry_after_s", _RETRY_AFTER_S[type(error)])
+        headers["Retry-After"] = str(math.ceil(wait_s))
+    return _respond(members, headers)
+
+
+def document(error: ServiceError, instance: str) -> dict[str, Any]:
+    """The problem document of an error; `instance` names this occurrence of it."""
     members = {
         "type": problem_type(error.code),
         "title": error.title,
-        "status": status,
+        "status": status_of(error),
         "detail": error.detail,
         "instance": instance,
         "code": error.code,
@@ -103,7 +113,12 @@ def of_service_error(_request: Request, error: Exception) -> ProblemResponse:
     }
     for name, value in error.extra.items():
         members.setdefault(name, value)
-    return _respond(members, headers)
+    return members
+
+
+def asks_to_come_back(kind: type[ServiceError]) -> bool:
+    """Whether the answer to an error says after how long to try again."""
+    return kind in _RETRY_AFTER_S
 
 
 def of_http_exception(request: Request, error: Exception) -> ProblemResponse:

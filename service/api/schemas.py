@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
 from service.core.manifest import Manifest
+from service.core.notices import report_path, result_path
 from service.core.options import option_schemas
 from service.core.results import StoredResult
 from service.core.settings import Settings
@@ -26,11 +27,13 @@ _PROBLEM_EXAMPLE: JsonDict = {
 }
 
 
-class _Schema(BaseModel):
+class Schema(BaseModel):
+    """What all of them share."""
+
     model_config = ConfigDict(frozen=True)
 
 
-class FaceSchema(_Schema):
+class FaceSchema(Schema):
     """What the service did with one detected face."""
 
     index: int = Field(description="Faces are ordered by the area of their box, largest first.")
@@ -54,14 +57,14 @@ class FaceSchema(_Schema):
         return cls(**{name: getattr(face, name) for name in cls.model_fields})
 
 
-class UrlsSchema(_Schema):
+class UrlsSchema(Schema):
     """Where to go from here, relative to the service."""
 
     report: str = Field(description="What the service did, as JSON.")
     result: str = Field(description="The restored image.")
 
 
-class RestorationSchema(_Schema):
+class RestorationSchema(Schema):
     """What the service did with one photo."""
 
     model_config = ConfigDict(
@@ -142,64 +145,9 @@ class RestorationSchema(_Schema):
             fidelity=report.fidelity,
             faces=tuple(FaceSchema.of(face) for face in report.faces),
             timings_ms=report.timings_ms,
-            expires_at=None if stored is None else datetime.fromtimestamp(round(stored.expires_at_s), UTC),
-            urls=None if stored is None else UrlsSchema(report=report_url(report.id), result=result_url(report.id)),
+            expires_at=None if stored is None else moment(stored.expires_at_s),
+            urls=None if stored is None else UrlsSchema(report=report_path(report.id), result=result_path(report.id)),
         )
-
-
-class LimitsSchema(_Schema):
-    """What this service accepts."""
-
-    model: str
-    input_formats: tuple[OutputFormat, ...]
-    output_formats: tuple[OutputFormat, ...]
-    max_upload_bytes: int
-    max_image_px: int
-    min_image_side_px: int
-    max_output_px: int
-    max_faces: int
-    request_timeout_s: float
-    result_ttl_s: float
-    options: dict[str, dict[str, Any]] = Field(description="JSON schema of each option, with this bundle's defaults.")
-
-    @classmethod
-    def of(cls, settings: Settings, manifest: Manifest) -> Self:
-        """Collect the operator's and the bundle's limits."""
-        options = {name: dict(schema) for name, schema in option_schemas().items()}
-        options["fidelity"]["default"] = manifest.default_fidelity
-        options["num_steps"] |= {"default": manifest.default_num_steps, "maximum": manifest.max_num_steps}
-        options["max_faces"]["maximum"] = settings.max_faces
-        own = {name: getattr(settings, name) for name in cls.model_fields if name in type(settings).model_fields}
-        return cls(
-            model=f"{manifest.name}@{manifest.version}",
-            input_formats=tuple(OutputFormat),
-            output_formats=tuple(OutputFormat),
-            options=options,
-            **own,
-        )
-
-
-class ReadinessSchema(_Schema):
-    """Whether photos can be restored now."""
-
-    ready: bool
-    reasons: list[str] = Field(description="Why not; empty when ready.")
-
-
-class LivenessSchema(_Schema):
-    """The process answers."""
-
-    live: bool
-
-
-class ProblemCodeSchema(_Schema):
-    """What a problem code means."""
-
-    code: str
-    title: str
-    status: int
-    retryable: bool
-    meaning: str
 
 
 class ProblemSchema(BaseModel):
@@ -217,11 +165,65 @@ class ProblemSchema(BaseModel):
     retryable: bool = Field(description="Whether the same request may succeed later.")
 
 
-def report_url(job_id: str) -> str:
-    """Path of a restoration's report."""
-    return f"/v1/restorations/{job_id}"
+class LimitsSchema(Schema):
+    """What this service accepts."""
+
+    model: str
+    input_formats: tuple[OutputFormat, ...]
+    output_formats: tuple[OutputFormat, ...]
+    max_upload_bytes: int
+    max_image_px: int
+    min_image_side_px: int
+    max_output_px: int
+    max_faces: int
+    max_queued_photos: int = Field(description="Jobs that may wait in one line.")
+    request_timeout_s: float = Field(description="Longest time a photo may take, and longest `Prefer: wait`.")
+    job_timeout_s: float = Field(description="Longest time a job may wait before it is begun.")
+    result_ttl_s: float
+    webhooks: bool = Field(description="Whether `webhook_url` is accepted.")
+    options: dict[str, dict[str, Any]] = Field(description="JSON schema of each option, with this bundle's defaults.")
+
+    @classmethod
+    def of(cls, settings: Settings, manifest: Manifest) -> Self:
+        """Collect the operator's and the bundle's limits."""
+        options = {name: dict(schema) for name, schema in option_schemas().items()}
+        options["fidelity"]["default"] = manifest.default_fidelity
+        options["num_steps"] |= {"default": manifest.default_num_steps, "maximum": manifest.max_num_steps}
+        options["max_faces"]["maximum"] = settings.max_faces
+        own = {name: getattr(settings, name) for name in cls.model_fields if name in type(settings).model_fields}
+        return cls(
+            model=f"{manifest.name}@{manifest.version}",
+            input_formats=tuple(OutputFormat),
+            output_formats=tuple(OutputFormat),
+            webhooks=settings.webhook_secret is not None,
+            options=options,
+            **own,
+        )
 
 
-def result_url(job_id: str) -> str:
-    """Path of a restoration's image."""
-    return f"{report_url(job_id)}/result"
+class ReadinessSchema(Schema):
+    """Whether photos can be restored now."""
+
+    ready: bool
+    reasons: list[str] = Field(description="Why not; empty when ready.")
+
+
+class LivenessSchema(Schema):
+    """The process answers."""
+
+    live: bool
+
+
+class ProblemCodeSchema(Schema):
+    """What a problem code means."""
+
+    code: str
+    title: str
+    status: int
+    retryable: bool
+    meaning: str
+
+
+def moment(unix_s: float) -> datetime:
+    """A time as clients see it, in whole seconds."""
+    return datetime.fromtimestamp(round(unix_s), UTC)

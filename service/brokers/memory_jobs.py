@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from service.brokers.lanes import LaneTurns, Pace
 from service.brokers.memory_job import MemoryJob
@@ -24,6 +25,7 @@ from service.core.jobs import Admitted, Failure, Idempotency, JobState, JobStatu
 from service.core.metrics import Metrics
 from service.core.notices import closing_notice
 from service.core.results import StoredResult
+from service.core.settings import Settings
 from service.core.types import Lane, Restoration
 
 _REPORT_BYTES = 4096  # a generous guess of a report's weight: tiny images must not fill the memory with reports
@@ -48,6 +50,16 @@ class JobLimits:
     result_ttl_s: float
     max_result_bytes: int
     notice_lease_s: float = _NOTICE_LEASE_S
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """What the operator allows."""
+        return cls(
+            max_queued_photos=settings.max_queued_photos,
+            max_queued_bytes=settings.job_queue_bytes,
+            result_ttl_s=settings.result_ttl_s,
+            max_result_bytes=settings.result_cache_bytes,
+        )
 
 
 class MemoryJobQueue:

@@ -10,6 +10,7 @@ from service.core.errors import (
     Cancelled,
     CorruptImage,
     DeadlineExceeded,
+    DependencyUnavailable,
     Draining,
     ImageTooLarge,
     InferenceFailed,
@@ -17,6 +18,7 @@ from service.core.errors import (
     NoFaceFound,
     QueueFull,
     TooManyFaces,
+    UnsupportedFormat,
 )
 from service.core.metrics import Metrics
 from service.core.settings import Settings
@@ -234,6 +236,48 @@ async def test_the_deadline_covers_the_line():
             with pytest.raises(DeadlineExceeded):
                 await gateway.restore(photo(), EXACT)
         assert admission.waiting == 0
+
+
+async def test_a_file_that_is_bound_to_fail_is_refused_by_its_header():
+    with gateway_with(max_upload_bytes=10_000_000) as gateway:
+        await gateway.check(photo(), EXACT)
+        with pytest.raises(CorruptImage):
+            await gateway.check(Upload(photo().data[:-20]), EXACT)
+        with pytest.raises(UnsupportedFormat):
+            await gateway.check(Upload(b"not a photo"), EXACT)
+        with pytest.raises(InvalidOption):
+            await gateway.check(photo(), RestoreOptions(num_steps=21))
+
+
+async def test_a_queue_that_cannot_be_told_does_not_hide_why_it_was_left():
+    class Away(EchoBroker):
+        async def cancel(self, job_id):
+            raise DependencyUnavailable("the queue does not answer")
+
+    held = Away(hold=asyncio.Event())
+    with gateway_with(broker=held, request_timeout_s=0.2) as gateway, pytest.raises(DeadlineExceeded):
+        await gateway.restore(photo(), EXACT)
+    with gateway_with(broker=Away(error=InferenceFailed("velocity"))) as gateway, pytest.raises(InferenceFailed):
+        await gateway.restore(photo(), EXACT)
+
+
+async def test_outcomes_are_counted():
+    broker = EchoBroker(hold=asyncio.Event())
+    with gateway_with(broker=broker) as gateway:
+        call = asyncio.create_task(gateway.restore(photo(), EXACT))
+        await broker.submitted.wait()
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+        broker.hold.set()
+        await gateway.restore(photo(), EXACT)
+        with pytest.raises(CorruptImage):
+            await gateway.restore(Upload(photo().data[:300]), EXACT)
+        gateway.admission.close()
+        with pytest.raises(Draining):
+            await gateway.restore(photo(), EXACT)
+        text = gateway.metrics.render().decode()
+    for outcome in ("succeeded", "failed", "cancelled"):
+        assert f'restore_photos_total{{outcome="{outcome}"}} 1.0' in text
 
 
 async def test_no_room_and_shutting_down():

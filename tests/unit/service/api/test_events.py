@@ -1,0 +1,95 @@
+import asyncio
+import json
+
+from pydantic import BaseModel
+
+from service.api.events import events_of
+from service.core.errors import DependencyUnavailable
+from service.core.jobs import JobState, JobStatus
+
+LONG_S = 30.0
+
+
+class Shown(BaseModel):
+    """What a client is told of a status."""
+
+    status: str
+    text: str = "two\nlines"
+
+
+async def describe(status):
+    return Shown(status=status.state.value)
+
+
+class Statuses:
+    """What a queue tells, when the test lets it."""
+
+    def __init__(self):
+        self.coming = asyncio.Queue()
+        self.closed = False
+
+    async def watch(self):
+        try:
+            while True:
+                state = await self.coming.get()
+                if isinstance(state, Exception):
+                    raise state
+                yield JobStatus("a", state, created_s=0.0)
+                if state.final:
+                    return
+        finally:
+            self.closed = True
+
+    def events(self, *, heartbeat_s=LONG_S, draining=lambda: False):
+        return events_of(self.watch(), describe, heartbeat_s=heartbeat_s, draining=draining)
+
+
+async def test_every_status_is_an_event_and_the_last_one_ends_the_stream():
+    statuses = Statuses()
+    for state in (JobState.QUEUED, JobState.RUNNING, JobState.FAILED):
+        statuses.coming.put_nowait(state)
+    chunks = [chunk.decode() async for chunk in statuses.events()]
+    assert chunks[0] == "retry: 2000\n\n"
+    heads = [chunk.rpartition("data: ")[0] for chunk in chunks[1:]]
+    assert heads == ["event: status\nid: 1\n", "event: status\nid: 2\n", "event: end\nid: end\n"]
+    for chunk in chunks[1:]:
+        assert chunk.endswith("\n\n")
+        assert chunk.count("\n") == 4, "the data is one line, whatever it holds"
+        assert json.loads(chunk.rpartition("data: ")[2])["text"] == "two\nlines"
+    assert statuses.closed
+
+
+async def test_silence_is_broken_by_comments_and_no_status_is_lost_to_them():
+    statuses = Statuses()
+    events = statuses.events(heartbeat_s=0.01)
+    assert (await anext(events)).startswith(b"retry")
+    for _ in range(3):
+        assert await anext(events) == b": still here\n\n"
+    statuses.coming.put_nowait(JobState.CANCELLED)
+    rest = [chunk async for chunk in events]
+    assert b'"status":"cancelled"' in rest[-1]
+
+
+async def test_a_stream_that_is_closed_closes_what_it_reads():
+    statuses = Statuses()
+    events = statuses.events(heartbeat_s=0.01)
+    await anext(events)
+    await anext(events)
+    await events.aclose()
+    assert statuses.closed
+
+
+async def test_a_draining_process_ends_a_stream_that_does_not_move():
+    statuses = Statuses()
+    statuses.coming.put_nowait(JobState.QUEUED)
+    chunks = [chunk async for chunk in statuses.events(heartbeat_s=0.01, draining=lambda: True)]
+    assert len(chunks) == 2
+    assert statuses.closed
+
+
+async def test_a_queue_that_goes_away_ends_the_stream_without_an_end():
+    statuses = Statuses()
+    statuses.coming.put_nowait(JobState.QUEUED)
+    statuses.coming.put_nowait(DependencyUnavailable("no answer"))
+    chunks = [chunk async for chunk in statuses.events()]
+    assert [b"event: end" in chunk for chunk in chunks] == [False, False]
