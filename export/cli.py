@@ -1,4 +1,4 @@
-"""`python -m export.cli`: make a bundle, set its defaults, time its networks."""
+"""`python -m export.cli`: make a bundle, set its defaults, time its networks, count what they cost."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from export.bundle import defaults_of, write_bundle
+from export.cost import PIPELINES, cost_table, gpu_name, gpu_table
 from export.manifest import BundleFacts, set_defaults
 from export.parity import Gate, ParityError
 from export.timing import HEADER, measure, table_row
@@ -79,6 +80,13 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--image-size-px", type=int, default=facts.image_size_px, metavar="N", help="side of a crop")
     bench.add_argument("--repeats", type=int, default=15, metavar="N", help="measured calls of each")
     bench.add_argument("--threads", type=int, default=os.cpu_count() or 1, metavar="N", help="threads of a call")
+
+    cost = commands.add_parser("cost", help="parameters and arithmetic of the published and the bundled networks")
+    cost.set_defaults(run=_cost)
+    cost.add_argument("--gpu", action="store_true", help="also time the published Latent-PMRF on the CUDA device")
+    cost.add_argument(
+        "--peak-tflops", type=float, metavar="X", help="the GPU's dense bfloat16 peak, from its data sheet"
+    )
     return parser
 
 
@@ -133,6 +141,16 @@ def _bench(options: argparse.Namespace) -> int:
     )
     for timing in measure(trained, options.image_size_px, repeats=options.repeats, num_threads=options.threads):
         _say(table_row(timing))
+    return 0
+
+
+def _cost(options: argparse.Namespace) -> int:
+    for line in cost_table():
+        _say(line)
+    if options.gpu:
+        _say(f"\n{PIPELINES[0].name}, bfloat16, on {gpu_name()}:\n")
+        for line in gpu_table(PIPELINES[0], options.peak_tflops):
+            _say(line)
     return 0
 
 

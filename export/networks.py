@@ -98,10 +98,13 @@ def graph_specs(trained: Trained, image_size_px: int) -> tuple[GraphSpec, ...]:
         (TensorFace("image", image, unit, picture=True),),
         TensorFace("posterior_mean", image),
     )
+    states = [TensorFace("x_t", state, picture=trained.vae is None), TensorFace("t", (), unit)]
+    if trained.velocity.config.mean_conditioned:
+        states.append(TensorFace("source_mean", state, picture=trained.vae is None))
     velocity = GraphSpec(
         "velocity",
         trained.velocity,
-        (TensorFace("x_t", state, picture=trained.vae is None), TensorFace("t", (), unit)),
+        tuple(states),
         TensorFace("velocity", state),
     )
     if trained.vae is None:

@@ -143,8 +143,9 @@ def reference_sample(restorer: Restorer, image_size_px: int, num_steps: int) -> 
 def draw(face: TensorFace, rows: int, statistics: LatentStatistics, seed: int) -> torch.Tensor:
     """Draw inputs such as the network meets in service.
 
-    Pictures are smooth fields with a little noise, in their range; `x_t` is one in pixel space, and standard normal, as
-    normalised latents are, in latent space; `latent` has the statistics of raw latents; times are spread over [0, 1].
+    Pictures are smooth fields with a little noise, in their range; `x_t` and `source_mean` are such pictures in pixel
+    space, and standard normal, as normalised latents are, in latent space; `latent` has the statistics of raw latents;
+    times are spread over [0, 1].
     """
     generator = torch.Generator().manual_seed(seed)
     if face.picture:

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     train.add_argument("--init", type=Path, help="weights file to begin a new run with, as far as its tensors fit")
     train.add_argument("--restart", action="store_true", help="forget what an earlier run has computed")
-    _add_import(commands.add_parser("import", help="public weights of PMRF, DifFace or Latent-PMRF to runs"))
+    _add_import(commands.add_parser("import", help="public weights, or those of an exported bundle, to runs"))
     command.add_arguments(commands.add_parser("evaluate", help="measure a bundle against the quality floors"))
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
@@ -55,11 +55,13 @@ def _add_import(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             f"--{kind}-config", type=Path, metavar="FILE", help="its public configuration, JSON, where it is not found"
         )
+    parser.add_argument("--bundle", type=Path, metavar="DIR", help="instead of public files: an exported bundle")
     parser.add_argument("--sigma-s", type=float, metavar="X", help="source noise; default: PMRF's own, else 0.1")
 
 
 def _import(options: argparse.Namespace) -> int:
-    from latent_pmrf.importing import PublicFile, PublicFiles, import_public  # torch takes seconds
+    from latent_pmrf.bundle_weights import import_bundle  # torch takes seconds
+    from latent_pmrf.importing import PublicFile, PublicFiles, import_public
 
     given = vars(options)
     files = {kind: PublicFile(given[kind], given[f"{kind}_config"]) for kind in _IMPORTED if given[kind] is not None}
@@ -67,6 +69,11 @@ def _import(options: argparse.Namespace) -> int:
     try:
         if lonely:
             raise ValueError(f"--{lonely[0]}-config needs --{lonely[0]}")
+        if options.bundle is not None:
+            if files or options.sigma_s is not None:
+                raise ValueError("--bundle is imported as it is: no other file or --sigma-s goes with it")
+            import_bundle(options.bundle, options.runs, logging.getLogger(__name__).info)
+            return 0
         import_public(options.runs, PublicFiles(**files), logging.getLogger(__name__).info, options.sigma_s)
     except (ValueError, FileNotFoundError) as error:
         sys.stderr.write(f"error: {error}; nothing was written\n")

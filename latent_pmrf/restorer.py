@@ -80,8 +80,9 @@ class Restorer:
             num_steps: Euler steps, at least 1.
         """
         posterior_mean = self.estimate(y)
-        x_0 = add_source_noise(self.encode(posterior_mean), self.statistics.sigma_s, noise)
-        return Restored(sample=self.transport(x_0, num_steps), posterior_mean=posterior_mean)
+        mean = self.encode(posterior_mean)
+        x_0 = add_source_noise(mean, self.statistics.sigma_s, noise)
+        return Restored(self.decode(self.integrate(x_0, num_steps, mean)), posterior_mean)
 
     @torch.inference_mode()
     def estimate(self, y: Tensor) -> Tensor:
@@ -94,16 +95,18 @@ class Restorer:
         return self.statistics.normalise(image if self.vae is None else self.vae.encode(2 * image - 1)[0])
 
     @torch.inference_mode()
-    def transport(self, x_0: Tensor, num_steps: int) -> Tensor:
-        """The images (B, 3, S, S) in [0, 1] that `num_steps` Euler steps make of the source `x_0`."""
-        return self.decode(self.integrate(x_0, num_steps))
+    def integrate(self, x_0: Tensor, num_steps: int, source_mean: Tensor | None = None) -> Tensor:
+        """The normalised latents (B, C, h, w) at the end of the flow from the source `x_0`.
 
-    @torch.inference_mode()
-    def integrate(self, x_0: Tensor, num_steps: int) -> Tensor:
-        """The normalised latents (B, C, h, w) at the end of the flow from the source `x_0`."""
+        Args:
+            x_0: Source (B, C, h, w).
+            num_steps: Euler steps, at least 1.
+            source_mean: The source without its noise; only a `mean_conditioned` velocity needs it.
+        """
+        given = (source_mean,) if self.velocity.config.mean_conditioned else ()
 
         def velocity(x_t: Tensor, t: float) -> Tensor:
-            return self.velocity(x_t, x_t.new_full((len(x_t),), t))
+            return self.velocity(x_t, x_t.new_full((len(x_t),), t), *given)
 
         return euler(velocity, x_0, num_steps)
 

@@ -40,6 +40,9 @@ def tiny(config, seed=0):
     torch.manual_seed(seed)
     network = build(config).eval().requires_grad_(False)
     awaken(network)
+    with torch.no_grad():
+        for parameter in network.parameters():  # norms at exactly one, as they begin, would become one shared constant
+            parameter.add_(0.02 * torch.randn(parameter.shape))
     return network
 
 

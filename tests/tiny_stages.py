@@ -38,7 +38,8 @@ def frozen(config, seed):
 
 @torch.no_grad()
 def validated(stage):
-    return stage.validate(stage.build())
+    with torch.no_grad():
+        return stage.validate(stage.build())
 
 
 def same(one, other):

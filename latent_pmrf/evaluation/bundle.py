@@ -25,12 +25,28 @@ from latent_pmrf.flow.solver import euler
 
 F32Array = npt.NDArray[np.float32]
 
+SOURCE_MEAN = "source_mean"
+"""Input that only a velocity network has which sees the source without its noise."""
+
 _SIGNATURES = {
     "estimator": ({"image"}, "posterior_mean"),
     "vae_encoder": ({"image"}, "latent"),
     "velocity": ({"x_t", "t"}, "velocity"),
     "vae_decoder": ({"latent"}, "image"),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the flow starts, in normalised latents (B, C, h, w).
+
+    Attributes:
+        mean: Latents of the posterior means.
+        x_0: The same with the source's noise.
+    """
+
+    mean: F32Array
+    x_0: F32Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,12 +154,15 @@ class BundleRestorer:
         self._sessions: dict[str, Any] = {}
         self._max_batch: dict[str, int] = {}
         self._in_pixels = self.spec.space == "pixel"
+        self._mean_conditioned = False
         for network, (inputs, output) in _SIGNATURES.items():
             if self._in_pixels and network.startswith("vae_"):
                 continue
             content = _checked_file(repository, self.manifest, network)
             session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
             found = {value.name for value in session.get_inputs()}, {value.name for value in session.get_outputs()}
+            if network == "velocity" and SOURCE_MEAN in found[0]:
+                self._mean_conditioned, inputs = True, inputs | {SOURCE_MEAN}
             if found != (inputs, {output}):
                 raise ValueError(f"networks.{network}: expected {sorted(inputs)} -> {output}, found {found}")
             self._sessions[network] = session
@@ -155,7 +174,7 @@ class BundleRestorer:
 
     def estimate(self, images: F32Array) -> F32Array:
         """Posterior mean of (B, S, S, 3) images in [0, 1]; same shape and range."""
-        mean = self._run("estimator", image=_to_channels_first(images))
+        mean = self.run("estimator", image=_to_channels_first(images))
         return _to_channels_last(np.clip(mean, 0.0, 1.0))
 
     def encode(self, images: F32Array) -> F32Array:
@@ -163,34 +182,36 @@ class BundleRestorer:
         if self._in_pixels:
             raw = _to_channels_first(images)
         else:
-            raw = self._run("vae_encoder", image=_to_channels_first(2.0 * images - 1.0))
+            raw = self.run("vae_encoder", image=_to_channels_first(2.0 * images - 1.0))
         return (raw - self._mean) / self._std
 
     def decode(self, latents: F32Array) -> F32Array:
         """(B, S, S, 3) images in [0, 1] of normalised latents (B, C, h, w)."""
         raw = latents * self._std + self._mean
-        image = raw if self._in_pixels else (self._run("vae_decoder", latent=raw) + 1.0) / 2.0
+        image = raw if self._in_pixels else (self.run("vae_decoder", latent=raw) + 1.0) / 2.0
         return _to_channels_last(np.clip(image, 0.0, 1.0))
 
     def reconstruct(self, images: F32Array) -> F32Array:
         """What the VAE keeps of (B, S, S, 3) images in [0, 1]."""
         return self.decode(self.encode(images))
 
-    def source(self, estimates: F32Array, seeds: Sequence[int]) -> F32Array:
-        """x_0: latents of the posterior means with noise, one photo seed per row (its face index is 0)."""
-        latents = self.encode(estimates)
-        noise = np.stack([source_noise(latents.shape[1:], seed) for seed in seeds])
-        return latents + self._sigma_s * noise
+    def source(self, estimates: F32Array, seeds: Sequence[int]) -> Source:
+        """The source of posterior means, one photo seed per row (its face index is 0)."""
+        mean = self.encode(estimates)
+        noise = np.stack([source_noise(mean.shape[1:], seed) for seed in seeds])
+        return Source(mean, mean + self._sigma_s * noise)
 
-    def transport(self, x_0: F32Array, num_steps: int) -> F32Array:
-        """The restored images (B, S, S, 3) in [0, 1] that `num_steps` Euler steps make of the source `x_0`."""
+    def transport(self, source: Source, num_steps: int) -> F32Array:
+        """The restored images (B, S, S, 3) in [0, 1] that `num_steps` Euler steps make of a source."""
+        known = {SOURCE_MEAN: source.mean} if self._mean_conditioned else {}
 
         def velocity(x_t: F32Array, t: float) -> F32Array:
-            return self._run("velocity", x_t=x_t, t=np.full(len(x_t), t, dtype=np.float32))
+            return self.run("velocity", x_t=x_t, t=np.full(len(x_t), t, dtype=np.float32), **known)
 
-        return self.decode(euler(velocity, x_0, num_steps))
+        return self.decode(euler(velocity, source.x_0, num_steps))
 
-    def _run(self, network: str, **inputs: F32Array) -> F32Array:
+    def run(self, network: str, **inputs: F32Array) -> F32Array:
+        """The output of one network for inputs of any number of rows."""
         session, limit = self._sessions[network], self._max_batch[network]
         rows = len(next(iter(inputs.values())))
         parts = [

@@ -56,9 +56,9 @@ def restore_variants(
     """
     mean = bundle.estimate(to_unit(degraded))
     estimates = to_u8(mean)
-    x_0 = bundle.source(mean, [photo_seed(seed, first_index + row) for row in range(len(degraded))])
+    source = bundle.source(mean, [photo_seed(seed, first_index + row) for row in range(len(degraded))])
     steps = sorted({variant.num_steps for variant in variants if variant.num_steps})
-    samples = {value: to_u8(bundle.transport(x_0, value)) for value in steps}
+    samples = {value: to_u8(bundle.transport(source, value)) for value in steps}
     outputs = []
     for variant in variants:
         if variant.method == "input":

@@ -66,9 +66,9 @@ def restore_faces(
             mean = bundle.estimate(to_unit([face.degraded[level] for face in batch]))
             estimates[level].append(to_u8(mean))
             for seed in sorted({seed for _, seed in runs}):
-                x_0 = bundle.source(mean, [photo_seed(seed, start + row) for row in range(len(batch))])
+                source = bundle.source(mean, [photo_seed(seed, start + row) for row in range(len(batch))])
                 for num_steps in (steps for steps, run_seed in runs if run_seed == seed):
-                    samples[level, num_steps, seed].append(to_u8(bundle.transport(x_0, num_steps)))
+                    samples[level, num_steps, seed].append(to_u8(bundle.transport(source, num_steps)))
             done += len(batch)
             if progress is not None:
                 progress("restore", done, total)

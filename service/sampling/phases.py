@@ -27,6 +27,7 @@ from service.sampling.ode import euler_step, times
 T = TypeVar("T")
 R = TypeVar("R")
 
+_SOURCE_MEAN = "source_mean"  # input that only a velocity network has which sees the source without its noise
 _SIGNATURES = {
     "estimator": (("image",), "posterior_mean"),
     "vae_encoder": (("image",), "latent"),
@@ -42,6 +43,7 @@ class FlowFace:
     Attributes:
         job: What was asked for.
         posterior_mean: (S, S, 3) float32 RGB in [0, 1].
+        source_mean: (C, h, w) float32, its latent: the source without its noise.
         z_t: (C, h, w) float32, the state at `t = steps_done / job.num_steps`.
         steps_done: Euler steps taken.
         timings_ms: Milliseconds by network so far; a call's time counts in full for each face of its batch.
@@ -49,6 +51,7 @@ class FlowFace:
 
     job: FaceJob
     posterior_mean: F32Array
+    source_mean: F32Array
     z_t: F32Array
     steps_done: int
     timings_ms: Mapping[str, float]
@@ -74,6 +77,8 @@ class Phases:
         _check_names(manifest)
         self._backend = backend
         self._in_latent_space = manifest.space == "latent"
+        velocity_inputs = [tensor.name for tensor in manifest.networks["velocity"].inputs]
+        self._mean_conditioned = _SOURCE_MEAN in velocity_inputs
         self._mean, self._std, self._sigma_s = (
             np.asarray(values, np.float32).reshape(1, -1, 1, 1)
             for values in (manifest.latent.mean, manifest.latent.std, manifest.sigma_s)
@@ -102,9 +107,10 @@ class Phases:
         """
         z_t = np.stack([face.z_t for face in faces])  # (B, C, h, w)
         num_steps = [face.job.num_steps for face in faces]
-        v_t, velocity_ms = await self._call(
-            "velocity", x_t=z_t, t=times([face.steps_done for face in faces], num_steps)
-        )
+        inputs = {"x_t": z_t, "t": times([face.steps_done for face in faces], num_steps)}
+        if self._mean_conditioned:
+            inputs[_SOURCE_MEAN] = np.stack([face.source_mean for face in faces])
+        v_t, velocity_ms = await self._call("velocity", **inputs)
         stepped = euler_step(z_t, v_t, num_steps)
         return [
             replace(
@@ -139,10 +145,10 @@ class Phases:
     def _sources(
         self, jobs: Sequence[FaceJob], means: F32Array, raw: F32Array, timings_ms: Mapping[str, float]
     ) -> list[FlowFace]:
-        z_t = (raw - self._mean) / self._std
-        noise = np.stack([source_noise(z_t.shape[1:], job.seed, job.face_index) for job in jobs])
-        rows = zip(jobs, _to_pictures(means), z_t + self._sigma_s * noise, strict=True)
-        return [FlowFace(job, mean, z_0, 0, timings_ms) for job, mean, z_0 in rows]
+        source_means = (raw - self._mean) / self._std
+        noise = np.stack([source_noise(source_means.shape[1:], job.seed, job.face_index) for job in jobs])
+        rows = zip(jobs, _to_pictures(means), source_means, source_means + self._sigma_s * noise, strict=True)
+        return [FlowFace(job, mean, source_mean, z_0, 0, timings_ms) for job, mean, source_mean, z_0 in rows]
 
     async def _call(self, network: str, **inputs: F32Array) -> tuple[F32Array, float]:
         """The network's output and the call's milliseconds, the wait for its turn included."""
@@ -176,11 +182,13 @@ def _check_names(manifest: Manifest) -> None:
             continue
         spec = manifest.networks[network]
         for field, found, expected in (("inputs", spec.inputs, inputs), ("outputs", spec.outputs, (output,))):
-            names = tuple(tensor.name for tensor in found)
-            if sorted(names) != sorted(expected):
+            names = {tensor.name for tensor in found}
+            if network == "velocity":
+                names.discard(_SOURCE_MEAN)
+            if names != set(expected):
                 raise ManifestMismatch(
                     f"networks.{network}.{field}: the sampler calls {', '.join(expected)}, "
-                    f"the manifest has {', '.join(names) or 'none'}",
+                    f"the manifest has {', '.join(sorted(names)) or 'none'}",
                     hint="export the bundle again",
                 )
 

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from latent_pmrf.evaluation.bundle import BundleRestorer, parse_spec, read_manifest, source_noise
+from latent_pmrf.evaluation.bundle import BundleRestorer, Source, parse_spec, read_manifest, source_noise
 from latent_pmrf.evaluation.card_faces import astronaut, generated_faces
 from latent_pmrf.evaluation.dataset import ValidationFace, load_faces, shrink
 from latent_pmrf.evaluation.restoration import photo_seed, restore_faces
@@ -30,7 +30,8 @@ def test_each_network_is_run_with_its_ranges(make_bundle):
 @pytest.mark.parametrize("num_steps", [1, 2, 4])
 def test_transport_integrates_the_velocity(make_bundle, num_steps):
     bundle, batch = BundleRestorer(make_bundle()), images(3)
-    moved = bundle.transport(bundle.encode(batch), num_steps)
+    latents = bundle.encode(batch)
+    moved = bundle.transport(Source(latents, latents), num_steps)
     shift = (num_steps - 1) / (2 * num_steps)  # the left sum of t, in normalised latents
     np.testing.assert_allclose(moved - batch, 0.5 * shift / 4, atol=1e-6)
 
@@ -44,8 +45,9 @@ def test_in_pixel_space_the_flow_s_space_is_the_picture(make_bundle):
 
 def test_source_adds_each_photo_s_own_noise(make_bundle):
     bundle, batch = BundleRestorer(make_bundle(sigma_s=(0.3,))), images(1).repeat(3, 0)
-    x_0 = bundle.source(batch, [7, 8, 7])
-    noise = (x_0 - bundle.encode(batch)) / 0.3
+    source = bundle.source(batch, [7, 8, 7])
+    np.testing.assert_array_equal(source.mean, bundle.encode(batch))
+    x_0, noise = source.x_0, (source.x_0 - source.mean) / 0.3
     np.testing.assert_allclose(noise[0], source_noise(x_0.shape[1:], 7), atol=1e-4)
     assert noise.std() == pytest.approx(1, abs=0.02)
     np.testing.assert_array_equal(x_0[0], x_0[2])
@@ -55,7 +57,8 @@ def test_source_adds_each_photo_s_own_noise(make_bundle):
 def test_noise_may_differ_by_channel(make_bundle):
     sigma_s = np.linspace(0, 1, CHANNELS)
     bundle, batch = BundleRestorer(make_bundle(sigma_s=sigma_s.tolist())), images(1)
-    noise = bundle.source(batch, [1]) - bundle.encode(batch)
+    source = bundle.source(batch, [1])
+    noise = source.x_0 - source.mean
     np.testing.assert_allclose(noise.std((0, 2, 3)), sigma_s, atol=0.15)
     assert not noise[:, 0].any()
 

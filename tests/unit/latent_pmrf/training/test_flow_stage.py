@@ -8,6 +8,7 @@ import torch
 from latent_pmrf.config import UNetConfig
 from latent_pmrf.data.datasets import Augmentation, FacePairs
 from latent_pmrf.data.degradation import DegradationRange
+from latent_pmrf.nets.hdit import HDiT
 from latent_pmrf.training.estimator import psnr_db
 from latent_pmrf.training.flow import FlowStage, SourceNoise
 from latent_pmrf.training.frozen import FrozenNetworks
@@ -262,3 +263,25 @@ def test_elir_learns_the_mean_of_latents(pairs, validation):
     }
     with pytest.raises(ValueError, match="8 channels needs image_channels: 8"):
         LatentEstimatorStage(dataclasses.replace(config, image_channels=4), drawn, 4, seed=1, validation=validation)
+
+
+def test_a_conditioned_flow_is_scaled_by_the_statistics_and_starts_as_the_linear_guess(pairs, validation, tmp_path):
+    stage = flow_stage(pairs, validation, tmp_path, config=dataclasses.replace(HDIT, mean_conditioned=True))
+    network = stage.build()
+    torch.testing.assert_close(network.preconditioning.sigma_s, torch.tensor(stage.statistics.sigma_s))
+    torch.testing.assert_close(
+        network.preconditioning.distance, network.preconditioning.sigma_s / 0.3, atol=1e-4, rtol=1e-3
+    )
+    plain, _ = flow_stage(pairs, validation, tmp_path).loss(HDiT(HDIT), stage.batch(0), 0)
+    guessed, _ = stage.loss(network, stage.batch(0), 0)
+    assert guessed < 0.8 * plain
+    assert np.isfinite(validated(stage)["moderate_psnr_db"])
+
+
+def test_relative_weighting_divides_each_channel_by_its_distance(pairs, validation, tmp_path):
+    stages = [flow_stage(pairs, validation, tmp_path, weighting=name) for name in ("uniform", "relative")]
+    (_, uniform), (relative, scalars) = (stage.loss(HDiT(HDIT), stage.batch(0), 0) for stage in stages)
+    assert uniform == scalars  # what is logged stays comparable
+    mean, z_1 = normalised(stages[0], 0)
+    distance = torch.tensor(stages[0].statistics.sigma_s)[:, None, None] / 0.3
+    assert relative > ((z_1 - mean) / distance).square().mean()  # a network at zero: the noise comes on top

@@ -9,7 +9,7 @@ from torch import nn
 
 from latent_pmrf.config import SimVAEConfig
 from latent_pmrf.training.checkpoint import load_weights
-from latent_pmrf.training.device import to_device
+from latent_pmrf.training.device import has_fast_bf16, to_device
 from latent_pmrf.training.loop import Trainer
 from latent_pmrf.training.optim import OptimConfig
 from latent_pmrf.training.processes import ProcessGroup
@@ -220,7 +220,7 @@ def test_nothing_to_resume(tmp_path):
     assert not trainer(tmp_path).resume()
 
 
-def test_bfloat16_is_what_the_forward_pass_sees(tmp_path):
+def test_bfloat16_is_what_the_forward_pass_sees_where_the_processor_has_it(tmp_path, caplog):
     seen = []
 
     class Watched(Slope):
@@ -231,7 +231,11 @@ def test_bfloat16_is_what_the_forward_pass_sees(tmp_path):
     for precision in ("bf16", "fp32"):
         optim = OptimConfig(steps=1, batch_size=8, lr=0.1, precision=precision)
         Trainer(Watched(), optim, tmp_path / precision).train()
-    assert seen == [torch.bfloat16, torch.float32]
+    if has_fast_bf16(torch.device("cpu")):
+        assert seen == [torch.bfloat16, torch.float32]
+    else:
+        assert seen == [torch.float32, torch.float32]
+        assert "no fast bfloat16" in caplog.text
 
 
 def test_batches_move_whole():
@@ -239,3 +243,19 @@ def test_batches_move_whole():
     moved = to_device(batch, torch.device("meta"))
     assert (moved[0].device.type, moved[1][0].device.type, moved[1][1]) == ("meta", "meta", "name")
     assert to_device(batch[0], torch.device("cpu")) is batch[0]
+
+
+def test_a_run_begins_with_given_weights_as_far_as_they_fit(tmp_path, caplog):
+    run = trainer(tmp_path)
+    begun = {name: value.tolist() for name, value in run.model.named_parameters()}
+    with caplog.at_level(logging.INFO):
+        run.start_from({"weight": torch.tensor([[2.5]]), "bias": torch.zeros(7), "other": torch.zeros(1)})
+    assert run.model.weight.item() == 2.5
+    assert run.model.bias.tolist() == begun["bias"]
+    assert run.ema.shadow["weight"].item() == 2.5
+    assert "not given: ['bias']" in caplog.text
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="no tensor fits"):
+        trainer(tmp_path).start_from({"other": torch.zeros(1)})

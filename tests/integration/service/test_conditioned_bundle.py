@@ -1,0 +1,73 @@
+"""A velocity that sees the mean of its source: PyTorch, the evaluation and the service make the same picture."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from export.bundle import write_bundle
+from export.manifest import BundleFacts
+from export.parity import Gate
+from export.trained import load_trained, round_weights
+from latent_pmrf.evaluation.bundle import BundleRestorer, source_noise
+from service.backends.ort_session import OrtBackend
+from service.core.manifest import load_manifest
+from service.core.metrics import Metrics
+from service.core.types import FaceJob
+from service.sampling.sampler import Sampler
+from tests.bundle import write_detector
+from tests.pictures import pixels
+from tests.tiny_runs import HDIT, SIDE_PX, write_runs
+
+pytestmark = pytest.mark.timeout(300)  # the exporter takes seconds a network, more beside other work
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    runs = write_runs(tmp_path_factory.mktemp("runs"), velocity=dataclasses.replace(HDIT, mean_conditioned=True))
+    repository = tmp_path_factory.mktemp("bundle")
+    facts = BundleFacts(name="tiny", version="7", image_size_px=SIDE_PX)
+    write_bundle(load_trained(runs), repository, facts, Gate(), lambda _: None)
+    write_detector(repository)
+    return runs, repository
+
+
+async def served(repository, jobs):
+    manifest, metrics = load_manifest(repository), Metrics()
+    backend = OrtBackend(manifest, repository, 1, metrics=metrics)
+    sampler = Sampler(backend, manifest, len(jobs), metrics=metrics)
+    for job in jobs:
+        sampler.admit(job)
+    faces = {}
+    while sampler.jobs:
+        faces |= {outcome.job.job_id: outcome.result for outcome in await sampler.step()}
+    await backend.close()
+    return [faces[job.job_id] for job in jobs]
+
+
+async def test_all_three_make_the_same_picture(exported):
+    runs, repository = exported
+    steps = (1, 3)
+    jobs = [
+        FaceJob(str(seed), 0, pixels(SIDE_PX, SIDE_PX, seed=seed), num_steps, seed)
+        for seed, num_steps in enumerate(steps)
+    ]
+    faces = await served(repository, jobs)
+    trained, bundle = load_trained(runs), BundleRestorer(repository, num_threads=1)
+    for network in trained.networks.values():
+        round_weights(network)
+    for job, face in zip(jobs, faces, strict=True):
+        picture = job.crop[None].astype(np.float32) / np.float32(255)
+        y = torch.from_numpy(picture.transpose(0, 3, 1, 2))
+        noise = torch.from_numpy(source_noise((4, 24, 24), job.seed)[None])
+        reference = trained.restorer.restore(y, noise, job.num_steps).sample.permute(0, 2, 3, 1)
+        evaluated = bundle.transport(bundle.source(bundle.estimate(picture), [job.seed]), job.num_steps)
+        np.testing.assert_allclose(face.sample[None], evaluated, atol=1e-6)
+        np.testing.assert_allclose(evaluated, reference, atol=1e-4)
+        assert np.abs(face.sample - face.posterior_mean).max() > 0.01
+
+
+def test_the_manifest_names_the_third_input(exported):
+    inputs = load_manifest(exported[1]).networks["velocity"].inputs
+    assert [tensor.name for tensor in inputs] == ["x_t", "t", "source_mean"]

@@ -1,0 +1,59 @@
+import dataclasses
+
+import pytest
+import torch
+
+from export.cli import main
+from export.cost import PIPELINES, cost_table, costs
+
+
+def by_network(pipeline):
+    return {cost.network: cost for cost in costs(pipeline)}
+
+
+def test_the_published_pipeline_costs_what_the_paper_says():
+    """About 7 TFLOP a face at 25 steps, 3.2 of them in the autoencoder (PAPER.md); 15.5, 91.0 and 151 M parameters."""
+    found = by_network(PIPELINES[0])
+    autoencoder = [found["vae_encoder"], found["vae_decoder"]]
+    assert sum(cost.gflop for cost in autoencoder) == pytest.approx(3200, rel=0.02)
+    assert sum(cost.gflop * cost.calls for cost in found.values()) == pytest.approx(7000, rel=0.1)
+    assert sum(cost.parameters for cost in autoencoder) == pytest.approx(91.0e6, rel=0.01)
+    assert found["estimator"].parameters == pytest.approx(15.5e6, rel=0.03)
+    assert found["velocity"].parameters == pytest.approx(151e6, rel=0.03)
+
+
+def test_pixel_space_needs_no_autoencoder_and_more_arithmetic_a_step():
+    pixel, latent = by_network(PIPELINES[1]), by_network(PIPELINES[0])
+    assert set(pixel) == {"estimator", "velocity"}
+    assert pixel["velocity"].gflop > 3 * latent["velocity"].gflop
+
+
+def test_arithmetic_is_that_of_the_layers():
+    """The unshuffled input's convolution alone: 3 * 4^2 to 48 channels, 3 x 3, on 64 x 64."""
+    small = dataclasses.replace(PIPELINES[2], num_steps=7)
+    found = by_network(small)
+    assert found["velocity"].calls == 7
+    assert found["estimator"].gflop > 2 * 48 * 48 * 9 * 64 * 64 / 1e9
+
+
+def test_the_table_adds_up():
+    lines = list(cost_table(PIPELINES[2:]))
+    assert len(lines) == 2 + 4 + 1
+    parts, total = [float(line.split("|")[6]) for line in lines[2:6]], float(lines[6].split("|")[6])
+    assert sum(parts) == pytest.approx(total, abs=2)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_gpu_the_command_says_so(capsys):
+    assert main(["cost", "--gpu"]) == 2
+    printed = capsys.readouterr()
+    assert "together" in printed.out
+    assert "no CUDA device" in printed.err
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_gpu_is_timed_in_every_mode(capsys):
+    assert main(["cost", "--gpu", "--peak-tflops", "989"]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"| {mode} | 16 |" in printed for mode in ("eager", "compiled", "graph"))
