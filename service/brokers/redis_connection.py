@@ -29,8 +29,13 @@ _CONNECT_TIMEOUT_S = 2.0
 _PING_TIMEOUT_S = 1.0
 _MAX_CONNECTIONS = 32
 
-# Replies of a server that is there but cannot do it now. Errors inside scripts carry their kind somewhere in the text.
-_NOT_NOW = ("READONLY", "MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "LOADING", "BUSY ")
+# Replies of a server that is there but cannot do it now: as errors of their own, or by their code in the text where a
+# command inside a script was refused.
+_NO_ROOM = (exceptions.OutOfMemoryError,), ("OOM command",)
+_NOT_NOW = (
+    (exceptions.ReadOnlyError, exceptions.ClusterDownError, exceptions.TryAgainError),
+    ("READONLY", "MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "LOADING", "BUSY "),
+)
 
 
 class OutOfMemory(DependencyUnavailable):
@@ -144,9 +149,12 @@ def _unavailable(error: Exception) -> DependencyUnavailable | None:
     """What to tell the caller where an error means "not now", else None."""
     if isinstance(error, exceptions.ConnectionError | exceptions.TimeoutError | OSError):
         return DependencyUnavailable("the queue's server does not answer", hint="try again later")
-    text = str(error)
-    if "OOM command" in text:
+    if _is_one_of(error, *_NO_ROOM):
         return OutOfMemory("the queue's server is out of memory", hint="try again later")
-    if any(kind in text for kind in _NOT_NOW):
+    if _is_one_of(error, *_NOT_NOW):
         return DependencyUnavailable("the queue's server cannot do this now", hint="try again later")
     return None
+
+
+def _is_one_of(error: Exception, kinds: tuple[type[Exception], ...], codes: tuple[str, ...]) -> bool:
+    return isinstance(error, kinds) or any(code in str(error) for code in codes)

@@ -23,7 +23,7 @@ from typing import Any, Generic, TypeVar
 from service.brokers.codec import decode, encode_error
 from service.brokers.keys import QueueKeys
 from service.brokers.redis_connection import Argument, RedisConnection
-from service.brokers.redis_listener import Listener
+from service.brokers.redis_listener import PATIENCE_S, Listener
 from service.core.errors import Abandoned, DeadlineExceeded, DependencyUnavailable, ServiceError
 from service.core.jobs import PhotoJob
 from service.core.metrics import Metrics
@@ -159,7 +159,7 @@ class Lanes(Generic[_Item]):
         if wait_s <= 0:
             return await self._take_now(most)
         ends_s = time.monotonic() + wait_s
-        async with self.listener.listen(self._keys.bell, keep=True) as ear:
+        async with self.listener.listen(self._keys.bell, patience_s=min(wait_s, PATIENCE_S), keep=True) as ear:
             while True:
                 taken = await self._take_now(most)
                 left_s = ends_s - time.monotonic()
@@ -244,9 +244,11 @@ class Lanes(Generic[_Item]):
             return
         self.closed = True
         await self.listener.close()
-        with contextlib.suppress(DependencyUnavailable):  # then the leases run out
-            await self.run_as_taker("leave")
-        await self._connection.close()
+        try:
+            with contextlib.suppress(DependencyUnavailable):  # then the leases run out
+                await self.run_as_taker("leave")
+        finally:
+            await self._connection.close()
 
     def show(self, view: Sequence[Any]) -> int:
         """Pass on what a script says of the lanes; the number of waiting items."""
@@ -266,12 +268,14 @@ class Lanes(Generic[_Item]):
             found, reclaimed, given_up, view = await self._connection.run("take", self._names, terms, again=False)
             keys = [(job.decode(), int(index)) for job, index, *_ in found]
             payloads = await self.get_many([self._keys.payload(*key) for key in keys])
-            taken = {}
+            taken, failed = {}, set()
             for key, (*_, entry, _lane, waited_ms), payload in zip(keys, found, payloads, strict=True):
                 try:
                     taken[key] = entry, Taken(self._read(payload), float(waited_ms) / 1000)
                 except ServiceError as error:
                     await self._bury(key, error, "payload_lost" if payload is None else "payload_unreadable")
+                    failed.add(key[0])
+            taken = {key: found for key, found in taken.items() if key[0] not in failed}
             self._held.update((key, entry) for key, (entry, _) in taken.items())
             self._sure = True
         self._tell(reclaimed, given_up)

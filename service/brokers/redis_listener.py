@@ -19,9 +19,9 @@ from typing import Any
 
 from redis import exceptions
 
+PATIENCE_S = 1.0
 _PAUSES_S = (0.05, 0.2, 0.5, 1.0)  # before the next attempt to connect; the last one again and again
 _CONNECT_TIMEOUT_S = 5.0
-_PATIENCE_S = 1.0  # longest wait for the server to confirm a subscription
 _LOST = (exceptions.RedisError, OSError, TimeoutError)
 _LOOK = b""  # the message that says only: look
 
@@ -92,11 +92,12 @@ class Listener:
         self._closed = False
 
     @contextlib.asynccontextmanager
-    async def listen(self, *names: str, keep: bool = False) -> AsyncIterator[Ear]:
+    async def listen(self, *names: str, patience_s: float = PATIENCE_S, keep: bool = False) -> AsyncIterator[Ear]:
         """Hear what is said on channels from now on; without a connection, begin all the same.
 
         Args:
             names: Of the channels.
+            patience_s: Longest wait for the server to confirm.
             keep: Stay subscribed afterwards, for the next one who asks.
         """
         ear = Ear()
@@ -111,7 +112,7 @@ class Listener:
         try:
             self._wish("SUBSCRIBE", new)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(0 if self._closed else _PATIENCE_S):
+                async with asyncio.timeout(0 if self._closed else patience_s):
                     for channel in channels:
                         await channel.confirmed.wait()
             yield ear

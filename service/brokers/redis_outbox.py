@@ -12,6 +12,7 @@ from dataclasses import replace
 from service.brokers.codec import decode
 from service.brokers.keys import QueueKeys
 from service.brokers.redis_lanes import POLL_S, Lanes
+from service.brokers.redis_listener import PATIENCE_S
 from service.core.jobs import Failure, JobState, Notice, PhotoJob
 from service.core.notices import closing_notice
 
@@ -37,7 +38,7 @@ class RedisOutbox:
             DependencyUnavailable: The server does not answer.
         """
         ends_s = time.monotonic() + wait_s
-        async with self._lanes.listener.listen(self._keys.mail, keep=True) as ear:
+        async with self._lanes.listener.listen(self._keys.mail, patience_s=min(wait_s, PATIENCE_S), keep=True) as ear:
             while not ear.closed:
                 kind, *found = await self._lanes.run("due_notice", self._lease_ms)
                 if kind == b"due":

@@ -19,6 +19,7 @@ from service.brokers.intake import common_job, retry_after_s
 from service.brokers.keys import DEFAULT_PREFIX, QueueKeys
 from service.brokers.redis_connection import Argument
 from service.brokers.redis_lanes import POLL_S, Lanes, LeaseTerms
+from service.brokers.redis_listener import PATIENCE_S
 from service.core.errors import Cancelled, DeadlineExceeded, DependencyUnavailable, Draining, QueueFull, ServiceError
 from service.core.interfaces import OnProgress
 from service.core.jobs import Progress
@@ -154,8 +155,9 @@ class RedisBroker:
             Draining: The queue was closed first.
         """
         ends_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        patience_s = PATIENCE_S if timeout_s is None else min(timeout_s, PATIENCE_S)
         told = _Told(on_progress)
-        async with self._lanes.listener.listen(self._keys.news(job_id)) as ear:
+        async with self._lanes.listener.listen(self._keys.news(job_id), patience_s=patience_s) as ear:
             looks = True
             while not ear.closed:
                 if looks:

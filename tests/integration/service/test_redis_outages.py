@@ -1,0 +1,239 @@
+"""A real Redis that is killed, restarted, paused, emptied, or out of memory."""
+
+import asyncio
+import contextlib
+
+import numpy as np
+import pytest
+
+from service.brokers.redis_jobs import RedisJobQueue, SharedJobLimits
+from service.brokers.redis_streams import RedisBroker
+from service.core.errors import Cancelled, DeadlineExceeded, DependencyUnavailable
+from service.core.jobs import Idempotency, JobState
+from service.core.metrics import Metrics
+from service.core.types import RestoredFace
+from tests.fakes import face_job
+from tests.job_queues import HOOK, Watching, result_of
+from tests.job_queues import photo as photo_job
+from tests.redis_servers import VERSIONS, RedisServer, fresh_prefix, require_binary
+
+LONG_S = 30.0
+DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
+
+
+@pytest.fixture(params=VERSIONS)
+def server(request, tmp_path_factory):
+    """A server of the test's own, which forgets nothing it has confirmed."""
+    server = RedisServer(require_binary(request.param), tmp_path_factory.mktemp("r"), *DURABLE)
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+async def make_broker(server):
+    async with contextlib.AsyncExitStack() as stack:
+        prefix = fresh_prefix()
+
+        def make(**settings):
+            given = {"max_queued_faces": 64, "metrics": Metrics(), **settings}
+            broker = RedisBroker(server.url, prefix=prefix, **given)
+            stack.push_async_callback(broker.close)
+            return broker
+
+        yield make
+        if not server.tell("PING"):
+            server.start()
+
+
+@pytest.fixture
+async def queue(server):
+    limits = SharedJobLimits(max_queued_photos=64, result_ttl_s=3600.0)
+    queue = RedisJobQueue(server.url, limits, metrics=Metrics(), prefix=fresh_prefix())
+    yield queue
+    await queue.close()
+
+
+def photo(job_id, num_faces=1, **fields):
+    return [face_job(job_id, index, grey=3 * index, size_px=8, **fields) for index in range(num_faces)]
+
+
+def restored(job, shade=0.5):
+    picture = np.full((4, 4, 3), shade, np.float32)
+    return RestoredFace(job.job_id, job.face_index, picture, picture)
+
+
+async def drain(broker):
+    taken = []
+    while jobs := await broker.take(8, 0):
+        taken += jobs
+    return taken
+
+
+async def test_a_restart_loses_no_face(server, make_broker):
+    gateway, worker = make_broker(), make_broker()
+    for job_id in "abc":
+        await gateway.submit(photo(job_id, 4))
+    at_work = await worker.take(5, LONG_S)
+    await worker.complete(restored(at_work[0]))
+    await worker.hand_back(at_work[1:2])
+    waiting = [asyncio.create_task(gateway.results(job_id, LONG_S)) for job_id in "abc"]
+    await asyncio.sleep(0.05)
+    server.kill()
+    server.start()
+    assert await gateway.depth() == 8
+    for job in [*at_work[2:], *await drain(worker)]:
+        await worker.complete(restored(job))
+    for faces in await asyncio.gather(*waiting):
+        assert [face.face_index for face in faces] == [0, 1, 2, 3]
+    assert await gateway.depth() == 0
+
+
+async def test_a_restart_loses_no_photo(server, queue):
+    same = Idempotency("key", "print")
+    for job_id in ("done", "running", "waits"):
+        await queue.admit(photo_job(job_id, webhook_url=HOOK), same if job_id == "waits" else None)
+    await queue.take(0)
+    await queue.finish(result_of("done"))
+    await queue.take(0)
+    watching = Watching(queue, "done")
+    server.kill()
+    server.start()
+    assert [status.state for status in await watching.end()][-1] is JobState.SUCCEEDED
+    assert (await queue.result("done")).restoration == result_of("done")
+    assert (await queue.due_notice(LONG_S)).url == HOOK
+    assert await queue.beat(["running"]) == set()
+    assert (await queue.admit(photo_job("again"), same)).job_id == "waits"
+    assert (await queue.take(0)).job_id == "waits"
+    await queue.finish(result_of("running"))
+    assert (await queue.status("running")).state is JobState.SUCCEEDED
+
+
+async def test_while_the_server_is_away_every_call_says_so_and_waiting_goes_on(server, make_broker):
+    gateway, worker = make_broker(), make_broker()
+    await gateway.submit(photo("a"))
+    (job,) = await worker.take(1, LONG_S)
+    waiting = asyncio.create_task(gateway.results("a", LONG_S))
+    await asyncio.sleep(0.05)
+    server.kill()
+    for call in (
+        gateway.submit(photo("b")),
+        worker.take(1, 0),
+        worker.take(1, 0.05),
+        worker.beat({job.key: 1}),
+        worker.complete(restored(job)),
+        worker.fail(job, Cancelled("no")),
+        gateway.cancel("a"),
+        gateway.depth(),
+    ):
+        with pytest.raises(DependencyUnavailable, match="does not answer"):
+            await call
+    assert not await gateway.ready()
+    with pytest.raises(DeadlineExceeded):
+        await gateway.results("a", 0.05)
+    assert not waiting.done()
+    server.start()
+    assert await gateway.ready()
+    assert await worker.beat({job.key: 1}) == set()
+    await worker.complete(restored(job))
+    assert len(await waiting) == 1
+
+
+async def test_a_server_that_hangs_is_not_ready(server, make_broker):
+    broker = make_broker()
+    assert await broker.ready()
+    server.pause()
+    try:
+        assert not await broker.ready()
+    finally:
+        server.resume()
+    assert await broker.ready()
+
+
+async def test_a_face_whose_reply_was_lost_is_handed_out_again(server, make_broker):
+    broker = make_broker(lease_s=3600)
+    await broker.submit(photo("a", 2))
+    (held,) = await broker.take(1, 0)
+    server.pause()
+    taking = asyncio.create_task(broker.take(1, 0))
+    await asyncio.sleep(0.1)
+    taking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await taking
+    server.resume()
+    assert [job.key for job in await drain(broker)] == [key for key in [("a", 0), ("a", 1)] if key != held.key]
+    assert await broker.beat({held.key: 1}) == set()
+
+
+async def test_scripts_are_loaded_again_where_they_were_flushed(server, make_broker):
+    broker = make_broker()
+    for job_id in "ab":
+        await broker.submit(photo(job_id))
+        server.tell("SCRIPT", "FLUSH")
+        (job,) = await broker.take(1, LONG_S)
+        server.tell("SCRIPT", "FLUSH")
+        await broker.complete(restored(job))
+        server.tell("SCRIPT", "FLUSH")
+        assert len(await broker.results(job_id, LONG_S)) == 1
+
+
+async def test_an_emptied_server_is_a_new_queue(server, make_broker):
+    broker = make_broker()
+    await broker.submit(photo("lost", 2))
+    (job,) = await broker.take(1, LONG_S)
+    server.tell("FLUSHALL")
+    assert await broker.beat({job.key: 1}) == {job.key}
+    assert await broker.take(1, 0) == []
+    await broker.complete(restored(job))
+    with pytest.raises(Cancelled):
+        await broker.results("lost", LONG_S)
+    await broker.submit(photo("new"))
+    (job,) = await broker.take(1, LONG_S)
+    await broker.complete(restored(job))
+    assert len(await broker.results("new", LONG_S)) == 1
+
+
+async def test_a_full_memory_refuses_work_and_changes_nothing(server, make_broker, queue):
+    broker = make_broker()
+    await broker.submit(photo("a", 2))
+    (job,) = await broker.take(1, LONG_S)
+    server.tell("CONFIG", "SET", "maxmemory", "1")
+    for call in (
+        broker.submit(photo("b")),
+        broker.complete(restored(job)),
+        broker.hand_back([job]),
+        broker.take(1, 0),
+        queue.admit(photo_job("c")),
+    ):
+        with pytest.raises(DependencyUnavailable, match="out of memory"):
+            await call
+    assert await queue.keep(result_of("direct")) is None
+    assert await broker.depth() == 1
+    server.tell("CONFIG", "SET", "maxmemory", "0")
+    assert await broker.beat({job.key: 1}) == set()
+    await broker.complete(restored(job))
+    for other in await drain(broker):
+        await broker.complete(restored(other))
+    assert len(await broker.results("a", LONG_S)) == 2
+    assert await queue.depth() == 0
+
+
+async def test_a_replica_cannot_do_it_now(server, make_broker):
+    broker = make_broker()
+    server.tell("REPLICAOF", "127.0.0.1", "1")
+    with pytest.raises(DependencyUnavailable, match="cannot do this now"):
+        await broker.submit(photo("a"))
+    server.tell("REPLICAOF", "NO", "ONE")
+    await broker.submit(photo("a"))
+    assert await broker.depth() == 1
+
+
+async def test_silence_right_after_a_restart_is_not_held_against_a_worker(server, make_broker):
+    gateway, worker = make_broker(lease_s=2.0), make_broker(lease_s=2.0)
+    await gateway.submit(photo("a"))
+    (job,) = await worker.take(1, LONG_S)
+    server.kill()
+    await asyncio.sleep(2.1)
+    server.start()
+    assert await gateway.take(1, 0) == []
+    assert await worker.beat({job.key: 1}) == set()
