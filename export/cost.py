@@ -182,7 +182,7 @@ def _time_gpu_ms(call: Callable[[], object], repeats: int) -> list[float]:
         call()
     times_ms = []
     for _ in range(repeats):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         begin.record()
         call()
         end.record()

@@ -1,6 +1,6 @@
-"""`python -m latent_pmrf.cli`: train a stage, import public weights, or evaluate a bundle.
+"""`python -m latent_pmrf.cli`: train a stage, import weights, enlarge an estimator, or evaluate a bundle.
 
-torch is imported by `train` and `import` alone; dlib, onnxruntime and matplotlib by `evaluate` when it comes to them.
+torch is imported by the first three alone; dlib, onnxruntime and matplotlib by `evaluate` when it comes to them.
 """
 
 from __future__ import annotations
@@ -41,10 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     train.add_argument("--init", type=Path, help="weights file to begin a new run with, as far as its tensors fit")
     train.add_argument("--restart", action="store_true", help="forget what an earlier run has computed")
     _add_import(commands.add_parser("import", help="public weights, or those of an exported bundle, to runs"))
+    enlarge = commands.add_parser("enlarge", help="an estimator's weights to those of one for pictures twice as large")
+    enlarge.add_argument("weights", type=Path, help="weights file of a U-Net estimator")
+    enlarge.add_argument("out", type=Path, help="weights file to write, for train --init")
     command.add_arguments(commands.add_parser("evaluate", help="measure a bundle against the quality floors"))
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
-    run = {"train": _train, "import": _import, "evaluate": command.run}
+    run = {"train": _train, "import": _import, "enlarge": _enlarge, "evaluate": command.run}
     return run[options.command](options)
 
 
@@ -78,6 +81,23 @@ def _import(options: argparse.Namespace) -> int:
     except (ValueError, FileNotFoundError) as error:
         sys.stderr.write(f"error: {error}; nothing was written\n")
         return 2
+    return 0
+
+
+def _enlarge(options: argparse.Namespace) -> int:
+    from latent_pmrf.config import UNetConfig
+    from latent_pmrf.training.checkpoint import load_weights, save_weights
+    from latent_pmrf.training.enlarge import enlarge, enlarged
+
+    try:
+        weights = load_weights(options.weights)
+        if not isinstance(weights.config, UNetConfig):
+            raise ValueError(f"{options.weights} holds no U-Net estimator")
+    except (ValueError, FileNotFoundError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    tensors = enlarge(weights.config, weights.state_dict)
+    save_weights(options.out, enlarged(weights.config), tensors, {"stage": "estimator", "enlarged": weights.info})
     return 0
 
 

@@ -2,7 +2,8 @@
 
 A specification holds everything that decides the shape of a network and of its state dict; it is stored in
 every checkpoint, so that a file is self-describing. Presets `*-published` are the configurations of the public
-code bases; presets `xs` are the reduced networks of the bundled model `latent-pmrf-xs`.
+code bases; presets `xs` are the reduced networks of the bundled model `latent-pmrf-xs`, presets `s` those of
+`latent-pmrf-s` for 512 x 512 faces.
 """
 
 from __future__ import annotations
@@ -222,6 +223,8 @@ ESTIMATOR_PRESETS: Mapping[str, SwinIRConfig | UNetConfig] = {
         image_skip=True,
     ),
     "xs-unet": UNetConfig(mirror_average=True),
+    # The same tokens for pictures of twice the side, so that it can begin with the weights of `xs-unet`.
+    "s-unet": UNetConfig(image_size_px=512, unshuffle=8, mirror_average=True),
 }
 
 VAE_PRESETS: Mapping[str, SimVAEConfig] = {
@@ -244,6 +247,18 @@ VELOCITY_PRESETS: Mapping[str, HDiTConfig] = {
     "pmrf-published": HDiTConfig(in_channels=3, patch_size=4, depths=(2, 2, 8), depthwise_conv=False, flavour="pmrf"),
     "xs": HDiTConfig(
         in_channels=48,
+        widths=(128, 224, 320),
+        depths=(1, 3, 2),
+        head_dim=(32, 32, 32),
+        mapping_width=256,
+        mapping_depth=1,
+        ff_mult=2.0,
+        mean_conditioned=True,
+    ),
+    # The inner blocks of `xs` on the latents of pictures of twice the side.
+    "s": HDiTConfig(
+        in_channels=48,
+        patch_size=2,
         widths=(128, 224, 320),
         depths=(1, 3, 2),
         head_dim=(32, 32, 32),
