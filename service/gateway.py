@@ -22,7 +22,6 @@ from service.core.errors import (
     DeadlineExceeded,
     Draining,
     ImageTooLarge,
-    NoFaceFound,
     QueueFull,
     ServiceError,
     TooManyFaces,
@@ -35,13 +34,9 @@ from service.core.options import OptionLimits, check_options
 from service.core.settings import Settings
 from service.core.stopwatch import Stopwatch
 from service.core.types import (
-    AlignedFace,
     DecodedImage,
     Face,
     FaceJob,
-    FaceReport,
-    FaceSelection,
-    FaceStatus,
     Lane,
     Report,
     Restoration,
@@ -49,12 +44,12 @@ from service.core.types import (
     RestoreOptions,
     Upload,
 )
-from service.stages.align import align, align_whole
 from service.stages.blend import BlendedFace, blend
 from service.stages.decode import DecodeLimits, check_header, decode
 from service.stages.detect import select_faces
 from service.stages.encode import encode
 from service.stages.paste import paste
+from service.stages.picks import Found, Pick, pick_faces, report_face, require_a_face
 from service.stages.samples import Samples
 
 _SEEDS = 2**32  # random seeds stay in what every JSON reader keeps exact; callers may use larger ones
@@ -66,20 +61,6 @@ class Detector(Protocol):
     async def detect(self, pixels: Samples, *, det_threshold: float, min_face_px: int) -> list[Face]:
         """Every face of the photo, largest box first."""
         ...
-
-
-_Found = Sequence[tuple[Face, str | None]]
-"""Detected faces, each with the reason why it is left out, or None."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Pick:
-    """A face of the report: aligned when it is to be restored, else with the reason why not."""
-
-    index: int
-    face: Face | None
-    aligned: AlignedFace | None
-    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,8 +210,9 @@ class Gateway:
         image = await watch.compute("decode", decode, upload, self._decode_limits())
         self._check_output_size(image, options)
         found = [] if options.aligned else await self._find_faces(image, options, watch)
-        picks = await watch.compute("align", self._align, image, found, options)
-        _require_a_face(picks, options.faces)
+        size_px = self.manifest.image_size_px
+        picks = await watch.compute("align", pick_faces, image, found, size_px, aligned=options.aligned)
+        require_a_face(picks, options.faces)
         restored = await self._restore_faces(picks, plan)
         blended = await watch.compute("blend", _blend_each, restored, plan.fidelity)
         pairs = [(pick.aligned, blended[pick.index].pixels) for pick in picks if pick.aligned is not None]
@@ -239,7 +221,7 @@ class Gateway:
         )
         output_format = options.output_format or image.source_format
         data = await watch.compute("encode", encode, result, output_format, options.quality)
-        faces = tuple(_report_face(pick, image, blended) for pick in picks)
+        faces = tuple(report_face(pick, image, blended) for pick in picks)
         for face in faces:
             self.metrics.faces(face.status.value)
         report = Report(
@@ -274,7 +256,7 @@ class Gateway:
                 max_output_px=self.settings.max_output_px,
             )
 
-    async def _find_faces(self, image: DecodedImage, options: RestoreOptions, watch: Stopwatch) -> _Found:
+    async def _find_faces(self, image: DecodedImage, options: RestoreOptions, watch: Stopwatch) -> Found:
         """Every face of the photo, with the reason why it is left out, if it is.
 
         Raises:
@@ -302,14 +284,7 @@ class Gateway:
             )
         return found
 
-    def _align(self, image: DecodedImage, found: _Found, options: RestoreOptions) -> list[_Pick]:
-        """Bring the chosen faces to the template; a photo that is aligned is a face by itself."""
-        size_px = self.manifest.image_size_px
-        if options.aligned:
-            return [_Pick(0, None, align_whole(image, size_px))]
-        return [_align_one(image, index, *pair, size_px=size_px) for index, pair in enumerate(found)]
-
-    async def _restore_faces(self, picks: Sequence[_Pick], plan: _Plan) -> list[RestoredFace]:
+    async def _restore_faces(self, picks: Sequence[Pick], plan: _Plan) -> list[RestoredFace]:
         """Fan out to the workers, wait for all faces; whatever ends the wait early withdraws the job."""
         jobs = [
             FaceJob(
@@ -344,24 +319,6 @@ class Gateway:
                 await asyncio.sleep(full.extra["retry_after_s"])
 
 
-def _align_one(image: DecodedImage, index: int, face: Face, reason: str | None, *, size_px: int) -> _Pick:
-    if reason is not None:
-        return _Pick(index, face, None, reason)
-    try:
-        (aligned,) = align(image, [face], size_px)
-    except ValueError:
-        return _Pick(index, face, None, "degenerate_landmarks")
-    return _Pick(index, face, replace(aligned, index=index))
-
-
-def _require_a_face(picks: Sequence[_Pick], selection: FaceSelection) -> None:
-    if selection is FaceSelection.ANY or any(pick.aligned is not None for pick in picks):
-        return
-    reasons = sorted({pick.reason for pick in picks if pick.reason is not None})
-    seen = f"{len(picks)} seen, none could be restored: {', '.join(reasons)}" if picks else "the detector saw none"
-    raise NoFaceFound(seen, hint="lower det_threshold or min_face_px, or send faces=any to allow a photo without one")
-
-
 def _blend_each(restored: Sequence[RestoredFace], fidelity: float) -> dict[int, BlendedFace]:
     return {face.face_index: blend(face, fidelity) for face in restored}
 
@@ -373,17 +330,3 @@ def _slowest_ms(restored: Sequence[RestoredFace]) -> dict[str, float]:
         for stage, value_ms in face.timings_ms.items():
             slowest[stage] = max(value_ms, slowest.get(stage, 0.0))
     return slowest
-
-
-def _report_face(pick: _Pick, image: DecodedImage, blended: dict[int, BlendedFace]) -> FaceReport:
-    height, width = image.pixels.shape[:2]
-    face, done = pick.face, blended.get(pick.index)
-    return FaceReport(
-        index=pick.index,
-        box=(0.0, 0.0, float(width), float(height)) if face is None else face.box,
-        landmarks_5=None if face is None else tuple((float(x), float(y)) for x, y in face.landmarks_5),
-        score=None if face is None else face.score,
-        status=FaceStatus.SKIPPED if done is None else FaceStatus.RESTORED,
-        reason=pick.reason,
-        ind_rmse=None if done is None else done.ind_rmse,
-    )
