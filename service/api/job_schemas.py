@@ -28,6 +28,18 @@ _JOB_EXAMPLE: JsonDict = {
         "cancel": "/v1/restorations/kq3yS0V1mJxTtq8yJ4c1WmZp/cancel",
     },
 }
+_NOTICE_EXAMPLE: JsonDict = {
+    "type": "restoration.succeeded",
+    "timestamp": "2026-11-24T12:00:07.250Z",
+    "data": {
+        "id": "kq3yS0V1mJxTtq8yJ4c1WmZp",
+        "status": "succeeded",
+        "urls": {
+            "report": "/v1/restorations/kq3yS0V1mJxTtq8yJ4c1WmZp",
+            "result": "/v1/restorations/kq3yS0V1mJxTtq8yJ4c1WmZp/result",
+        },
+    },
+}
 
 
 class ProgressSchema(Schema):
@@ -115,6 +127,8 @@ class NoticeDataSchema(Schema):
 
 class NoticeSchema(Schema):
     """What a webhook gets: signed by the Standard Webhooks scheme, at least once, in any order."""
+
+    model_config = ConfigDict(frozen=True, json_schema_extra={"examples": [_NOTICE_EXAMPLE]})
 
     type: Literal["restoration.succeeded", "restoration.failed", "restoration.cancelled"]
     timestamp: datetime = Field(description="When the restoration ended.")

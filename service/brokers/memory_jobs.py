@@ -9,16 +9,15 @@ or it is deleted. Everything runs in one event loop, and no method suspends betw
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from service.brokers.lanes import LaneTurns, Pace
+from service.brokers.lanes import Pace
 from service.brokers.memory_job import MemoryJob
 from service.brokers.outbox import Outbox
+from service.brokers.photo_lanes import PhotoLanes
 from service.brokers.shelf import Shelf
 from service.core.errors import Draining, IdempotencyConflict, ImageTooLarge, NotFound, QueueFull, ServiceError
 from service.core.jobs import Admitted, Failure, Idempotency, JobState, JobStatus, Notice, PhotoJob, Progress
@@ -26,10 +25,11 @@ from service.core.metrics import Metrics
 from service.core.notices import closing_notice
 from service.core.results import StoredResult
 from service.core.settings import Settings
-from service.core.types import Lane, Restoration
+from service.core.types import Restoration
 
 _REPORT_BYTES = 4096  # a generous guess of a report's weight: tiny images must not fill the memory with reports
 _MAX_ENDED = 10_000  # jobs that are remembered after their end
+_MAX_NOTICES = 10_000
 _NOTICE_LEASE_S = 60.0
 
 
@@ -72,14 +72,12 @@ class MemoryJobQueue:
     """
 
     def __init__(self, limits: JobLimits, *, metrics: Metrics, clock: Callable[[], float] = time.time) -> None:
-        if limits.max_queued_photos < 1:
-            raise ValueError(f"max_queued_photos must be at least 1, not {limits.max_queued_photos}")
         self._limits = limits
-        self._metrics = metrics
         self._clock = clock
         self._live: dict[str, MemoryJob] = {}
-        self._lanes: dict[Lane, deque[MemoryJob]] = {lane: deque() for lane in Lane}
-        self._queued_bytes = 0
+        self._lanes = PhotoLanes(
+            max_photos=limits.max_queued_photos, max_bytes=limits.max_queued_bytes, metrics=metrics
+        )
         self._keys: dict[str, MemoryJob] = {}
         self._ended: Shelf[MemoryJob] = Shelf(
             ttl_s=limits.result_ttl_s,
@@ -88,10 +86,8 @@ class MemoryJobQueue:
             clock=clock,
             on_gone=self._forget_key,
         )
-        self._outbox = Outbox(lease_s=limits.notice_lease_s, clock=clock)
-        self._turns = LaneTurns()
+        self._outbox = Outbox(lease_s=limits.notice_lease_s, max_notices=_MAX_NOTICES, clock=clock)
         self._pace = Pace()
-        self._changed = asyncio.Event()  # set while a photo waits or the queue is closed
         self._closed = False
 
     @property
@@ -116,12 +112,17 @@ class MemoryJobQueue:
                     "the key was used before, for another photo or other options", hint="send another Idempotency-Key"
                 )
             return Admitted(earlier.job_id, is_new=False)
-        self._check_room(job)
+        if not self._lanes.has_room(job):
+            raise QueueFull(
+                f"{self._lanes.depth(job.lane)} photos wait in the {job.lane.value} lane",
+                hint="come back after the time in Retry-After",
+                retry_after_s=self._pace.retry_after_s(1),
+            )
         entry = MemoryJob(job.job_id, self._clock(), job, idempotency)
         self._live[job.job_id] = entry
         if idempotency is not None:
             self._keys[idempotency.key] = entry
-        self._enter(entry, job, first=False)
+        self._lanes.enter(entry, job)
         return Admitted(job.job_id, is_new=True)
 
     async def take(self, wait_s: float) -> PhotoJob | None:
@@ -132,16 +133,11 @@ class MemoryJobQueue:
         if self._closed:
             await asyncio.sleep(wait_s)  # a gateway that does not know yet must not spin
             return None
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(wait_s):
-                while not (self._closed or any(self._lanes.values())):
-                    await self._changed.wait()
-        lane = self._turns.next(interactive=bool(self._lanes[Lane.INTERACTIVE]), batch=bool(self._lanes[Lane.BATCH]))
-        if self._closed or lane is None:
+        await self._lanes.wait(wait_s)
+        taken = None if self._closed else self._lanes.take()
+        if taken is None:
             return None
-        entry = self._lanes[lane][0]
-        photo = self._leave(entry)
-        self._turns.taken(lane)
+        entry, photo = taken
         entry.state = JobState.RUNNING
         entry.taken_s = self._clock()
         entry.wake()
@@ -183,7 +179,8 @@ class MemoryJobQueue:
         if entry is not None and entry.photo is not None:
             entry.state = JobState.QUEUED
             entry.progress = None
-            self._enter(entry, entry.photo, first=True)
+            self._lanes.enter(entry, entry.photo, first=True)
+            entry.wake()
 
     async def keep(self, restoration: Restoration) -> StoredResult | None:
         """Keep the result of a photo that was answered without a job; None when it does not fit."""
@@ -273,7 +270,7 @@ class MemoryJobQueue:
 
     async def depth(self) -> int:
         """Photos waiting, all lanes."""
-        return sum(map(len, self._lanes.values()))
+        return self._lanes.depth()
 
     async def ready(self) -> bool:
         """Whether the queue can be used."""
@@ -282,53 +279,16 @@ class MemoryJobQueue:
     async def close(self) -> None:
         """Take and hand out nothing more, wake every waiter."""
         self._closed = True
-        self._changed.set()
+        self._lanes.close()
         self._outbox.close()
         self._ended.close()
         for entry in self._live.values():
             entry.wake()
 
-    def _check_room(self, job: PhotoJob) -> None:
-        waiting = len(self._lanes[job.lane])
-        full = waiting >= self._limits.max_queued_photos
-        heavy = self._queued_bytes and self._queued_bytes + len(job.upload.data) > self._limits.max_queued_bytes
-        if full or heavy:
-            raise QueueFull(
-                f"{waiting} photos wait in the {job.lane.value} lane, {self._queued_bytes} bytes in all",
-                hint="come back after the time in Retry-After",
-                retry_after_s=self._pace.retry_after_s(1),
-            )
-
-    def _enter(self, entry: MemoryJob, photo: PhotoJob, *, first: bool) -> None:
-        lane = self._lanes[photo.lane]
-        lane.appendleft(entry) if first else lane.append(entry)
-        self._queued_bytes += len(photo.upload.data)
-        entry.wake()
-        self._note_depth(photo.lane)
-
-    def _leave(self, entry: MemoryJob) -> PhotoJob:
-        """Take an entry out of its lane."""
-        photo = entry.photo
-        if photo is None:
-            raise ValueError(f"job {entry.job_id} has ended")
-        self._lanes[photo.lane].remove(entry)
-        self._queued_bytes -= len(photo.upload.data)
-        self._note_depth(photo.lane)
-        return photo
-
-    def _note_depth(self, lane: Lane) -> None:
-        self._metrics.photos_waiting(lane.value, len(self._lanes[lane]))
-        for other in self._lanes[lane]:
-            other.wake()  # its position may have changed
-        if any(self._lanes.values()):
-            self._changed.set()
-        elif not self._closed:
-            self._changed.clear()
-
     def _withdraw(self, entry: MemoryJob, state: JobState) -> None:
         """Let a job be live no longer."""
         if entry.state is JobState.QUEUED and entry.photo is not None:
-            self._leave(entry)
+            self._lanes.leave(entry, entry.photo)
         self._live.pop(entry.job_id, None)
         entry.state = state
         entry.photo = None
@@ -368,10 +328,7 @@ class MemoryJobQueue:
             del self._keys[entry.idempotency.key]
 
     def _status_of(self, entry: MemoryJob) -> JobStatus:
-        position = None
-        if entry.state is JobState.QUEUED and entry.photo is not None:
-            position = self._lanes[entry.photo.lane].index(entry)
-        return entry.status(position)
+        return entry.status(self._lanes.position(entry))
 
 
 def _size_bytes(restoration: Restoration) -> int:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import heapq
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from service.core.jobs import Notice
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
@@ -23,11 +26,14 @@ class Outbox:
 
     Args:
         lease_s: After how long a notice that was handed out and not settled is handed out again.
+        max_notices: Most of them; the oldest makes room, because receivers that are away for long must not fill the
+            memory.
         clock: Seconds.
     """
 
-    def __init__(self, *, lease_s: float, clock: Callable[[], float]) -> None:
+    def __init__(self, *, lease_s: float, max_notices: int, clock: Callable[[], float]) -> None:
         self._lease_s = lease_s
+        self._max_notices = max_notices
         self._clock = clock
         self._entries: dict[str, _Entry] = {}
         self._order: list[tuple[float, str]] = []  # a heap; a pair whose time is not its entry's any more is void
@@ -36,6 +42,10 @@ class Outbox:
 
     def put(self, notice: Notice) -> None:
         """Let a notice come due at once."""
+        if len(self._entries) >= self._max_notices:
+            oldest = next(iter(self._entries))
+            logger.warning("notice %s makes room and is never delivered", oldest)
+            del self._entries[oldest]
         self._entries[notice.notice_id] = _Entry(notice, 0.0)
         self._schedule(notice.notice_id, self._clock())
 

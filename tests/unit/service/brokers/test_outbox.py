@@ -1,0 +1,49 @@
+import time
+
+from service.brokers.outbox import Outbox
+from service.core.jobs import Notice
+
+
+def notice(name):
+    return Notice(name, "https://example.org", b"{}")
+
+
+async def drain(outbox):
+    found = []
+    while (due := await outbox.due(0)) is not None:
+        found.append(due.notice_id)
+    return found
+
+
+async def test_what_has_been_due_longest_is_first():
+    now_s = [0.0]
+    outbox = Outbox(lease_s=60, max_notices=9, clock=lambda: now_s[0])
+    for name in "abc":
+        outbox.put(notice(name))
+        now_s[0] += 1
+    first = await outbox.due(0)
+    outbox.settle(first, 5)
+    now_s[0] += 10
+    assert await drain(outbox) == ["b", "c", "a"]
+
+
+async def test_the_oldest_makes_room(caplog):
+    outbox = Outbox(lease_s=60, max_notices=2, clock=time.time)
+    for name in "abc":
+        outbox.put(notice(name))
+    assert await drain(outbox) == ["b", "c"]
+    assert "notice a" in caplog.text
+
+
+async def test_a_notice_that_was_rescheduled_often_is_handed_out_once_each_time():
+    now_s = [0.0]
+    outbox = Outbox(lease_s=1000, max_notices=9, clock=lambda: now_s[0])
+    outbox.put(notice("a"))
+    for attempt in range(5):
+        due = await outbox.due(0)
+        assert due.attempt == attempt
+        outbox.settle(due, 10)
+        assert await drain(outbox) == []
+        now_s[0] += 11
+    assert len(await drain(outbox)) == 1
+    assert await drain(outbox) == []
