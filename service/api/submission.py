@@ -40,11 +40,16 @@ async def admit(request: Request, context: ApiContext, preferences: Preferences)
         Draining: The process is shutting down.
     """
     with context.refusals_counted():
-        if context.gateway.admission.closed:
-            raise Draining("the service is shutting down and takes no new photo", hint="try another instance")
+        _refuse_while_draining(context)
         async with context.uploads.place():
             submission = await _read(request, context, preferences)
+            _refuse_while_draining(context)  # the upload may have taken long, and nobody is left to take the job
             return await context.jobs.admit(submission.job, submission.idempotency)
+
+
+def _refuse_while_draining(context: ApiContext) -> None:
+    if context.gateway.admission.closed:
+        raise Draining("the service is shutting down and takes no new photo", hint="try another instance")
 
 
 async def _read(request: Request, context: ApiContext, preferences: Preferences) -> _Submission:

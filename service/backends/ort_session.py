@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,22 +62,36 @@ class OrtBackend:
         repository: The model repository.
         threads: Cores of one network call; 0 uses all this process may use.
         metrics: Told about every call.
+        only: Names of the networks that this process calls, `detector` among them or not; None for all.
 
     Raises:
         ManifestMismatch: A file is absent or cannot be loaded, or a signature is not the manifest's; the message names
             the field.
     """
 
-    def __init__(self, manifest: Manifest, repository: Path, threads: int, *, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        repository: Path,
+        threads: int,
+        *,
+        metrics: Metrics,
+        only: Collection[str] | None = None,
+    ) -> None:
         threads = threads or len(os.sched_getaffinity(0))
         self._metrics = metrics
         self._networks = {
-            name: _load(name, repository / spec.file, spec, threads) for name, spec in manifest.networks.items()
+            name: _load(name, repository / spec.file, spec, threads)
+            for name, spec in manifest.networks.items()
+            if only is None or name in only
         }
-        detector = repository / DETECTOR_FILE
-        if not detector.is_file():
-            raise ManifestMismatch(f"detector: {detector} does not exist", hint="run `make install`, which fetches it")
-        self._networks[DETECTOR] = _load(DETECTOR, detector, None, threads)
+        if only is None or DETECTOR in only:
+            detector = repository / DETECTOR_FILE
+            if not detector.is_file():
+                raise ManifestMismatch(
+                    f"detector: {detector} does not exist", hint="run `make install`, which fetches it"
+                )
+            self._networks[DETECTOR] = _load(DETECTOR, detector, None, threads)
         self._sampler_lane = ThreadPoolExecutor(1, thread_name_prefix="networks")
         self._detector_lane = ThreadPoolExecutor(1, thread_name_prefix="detector")
 

@@ -6,6 +6,8 @@ again.
 
     {latent-pmrf}:faces:job:<id>           what is known of a job; no time to live until it has ended
     {latent-pmrf}:faces:payload:<id>:<i>   what a worker needs for item i; with a time to live
+
+Where bundles may meet, the name of the bundle stands behind the prefix of the deployment.
 """
 
 from __future__ import annotations
@@ -16,6 +18,11 @@ from dataclasses import dataclass
 from service.core.types import Lane
 
 DEFAULT_PREFIX = "{latent-pmrf}"
+
+
+def prefix_for_bundle(prefix: str, tag: str) -> str:
+    """Prefix of the keys that belong to one bundle (`service.core.manifest.Manifest.tag`) of a deployment."""
+    return f"{prefix}:{tag}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +56,11 @@ class QueueKeys:
     def overdue(self) -> str:
         """Sorted set of jobs by the time after which nobody can be interested in them."""
         return self._name("overdue")
+
+    @property
+    def workers(self) -> str:
+        """Exists while there is a taker that has said lately that it is alive."""
+        return self._name("workers")
 
     def stream(self, lane: Lane) -> str:
         """Stream of references to items: at most one unread entry per job, the others are on lease."""

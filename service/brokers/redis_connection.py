@@ -110,6 +110,14 @@ class RedisConnection:
         """
         return list(await self._call(("MGET", *names))) if names else []
 
+    async def put(self, name: str, value: bytes, *, ttl_ms: int) -> None:
+        """Set a key for a while.
+
+        Raises:
+            DependencyUnavailable: The server does not answer, or cannot do it now.
+        """
+        await self._call(("SET", name, value, "PX", ttl_ms))
+
     async def answers(self) -> bool:
         """Whether the server is there, within a second."""
         with contextlib.suppress(TimeoutError, DependencyUnavailable):
@@ -141,6 +149,8 @@ class RedisConnection:
                 if unavailable is None:
                     raise
                 if not (pauses_s and isinstance(error, exceptions.ConnectionError)):
+                    # After a failover the address may lead to another server; connections stay with the old one.
+                    await self._pool.disconnect(inuse_connections=False)
                     raise unavailable from error
             await asyncio.sleep(pauses_s.pop(0))
 

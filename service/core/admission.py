@@ -34,6 +34,7 @@ class Admission:
         self._waiting = 0
         self._mean_stay_s = 1.0
         self._closed = False
+        self._left = asyncio.Event()
 
     @property
     def active(self) -> int:
@@ -54,6 +55,12 @@ class Admission:
         """Let nothing new in; what is in, or in line, goes on."""
         self._closed = True
 
+    async def emptied(self) -> None:
+        """Wait until nothing is in and nothing in line; without `close`, newcomers may prolong that for ever."""
+        while self._active or self._waiting:
+            self._left.clear()
+            await self._left.wait()
+
     @asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
         """Hold one place for the duration of the block.
@@ -68,6 +75,7 @@ class Admission:
             await self._room.acquire()
         finally:
             self._waiting -= 1
+            self._left.set()
         with self._stay():
             yield
 
@@ -97,6 +105,7 @@ class Admission:
         finally:
             self._mean_stay_s += _NEWEST_WEIGHT * (self._clock() - begin_s - self._mean_stay_s)
             self._active -= 1
+            self._left.set()
             self._room.release()
 
     def _retry_after_s(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,6 +13,7 @@ from service.core.errors import ManifestMismatch
 
 SCHEMA_VERSION = 1
 BATCH = "batch"
+_TAG_DIGITS = 12
 
 
 class _Model(BaseModel):
@@ -70,6 +72,17 @@ class Manifest(_Model):
     networks: dict[str, NetworkSpec]
     provenance: dict[str, Any]
     quality: dict[str, Any]
+
+    @property
+    def tag(self) -> str:
+        """Name, version and a digest of what a worker makes of a face: workers of one tag can stand in for each other.
+
+        Defaults are the gateway's affair, quality and provenance nobody's.
+        """
+        immaterial = {"provenance", "quality", "default_num_steps", "default_fidelity"}
+        described = json.dumps(self.model_dump(mode="json", exclude=immaterial), sort_keys=True)
+        digest = hashlib.sha256(described.encode()).hexdigest()
+        return f"{self.name}@{self.version}-{digest[:_TAG_DIGITS]}"
 
     @model_validator(mode="after")
     def _consistent(self) -> Manifest:

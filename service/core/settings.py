@@ -15,6 +15,10 @@ ENV_PREFIX = "LATENT_PMRF_"
 _SECRET_BYTES = range(24, 65)  # what the Standard Webhooks scheme allows
 
 
+class UnusableSettings(ValueError):
+    """What the operator has set is wrong, or does not suffice; the message names it."""
+
+
 class Settings(BaseSettings):
     """Everything an operator may set; units are in the names."""
 
@@ -39,6 +43,9 @@ class Settings(BaseSettings):
     cpu_workers: int = Field(2, gt=0, description="Threads for decode, align, paste and encode.")
     request_timeout_s: float = Field(
         120.0, gt=0, allow_inf_nan=False, description="Longest time a photo may take from upload to result."
+    )
+    grace_s: float = Field(
+        120.0, ge=0, allow_inf_nan=False, description="After a signal to end, longest time for what was admitted."
     )
     result_ttl_s: float = Field(
         3600.0, gt=0, allow_inf_nan=False, description="How long a report and its image can be fetched."
@@ -105,14 +112,14 @@ def load_settings() -> Settings:
     """Read the environment.
 
     Raises:
-        ValueError: A variable with our prefix is not a setting, or a value is invalid; the message names it.
+        UnusableSettings: A variable with our prefix is not a setting, or a value is invalid.
     """
     known = {f"{ENV_PREFIX}{name}".upper() for name in Settings.model_fields}
     unknown = sorted(name for name in os.environ if name.upper().startswith(ENV_PREFIX) and name.upper() not in known)
     if unknown:
-        raise ValueError(f"unknown settings in the environment: {', '.join(unknown)}")
+        raise UnusableSettings(f"unknown settings in the environment: {', '.join(unknown)}")
     try:
         return Settings()
     except ValidationError as error:
         wrong = [f"{ENV_PREFIX}{str(item['loc'][0]).upper()}: {item['msg']}" for item in error.errors()]
-        raise ValueError(f"wrong settings in the environment: {'; '.join(wrong)}") from error
+        raise UnusableSettings(f"wrong settings in the environment: {'; '.join(wrong)}") from error

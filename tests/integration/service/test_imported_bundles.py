@@ -9,7 +9,8 @@ import torch
 from export.cli import main as export_main
 from export.trained import load_trained
 from latent_pmrf.importing import PublicFile, PublicFiles, import_public
-from service.cli import embedded
+from service.composition.ending import Ending
+from service.composition.gateway import restoring
 from service.core.settings import Settings
 from service.core.types import RestoreOptions, Upload
 from service.sampling.noise import source_noise
@@ -55,7 +56,7 @@ def bundle(request, tmp_path_factory):
 
 async def serve(repository, photo, **options):
     settings = Settings(model_repository=repository, inference_threads=1)
-    async with embedded(settings) as service:
+    async with restoring(settings, Ending(settings.grace_s), with_worker=True) as service:
         return await service.gateway.restore(Upload(photo), RestoreOptions(aligned=True, seed=SEED, **options))
 
 

@@ -75,6 +75,19 @@ async def test_closing_refuses_newcomers_and_lets_the_line_finish():
     assert admission.closed
 
 
+async def test_it_is_empty_when_the_last_one_has_left():
+    admission, release, tasks = await full(1, 2)
+    emptied = asyncio.create_task(admission.emptied())
+    tasks.pop().cancel()
+    await asyncio.sleep(0.01)
+    assert not emptied.done()
+    release.set()
+    await emptied
+    assert (admission.active, admission.waiting) == (0, 0)
+    await asyncio.gather(*tasks)
+    await admission.emptied()
+
+
 async def test_patient_work_waits_where_others_are_refused():
     admission, release, tasks = await full(1, 0)
     admission.close()

@@ -1,0 +1,51 @@
+"""Whether any worker of a queue is alive: a key that each of them renews, and that ends by itself after a lease."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from service.brokers.keys import DEFAULT_PREFIX, QueueKeys
+from service.brokers.redis_connection import RedisConnection
+from service.core.errors import DependencyUnavailable
+
+_RENEWALS_PER_LEASE = 4
+_LOOK_TIMEOUT_S = 1.0
+
+
+class Presence:
+    """Workers announce themselves, gateways look.
+
+    Args:
+        url: `redis://`, `rediss://` or `unix://` address of the server.
+        prefix: Of every key; gateways and workers that share a queue share it.
+        lease_s: Seconds of silence after which a worker counts as gone.
+
+    Raises:
+        ValueError: The address is not one.
+    """
+
+    def __init__(self, url: str, *, prefix: str = DEFAULT_PREFIX, lease_s: float = 30.0) -> None:
+        self._key = QueueKeys(prefix, "faces").workers
+        self._lease_s = lease_s
+        self._connection = RedisConnection(url)
+
+    async def announce(self, stop: asyncio.Event) -> None:
+        """Say until `stop` is set that a worker is alive; while the server does not answer, go on trying."""
+        while not stop.is_set():
+            with contextlib.suppress(DependencyUnavailable):
+                await self._connection.put(self._key, b"", ttl_ms=max(1, round(self._lease_s * 1000)))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), self._lease_s / _RENEWALS_PER_LEASE)
+
+    async def anybody(self) -> bool | None:
+        """Whether a worker has been alive during the last lease; None when the server does not say within a second."""
+        with contextlib.suppress(TimeoutError, DependencyUnavailable):
+            async with asyncio.timeout(_LOOK_TIMEOUT_S):
+                (found,) = await self._connection.get_many([self._key])
+                return found is not None
+        return None
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._connection.close()

@@ -1,0 +1,206 @@
+"""A process that takes photos: HTTP -> gateway -> queue of faces -> a worker elsewhere, or in this process, too.
+
+`restoring` is all that without HTTP; with a queue in this process it is the whole service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from service.api.app import create_app
+from service.api.context import ApiContext
+from service.backends.ort_session import DETECTOR, OrtBackend
+from service.composition.ending import Ending
+from service.composition.http import Ended, address_of, serve_until_told
+from service.composition.loops import Loops
+from service.composition.queues import FaceQueue, open_faces, open_photos
+from service.composition.release import version
+from service.composition.worker import working
+from service.core.admission import Admission
+from service.core.interfaces import InferenceBackend, JobQueue
+from service.core.manifest import load_manifest
+from service.core.metrics import Metrics
+from service.core.settings import Settings
+from service.gateway import Gateway
+from service.runner import PhotoRunner
+from service.stages.detect import FaceDetector
+from service.webhooks.courier import Courier
+from service.webhooks.sender import NoticeSender
+from service.webhooks.targets import WebhookTargets
+
+_PHOTOS = "photo runner"
+_LONGEST_BEAT_S = 1.0
+_BEATS_PER_LEASE = 4
+_UPLOADS_PER_PHOTO = 4
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayProcess:
+    """A gateway and what is behind it.
+
+    Attributes:
+        gateway: Restores photos.
+        faces: Its way to the workers.
+        jobs: Queue of photos, and what became of them.
+        backend: The detector; with a worker in this process, all networks.
+        webhooks: Where notices may go, or None where none are sent.
+        loops: Who takes work.
+        ending: When to stop.
+    """
+
+    gateway: Gateway
+    faces: FaceQueue
+    jobs: JobQueue
+    backend: InferenceBackend
+    webhooks: WebhookTargets | None
+    loops: Loops
+    ending: Ending
+
+    async def drain(self) -> None:
+        """Let no more photos in; finish those that are, or hand them back when their time is over."""
+        self.gateway.admission.close()
+        await self.loops.end(_PHOTOS)
+        emptied = asyncio.create_task(self.gateway.admission.emptied(), name="emptied")
+        try:
+            await self.ending.allow(emptied)
+        finally:
+            emptied.cancel()
+
+    async def dismiss(self) -> None:
+        """Tell everybody who waits for a photo to ask elsewhere."""
+        await self.faces.close()
+        await self.jobs.close()
+
+    async def reasons_not_ready(self) -> list[str]:
+        """Why photos cannot be restored now."""
+        if self.ending.begun:
+            return ["the service is shutting down"]
+        reasons = [f"the {name} has stopped" for name in self.loops.fallen()]
+        faces, photos, networks, workers = await asyncio.gather(
+            self.faces.broker.ready(), self.jobs.ready(), self.backend.ready(), self._has_workers()
+        )
+        if not faces:
+            reasons.append("the queue of faces does not answer")
+        if not photos:
+            reasons.append("the queue of photos does not answer")
+        if not networks:
+            reasons.append("the networks cannot be called")
+        if workers is False:
+            reasons.append(f"no worker with bundle {self.gateway.manifest.tag} has been alive lately")
+        return reasons
+
+    async def _has_workers(self) -> bool | None:
+        return True if self.faces.presence is None else await self.faces.presence.anybody()
+
+
+@contextlib.asynccontextmanager
+async def restoring(settings: Settings, ending: Ending, *, with_worker: bool) -> AsyncIterator[GatewayProcess]:
+    """Start what a photo needs; on the way out, finish what was admitted, as far as `ending` allows, then stop.
+
+    Args:
+        settings: The operator's.
+        ending: When to stop.
+        with_worker: Restore faces in this process, too. A queue in this process has no other workers.
+
+    Raises:
+        ManifestMismatch: The bundle is not usable.
+        UnusableSettings: `redis_url` is not the address of a server.
+    """
+    manifest = load_manifest(settings.model_repository)
+    metrics = Metrics()
+    metrics.build_info(version=version(), model=f"{manifest.name}@{manifest.version}")
+    loops = Loops(ending)
+    async with contextlib.AsyncExitStack() as parts:
+        pool = parts.enter_context(ThreadPoolExecutor(settings.cpu_workers, thread_name_prefix="stage"))
+        backend = OrtBackend(
+            manifest,
+            settings.model_repository,
+            settings.inference_threads,
+            metrics=metrics,
+            only=None if with_worker else (DETECTOR,),
+        )
+        parts.push_async_callback(backend.close)
+        faces = open_faces(settings, manifest, metrics)
+        parts.push_async_callback(faces.close)
+        jobs = open_photos(settings, metrics)
+        parts.push_async_callback(jobs.close)
+        gateway = Gateway(
+            broker=faces.broker,
+            detector=FaceDetector(backend),
+            manifest=manifest,
+            settings=settings,
+            metrics=metrics,
+            pool=pool,
+            admission=Admission(settings.max_concurrent_photos, settings.max_concurrent_photos),
+        )
+        # Loops end in the reverse order: photos first, then who tells about them, then who restores their faces.
+        if with_worker:
+            await parts.enter_async_context(working(settings, manifest, metrics, backend, faces, loops))
+        targets = await parts.enter_async_context(_courier(settings, jobs, metrics, loops))
+        runner = PhotoRunner(
+            jobs,
+            gateway,
+            at_once=settings.job_photos,
+            finish_queue=settings.redis_url is None,  # such a queue ends with this process
+            beat_s=min(_LONGEST_BEAT_S, settings.lease_s / _BEATS_PER_LEASE),
+        )
+        await parts.enter_async_context(loops.running(_PHOTOS, runner.run))
+        parts.callback(gateway.admission.close)
+        yield GatewayProcess(gateway, faces, jobs, backend, targets, loops, ending)
+
+
+async def restore_photos(
+    settings: Settings, listener: socket.socket, say: Callable[[str], None], *, with_worker: bool
+) -> Ended:
+    """Serve HTTP until a signal comes or one of the loops fails.
+
+    Args:
+        settings: The operator's.
+        listener: Bound socket.
+        say: Told when photos are taken, as `Restoring photos on http://...`.
+        with_worker: Restore faces in this process, too.
+
+    Raises:
+        ManifestMismatch: The bundle is not usable.
+        UnusableSettings: `redis_url` is not the address of a server.
+    """
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # bodies it cannot read are the caller's affair
+    with Ending(settings.grace_s) as ending:
+        async with restoring(settings, ending, with_worker=with_worker) as process:
+            ending.hear_signals()
+            context = ApiContext(
+                gateway=process.gateway,
+                jobs=process.jobs,
+                uploads=Admission(_UPLOADS_PER_PHOTO * settings.max_concurrent_photos, 0),
+                webhooks=process.webhooks,
+                reasons_not_ready=process.reasons_not_ready,
+                version=version(),
+            )
+            address = address_of(listener)
+            await serve_until_told(
+                create_app(context), listener, process, lambda: say(f"Restoring photos on {address}")
+            )
+        return Ended(process.loops.failures(), ending.hurried)
+
+
+@contextlib.asynccontextmanager
+async def _courier(
+    settings: Settings, jobs: JobQueue, metrics: Metrics, loops: Loops
+) -> AsyncIterator[WebhookTargets | None]:
+    """Notices are sent for the duration of the block, where there is a secret to sign them with."""
+    if settings.webhook_secret is None:
+        yield None
+        return
+    targets = WebhookTargets(settings.webhook_networks)
+    sender = NoticeSender(settings.webhook_secret.get_secret_value(), targets, version=version())
+    try:
+        async with loops.running("courier", Courier(jobs, sender, metrics=metrics).run):
+            yield targets
+    finally:
+        await sender.close()

@@ -1,0 +1,122 @@
+"""HTTP on a bound socket, from the moment it can be asked until everybody has been answered.
+
+signal -> drain (still answering) -> no new connections -> answers under way end -> the rest is sent away
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import uvicorn
+
+from service.composition.ending import Ending
+from service.composition.loops import Loops
+
+_FAREWELL_S = 2.0  # for sending people away, and for what they are told
+
+
+class Process(Protocol):
+    """What is behind the socket."""
+
+    @property
+    def ending(self) -> Ending:
+        """When to stop."""
+        ...
+
+    @property
+    def loops(self) -> Loops:
+        """Without any one of them the process is of no use."""
+        ...
+
+    async def drain(self) -> None:
+        """Take nothing more; return when what was taken is finished, or handed back because its time is over."""
+        ...
+
+    async def dismiss(self) -> None:
+        """Send everybody away who still waits for something."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a process ended.
+
+    Attributes:
+        failures: Errors that ended its loops, by their names.
+        was_hurried: It was told twice, and did not finish what it had begun.
+    """
+
+    failures: Mapping[str, BaseException]
+    was_hurried: bool
+
+
+def address_of(listener: socket.socket) -> str:
+    """Where a bound socket can be reached, as `http://HOST:PORT`."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+async def serve_until_told(
+    app: Any,  # noqa: ANN401 - an ASGI application, of a framework or not
+    listener: socket.socket,
+    process: Process,
+    on_ready: Callable[[], None],
+) -> None:
+    """Serve until the process is told to end, or one of its loops has ended by itself.
+
+    Args:
+        app: Answers requests; who asks while the process drains is answered, too.
+        listener: A bound socket; it is closed on the way.
+        process: What is behind it.
+        on_ready: Called when connections are taken.
+    """
+    ending = process.ending
+    server = _Server(
+        uvicorn.Config(app, lifespan="off", log_level="warning", access_log=False, server_header=False), on_ready
+    )
+    serving = asyncio.create_task(server.serve(sockets=[listener]), name="http")
+    told = asyncio.create_task(ending.wait(), name="told")
+    try:
+        await asyncio.wait({serving, told, *process.loops.tasks}, return_when=asyncio.FIRST_COMPLETED)
+        ending.begin()
+        await process.drain()
+        server.should_exit = True
+        await ending.allow(serving)
+        if not serving.done():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_FAREWELL_S):
+                    await process.dismiss()
+            await asyncio.wait({serving}, timeout=_FAREWELL_S)
+            server.drop_everybody()
+        await serving
+    finally:
+        for task in (told, serving):
+            task.cancel()
+        await asyncio.gather(told, serving, return_exceptions=True)
+
+
+class _Server(uvicorn.Server):
+    """Says when it is ready, and leaves signals to `Ending`."""
+
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_ready()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    def drop_everybody(self) -> None:
+        """Hang up, on those without an answer and on those who are slow to read theirs."""
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        self.force_exit = True

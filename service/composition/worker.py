@@ -1,0 +1,151 @@
+"""A process that restores faces: queue of faces -> sampler and networks -> queue of faces, and a port to look at it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+from service.backends.ort_session import OrtBackend
+from service.composition.ending import Ending
+from service.composition.http import Ended, address_of, serve_until_told
+from service.composition.loops import Loops
+from service.composition.probes import Probes
+from service.composition.queues import FaceQueue, open_faces
+from service.composition.release import version
+from service.core.interfaces import InferenceBackend
+from service.core.manifest import Manifest, load_manifest
+from service.core.metrics import Metrics
+from service.core.settings import Settings
+from service.sampling.sampler import Sampler
+from service.worker import Worker
+
+OpenNetworks = Callable[[Settings, Manifest, Metrics], InferenceBackend]
+
+_WORKER = "worker"
+_LONGEST_BEAT_S = 5.0
+_BEATS_PER_LEASE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerProcess:
+    """What is behind a worker's port.
+
+    Attributes:
+        faces: Where its work comes from.
+        backend: The networks.
+        metrics: What it says of itself.
+        loops: The worker, and its signs of life.
+        ending: When to stop.
+    """
+
+    faces: FaceQueue
+    backend: InferenceBackend
+    metrics: Metrics
+    loops: Loops
+    ending: Ending
+
+    async def drain(self) -> None:
+        """Take no more faces; those that were taken are finished, or handed back when their time is over."""
+        await self.loops.end(_WORKER)
+
+    async def dismiss(self) -> None:
+        """Nobody waits for a worker."""
+
+    async def reasons_not_ready(self) -> list[str]:
+        """Why faces cannot be restored now."""
+        if self.ending.begun:
+            return ["the worker is shutting down"]
+        reasons = [f"the {name} has stopped" for name in self.loops.fallen()]
+        queue, networks = await asyncio.gather(self.faces.broker.ready(), self.backend.ready())
+        if not queue:
+            reasons.append("the queue of faces does not answer")
+        if not networks:
+            reasons.append("the networks cannot be called")
+        return reasons
+
+
+def open_networks(settings: Settings, manifest: Manifest, metrics: Metrics) -> InferenceBackend:
+    """The networks of the sampler.
+
+    Raises:
+        ManifestMismatch: The bundle is not usable.
+    """
+    return OrtBackend(
+        manifest,
+        settings.model_repository,
+        settings.inference_threads,
+        metrics=metrics,
+        only=manifest.networks,
+    )
+
+
+@contextlib.asynccontextmanager
+async def working(  # noqa: PLR0913 - the parts that a worker is made of
+    settings: Settings, manifest: Manifest, metrics: Metrics, backend: InferenceBackend, faces: FaceQueue, loops: Loops
+) -> AsyncIterator[None]:
+    """A worker in this process for the duration of the block; where others look for it, it says that it is alive."""
+    sampler = Sampler(backend, manifest, settings.slots, metrics=metrics)
+    beat_s = min(_LONGEST_BEAT_S, settings.lease_s / _BEATS_PER_LEASE)
+    worker = Worker(faces.broker, sampler, metrics=metrics, beat_s=beat_s)
+    async with contextlib.AsyncExitStack() as parts:
+        if faces.presence is not None:
+            await parts.enter_async_context(loops.running("announcer", faces.presence.announce))
+        await parts.enter_async_context(loops.running(_WORKER, worker.run))
+        yield
+
+
+@contextlib.asynccontextmanager
+async def worker_process(
+    settings: Settings, ending: Ending, networks: OpenNetworks = open_networks
+) -> AsyncIterator[WorkerProcess]:
+    """Start a worker on the shared queue.
+
+    Raises:
+        ManifestMismatch: The bundle is not usable.
+        UnusableSettings: `redis_url` is not the address of a server.
+    """
+    manifest = load_manifest(settings.model_repository)
+    metrics = Metrics()
+    metrics.build_info(version=version(), model=f"{manifest.name}@{manifest.version}")
+    async with contextlib.AsyncExitStack() as parts:
+        faces = open_faces(settings, manifest, metrics)
+        parts.push_async_callback(faces.close)
+        backend = networks(settings, manifest, metrics)
+        parts.push_async_callback(backend.close)
+        loops = Loops(ending)
+        await parts.enter_async_context(working(settings, manifest, metrics, backend, faces, loops))
+        yield WorkerProcess(faces, backend, metrics, loops, ending)
+
+
+async def restore_faces(
+    settings: Settings,
+    listener: socket.socket,
+    say: Callable[[str], None],
+    networks: OpenNetworks = open_networks,
+) -> Ended:
+    """Restore faces of the shared queue until a signal comes or the worker fails.
+
+    Args:
+        settings: The operator's.
+        listener: Bound socket for health and metrics.
+        say: Told when the worker is ready, as `Restoring faces; health and metrics on http://...`.
+        networks: Opens what runs the networks.
+
+    Raises:
+        ManifestMismatch: The bundle is not usable.
+        UnusableSettings: `redis_url` is not the address of a server.
+    """
+    with Ending(settings.grace_s) as ending:
+        async with worker_process(settings, ending, networks) as process:
+            ending.hear_signals()
+            address = address_of(listener)
+            await serve_until_told(
+                Probes(process.reasons_not_ready, process.metrics),
+                listener,
+                process,
+                lambda: say(f"Restoring faces; health and metrics on {address}"),
+            )
+        return Ended(process.loops.failures(), ending.hurried)
