@@ -211,9 +211,9 @@ class Lanes(Generic[_Item]):
         Raises:
             DependencyUnavailable: The server does not answer.
         """
+        self.let_go(key)
         pace = "counts" if sets_pace else ""
         waited, view = await self.run_as_taker("fail", *key, encode_error(error), dead_for, pace)
-        self.let_go(key)
         self.withdrawn(waited)
         self.show(view)
 
@@ -263,13 +263,15 @@ class Lanes(Generic[_Item]):
         lease_ms = max(1, round(self._terms.lease_s * 1000))
         terms: list[Argument] = [self._taker, most, lease_ms, self._terms.max_deliveries, self._abandoned]
         async with self._taking:
-            terms += ["sure"] if self._sure else ["unsure", *self._held.values()]
+            terms += ("sure" if self._sure else "unsure", *self._held.values())
             self._sure = False
             found, reclaimed, given_up, view = await self._connection.run("take", self._names, terms, again=False)
             keys = [(job.decode(), int(index)) for job, index, *_ in found]
             payloads = await self.get_many([self._keys.payload(*key) for key in keys])
             taken, failed = {}, set()
             for key, (*_, entry, _lane, waited_ms), payload in zip(keys, found, payloads, strict=True):
+                if key in self._held:  # it was taken from us while we could not be heard, and is ours again
+                    continue
                 try:
                     taken[key] = entry, Taken(self._read(payload), float(waited_ms) / 1000)
                 except ServiceError as error:

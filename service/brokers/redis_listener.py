@@ -87,7 +87,7 @@ class Listener:
     def __init__(self, make_connection: Callable[[], Any]) -> None:
         self._make_connection = make_connection
         self._channels: dict[str, _Channel] = {}
-        self._wishes: asyncio.Queue[tuple[str, list[str]]] = asyncio.Queue()
+        self._wishes: asyncio.Queue[tuple[str, list[str]]] | None = None  # there while there is a connection
         self._reader: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -137,7 +137,7 @@ class Listener:
             await asyncio.gather(self._reader, return_exceptions=True)
 
     def _wish(self, command: str, names: list[str]) -> None:
-        if names:
+        if self._wishes is not None and names:
             self._wishes.put_nowait((command, names))
 
     async def _read(self) -> None:
@@ -155,6 +155,7 @@ class Listener:
                 if not failures:
                     logger.warning("no news from the queue's server: %s", lost.exceptions[0])
             finally:
+                self._wishes = None
                 await connection.disconnect(nowait=True)
             for channel in self._channels.values():
                 failures = 0 if channel.confirmed.is_set() else failures
@@ -165,11 +166,11 @@ class Listener:
 
     async def _ask(self, connection: Any) -> None:  # noqa: ANN401 - redis has no public name for the type
         """Ask for every channel, then for what is wished."""
-        while not self._wishes.empty():
-            self._wishes.get_nowait()
+        wishes: asyncio.Queue[tuple[str, list[str]]] = asyncio.Queue()
+        self._wishes = wishes
         self._wish("SUBSCRIBE", list(self._channels))
         while True:
-            command, names = await self._wishes.get()
+            command, names = await wishes.get()
             await connection.send_command(command, *names, check_health=False)
 
     async def _hear(self, connection: Any) -> None:  # noqa: ANN401

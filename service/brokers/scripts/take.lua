@@ -1,7 +1,7 @@
 -- Hand out waiting items, after those have come back whose lease ran out.
 --
--- ARGV: taker, most items, lease in ms, most deliveries, error of jobs that are given up, whether the taker knows what it
---       has ('sure'; after a lost reply it does not), entries that it has ...
+-- ARGV: taker, most items, lease in ms, most deliveries, error of jobs that are given up, whether the taker knows all that
+--       it has ('sure'; after a lost reply it does not), entries that it knows it has ...
 -- Returns the items (job, index, entry, lane, waited ms), reclaimed items per lane, jobs given up (job, items that
 -- waited), and the view.
 
@@ -9,7 +9,15 @@ local taker, most, lease_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local max_deliveries, abandoned, sure = tonumber(ARGV[4]), ARGV[5], ARGV[6] == 'sure'
 local INTERACTIVE_PER_BATCH = 4
 
-local reclaimed, given_up = {}, {}
+local reclaimed, given_up, known = {}, {}, {}
+for at = 7, #ARGV do
+  known[ARGV[at]] = true
+end
+
+-- Who asks is not silent: what it knows it has stays its own.
+local function is_silent(holder, id)
+  return holder ~= AT_FRONT and not (holder == taker and known[id])
+end
 
 local function reclaim(lane)
   local after, count = '-', 0
@@ -18,7 +26,7 @@ local function reclaim(lane)
     for _, entry in ipairs(pending) do
       local id, deliveries = entry[1], entry[4]
       after = '(' .. id
-      if entry[2] ~= AT_FRONT then
+      if is_silent(entry[2], id) then
         local job, index = item_of(lane, id)
         if job and deliveries >= max_deliveries then
           bury(job, index, lane, 'deliveries', deliveries)
@@ -37,12 +45,12 @@ end
 -- Takers that have long been silent and have nothing need not be remembered.
 local function forget_takers(lane)
   for _, fields in ipairs(call('XINFO', 'CONSUMERS', STREAM[lane], GROUP)) do
-    local known = {}
+    local other = {}
     for at = 1, #fields, 2 do
-      known[fields[at]] = fields[at + 1]
+      other[fields[at]] = fields[at + 1]
     end
-    if known.pending == 0 and known.idle > math.max(3600000, 10 * lease_ms) and known.name ~= AT_FRONT then
-      call('XGROUP', 'DELCONSUMER', STREAM[lane], GROUP, known.name)
+    if other.pending == 0 and other.idle > math.max(3600000, 10 * lease_ms) and other.name ~= AT_FRONT then
+      call('XGROUP', 'DELCONSUMER', STREAM[lane], GROUP, other.name)
     end
   end
 end
@@ -92,11 +100,7 @@ end
 open_lanes()
 sweep()
 if not sure then
-  local kept = {}
-  for at = 7, #ARGV do
-    kept[ARGV[at]] = true
-  end
-  give_back(taker, kept)
+  give_back(taker, known)
 end
 
 local now, items = now_us(), {}

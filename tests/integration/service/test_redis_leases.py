@@ -109,6 +109,20 @@ async def test_a_worker_that_beats_keeps_its_face_however_long_it_takes(deployme
     assert len(await idle.results("a", LONG_S)) == 1
 
 
+async def test_a_worker_that_could_not_be_heard_goes_on_with_what_is_still_its_own(deployment):
+    cut_off, other = deployment.broker(max_deliveries=1), deployment.broker(max_deliveries=9)
+    await cut_off.submit(photo("a"))
+    (job,) = await cut_off.take(1, LONG_S)
+    await asyncio.sleep(2 * LEASE_S)
+    assert await cut_off.take(1, 0) == []
+    for _ in range(3):
+        assert await other.take(0, 2 * LEASE_S) == []
+        assert await cut_off.take(1, 0) == []
+        assert await cut_off.beat({job.key: 1}) == set()
+    await cut_off.complete(restored(job))
+    assert len(await other.results("a", LONG_S)) == 1
+
+
 async def test_a_photo_that_costs_every_worker_its_life_is_given_up(deployment):
     metrics = Metrics()
     gateway = deployment.broker(max_deliveries=3, metrics=metrics)
