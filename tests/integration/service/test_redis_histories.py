@@ -92,8 +92,7 @@ class History:
             await broker.complete(restored(job))
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize(("seed", "version"), list(enumerate(VERSIONS)))
 async def test_every_photo_ends_once_and_as_it_should(version, seed):
     server, prefix = shared_server(version), fresh_prefix()
     async with contextlib.AsyncExitStack() as stack:

@@ -165,5 +165,8 @@ async def test_metrics_tell_depth_waits_and_withdrawals():
     lines = metrics.render().decode().splitlines()
     assert 'restore_queue_depth{lane="interactive"} 0.0' in lines
     assert 'restore_queue_depth{lane="batch"} 2.0' in lines
+    assert 'restore_queue_oldest_age_seconds{lane="interactive"} 0.0' in lines
+    oldest = next(line for line in lines if line.startswith('restore_queue_oldest_age_seconds{lane="batch"}'))
+    assert float(oldest.split()[-1]) > 0
     assert 'restore_queue_wait_seconds_sum{lane="interactive"} 2.0' in lines
     assert 'restore_cancelled_total{phase="queued"} 2.0' in lines

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from service.core.metrics import Metrics
 
 
@@ -13,6 +15,9 @@ def test_every_metric_is_rendered_under_the_prefix_with_its_labels() -> None:
     metrics.observe_queue_wait("interactive", 0.01)
     metrics.observe_network("velocity", 3, 0.05)
     metrics.queue_depth("batch", 7)
+    metrics.queue_oldest("batch", None)
+    metrics.reclaimed("batch", 2)
+    metrics.dead("deliveries")
     metrics.photos_waiting("batch", 5)
     metrics.photos("succeeded")
     metrics.notices("delivered")
@@ -31,6 +36,9 @@ def test_every_metric_is_rendered_under_the_prefix_with_its_labels() -> None:
         'restore_batch_size_sum{network="velocity"} 3.0',
         'restore_network_duration_seconds_count{network="velocity"} 1.0',
         'restore_queue_depth{lane="batch"} 7.0',
+        'restore_queue_oldest_age_seconds{lane="batch"} 0.0',
+        'restore_reclaimed_total{lane="batch"} 2.0',
+        'restore_dead_total{reason="deliveries"} 1.0',
         'restore_photo_queue_depth{lane="batch"} 5.0',
         'restore_photos_total{outcome="succeeded"} 1.0',
         'restore_notices_total{outcome="delivered"} 1.0',
@@ -49,3 +57,17 @@ def test_two_instances_do_not_meet() -> None:
     first, second = Metrics(), Metrics()
     first.faces("restored")
     assert b"restore_faces_total{" not in second.render()
+
+
+def test_the_age_of_the_oldest_goes_on_growing() -> None:
+    metrics = Metrics()
+
+    def age_s() -> float:
+        lines = metrics.render().decode().splitlines()
+        return float(next(line for line in lines if line.startswith("restore_queue_oldest")).split()[-1])
+
+    metrics.queue_oldest("batch", time.time() - 100)
+    first = age_s()
+    assert 100 <= first < age_s()
+    metrics.queue_oldest("batch", time.time() + 100)
+    assert age_s() == 0
