@@ -17,12 +17,13 @@ from typing import Any
 from service.brokers.codec import decode, encode
 from service.brokers.intake import retry_after_s
 from service.brokers.keys import DEFAULT_PREFIX, QueueKeys
-from service.brokers.redis_connection import OutOfMemory
+from service.brokers.redis_connection import OUT_OF_MEMORY
 from service.brokers.redis_lanes import POLL_S, Lanes, LeaseTerms
 from service.brokers.redis_listener import Ear
 from service.brokers.redis_outbox import RedisOutbox, notice_id_of
 from service.core.errors import (
     Cancelled,
+    DependencyUnavailable,
     Draining,
     IdempotencyConflict,
     NotFinished,
@@ -187,7 +188,9 @@ class RedisJobQueue:
         ttl_ms = _ms(self._limits.result_ttl_s)
         try:
             expires_ms = await self._lanes.run("keep", restoration.report.id, encode(restoration), ttl_ms)
-        except OutOfMemory:
+        except DependencyUnavailable as error:
+            if error.extra.get("reason") != OUT_OF_MEMORY:
+                raise
             return None
         return StoredResult(restoration, int(expires_ms) / 1000)
 
