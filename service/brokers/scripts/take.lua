@@ -1,5 +1,8 @@
 -- Hand out waiting items, after those have come back whose lease ran out.
 --
+-- An item with one delivery left is on trial: its taker has nothing else meanwhile. Otherwise one that ends its takers
+-- would drag those down that happened to be with it each time.
+--
 -- ARGV: taker, most items, lease in ms, most deliveries, error of jobs that are given up, whether the taker knows all that
 --       it has ('sure'; after a lost reply it does not), entries that it knows it has ...
 -- Returns the items (job, index, entry, lane, waited ms), reclaimed items per lane, jobs given up (job, items that
@@ -97,6 +100,29 @@ local function next_entry(lane)
   return nil
 end
 
+local function is_on_trial(deliveries)
+  return deliveries > 1 and deliveries >= max_deliveries
+end
+
+-- Whether the first item of a lane is on trial; only items that came back can be.
+local function trial_waits(lane)
+  local id = call('LINDEX', FRONT[lane], 0)
+  local pending = id and call('XPENDING', STREAM[lane], GROUP, id, id, 1)[1]
+  return pending and is_on_trial(pending[4])
+end
+
+-- Items that the taker has, and whether one of them is on trial.
+local function held()
+  local count, trial = 0, false
+  for _, lane in ipairs(LANES) do
+    for _, entry in ipairs(call('XPENDING', STREAM[lane], GROUP, '-', '+', 1000, taker)) do
+      count = count + 1
+      trial = trial or is_on_trial(entry[4])
+    end
+  end
+  return count, trial
+end
+
 open_lanes()
 sweep()
 if not sure then
@@ -104,10 +130,15 @@ if not sure then
 end
 
 local now, items = now_us(), {}
-while #items < most do
+local has, trial = held()
+while #items < most and not trial do
   local in_a_row = tonumber(call('HGET', STATE, 'in_a_row') or 0)
   local lane = next_lane(in_a_row)
   if not lane then
+    break
+  end
+  trial = trial_waits(lane)
+  if trial and has + #items > 0 then
     break
   end
   call('HSET', STATE, 'in_a_row', lane == 'interactive' and in_a_row + 1 or 0)
