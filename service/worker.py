@@ -92,27 +92,32 @@ class Worker:
             logger.warning("the queue does not answer: %s", error.detail)
             if not self._held:
                 await asyncio.sleep(self._pause_s)
-        except Exception:
+        except Exception:  # noqa: BLE001 - the job boundary: the faces fail, the worker goes on
             await self._recover()
         try:
             if self._held:
                 for outcome in await self._sampler.step():
                     self._end(outcome, phase="running")
             await self._tell()
-        except Exception:
+        except Exception:  # noqa: BLE001 - the job boundary: the faces fail, the worker goes on
             await self._recover()
 
     async def _admit(self) -> None:
         """Fill the free slots; wait for faces only while there is nothing else to do."""
-        room = self._sampler.free_slots - len(self._ended)  # faces the queue has not heard of are still ours
-        if room < 1:
-            return
-        for job in await self._broker.take(room, 0 if self._held or self._ended else _IDLE_WAIT_S):
+        for job in await self._take():
             self._held[job.key] = job
             try:
                 self._sampler.admit(job)
             except ServiceError as error:
                 self._end(Outcome(job, error), phase="queued")
+
+    async def _take(self) -> list[FaceJob]:
+        unheard = len(self._ended)  # faces the queue has not heard of are still ours
+        if (room := self._sampler.free_slots - unheard) > 0:
+            return await self._broker.take(room, 0 if self._held or self._ended else _IDLE_WAIT_S)
+        if (room := self._sampler.free_interactive_slots - unheard) > 0:
+            return await self._broker.take_interactive(room)
+        return []
 
     def _end(self, outcome: Outcome, *, phase: str) -> None:
         del self._held[outcome.job.key]

@@ -64,6 +64,9 @@ class EchoBroker:
     async def take(self, max_items: int, wait_s: float) -> list[FaceJob]:
         return []
 
+    async def take_interactive(self, max_items: int) -> list[FaceJob]:
+        return []
+
     async def complete(self, result: RestoredFace) -> None: ...
 
     async def fail(self, job: FaceJob, error: ServiceError) -> None: ...
@@ -90,6 +93,8 @@ class AnalyticBackend:
     velocity is what it is told. A call that holds a `guilty` row fails as one with a non-finite output would, and
     a network waits for its gate to open.
     """
+
+    concurrent = True
 
     def __init__(
         self,

@@ -69,6 +69,8 @@ class OrtBackend:
             the field.
     """
 
+    concurrent = False
+
     def __init__(
         self,
         manifest: Manifest,

@@ -138,6 +138,11 @@ class MemoryBroker:
             faces.append(self._take_one(lane))
         return faces
 
+    async def take_interactive(self, max_items: int) -> list[FaceJob]:
+        """Hand up to `max_items` faces of the interactive lane to a worker that has no room for others; no wait."""
+        lane = Lane.INTERACTIVE
+        return [] if self._closed else [self._take_one(lane) for _ in range(min(max_items, self._depth(lane)))]
+
     async def beat(self, steps_done: Mapping[FaceKey, int]) -> set[FaceKey]:
         """Note how far faces are; returns those that nobody waits for."""
         unwanted = set()

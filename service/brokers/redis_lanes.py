@@ -169,6 +169,14 @@ class Lanes(Generic[_Item]):
                 if ear.closed or (not rung and time.monotonic() >= ends_s):
                     return []
 
+    async def take_interactive(self, most: int) -> list[Taken[_Item]]:
+        """Up to `most` items of the interactive lane that are there now.
+
+        Raises:
+            DependencyUnavailable: The server does not answer.
+        """
+        return [] if self.closed else await self._take_now(most, Lane.INTERACTIVE)
+
     async def beat(self, steps_done: Mapping[FaceKey, int | None]) -> set[FaceKey]:
         """Renew leases; returns the items that this taker does not have.
 
@@ -258,12 +266,12 @@ class Lanes(Generic[_Item]):
             waiting += int(items)
         return waiting
 
-    async def _take_now(self, most: int) -> list[Taken[_Item]]:
+    async def _take_now(self, most: int, only: Lane | None = None) -> list[Taken[_Item]]:
         """Run the script once; from its start until the items are ready it is not known what this taker has."""
         lease_ms = max(1, round(self._terms.lease_s * 1000))
         terms: list[Argument] = [self._taker, most, lease_ms, self._terms.max_deliveries, self._abandoned]
         async with self._taking:
-            terms += ("sure" if self._sure else "unsure", *self._held.values())
+            terms += ("sure" if self._sure else "unsure", only or "", *self._held.values())
             self._sure = False
             found, reclaimed, given_up, view = await self._connection.run("take", self._names, terms, again=False)
             keys = [(job.decode(), int(index)) for job, index, *_ in found]

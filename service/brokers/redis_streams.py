@@ -18,7 +18,7 @@ from service.brokers.codec import decode, decode_error, encode
 from service.brokers.intake import common_job, retry_after_s
 from service.brokers.keys import DEFAULT_PREFIX, QueueKeys
 from service.brokers.redis_connection import Argument
-from service.brokers.redis_lanes import POLL_S, Lanes, LeaseTerms
+from service.brokers.redis_lanes import POLL_S, Lanes, LeaseTerms, Taken
 from service.brokers.redis_listener import PATIENCE_S
 from service.core.errors import Cancelled, DeadlineExceeded, DependencyUnavailable, Draining, QueueFull, ServiceError
 from service.core.interfaces import OnProgress
@@ -103,11 +103,15 @@ class RedisBroker:
         Raises:
             DependencyUnavailable: The server does not answer.
         """
-        faces = []
-        for taken in await self._lanes.take(max_items, wait_s):
-            self._metrics.observe_queue_wait(taken.item.lane.value, taken.waited_s)
-            faces.append(taken.item)
-        return faces
+        return self._begun(await self._lanes.take(max_items, wait_s))
+
+    async def take_interactive(self, max_items: int) -> list[FaceJob]:
+        """Hand up to `max_items` faces of the interactive lane to a worker that has no room for others; no wait.
+
+        Raises:
+            DependencyUnavailable: The server does not answer.
+        """
+        return self._begun(await self._lanes.take_interactive(max_items))
 
     async def beat(self, steps_done: Mapping[FaceKey, int]) -> set[FaceKey]:
         """Renew leases and note how far faces are; returns those that this worker does not have any more.
@@ -199,6 +203,12 @@ class RedisBroker:
     async def close(self) -> None:
         """Take nothing more, wake every waiter of this process, give back what it has. Jobs go on elsewhere."""
         await self._lanes.close()
+
+    def _begun(self, taken: Sequence[Taken[FaceJob]]) -> list[FaceJob]:
+        """The faces, whose wait is over."""
+        for face in taken:
+            self._metrics.observe_queue_wait(face.item.lane.value, face.waited_s)
+        return [face.item for face in taken]
 
     async def _look(self, job_id: str, told: _Told) -> list[RestoredFace] | None:
         """The faces of a job if all are done; None while they are not."""

@@ -24,6 +24,11 @@ Tensors = Mapping[str, npt.NDArray[np.generic]]
 class InferenceBackend(Protocol):
     """Runs one network call; holds no state of a request."""
 
+    @property
+    def concurrent(self) -> bool:
+        """Whether calls of the sampler's networks run side by side; if not, they queue for their turn."""
+        ...
+
     async def infer(self, network: str, inputs: Tensors) -> dict[str, npt.NDArray[np.generic]]:
         """Run `network` (`detector`, `estimator`, `vae_encoder`, `velocity`, `vae_decoder`) on one batch.
 
@@ -69,6 +74,10 @@ class Broker(Protocol):
 
         The batch lane has its turn too, however busy the interactive one is. Many workers may take at once.
         """
+        ...
+
+    async def take_interactive(self, max_items: int) -> list[FaceJob]:
+        """Hand up to `max_items` faces of the interactive lane to a worker that has no room for others; no wait."""
         ...
 
     async def beat(self, steps_done: Mapping[FaceKey, int]) -> set[FaceKey]:

@@ -30,13 +30,35 @@ class TensorSpec(_Model):
 
 
 class NetworkSpec(_Model):
-    """One network: its file, the hash of the file, its signature and the largest batch of one call."""
+    """One network: its file, the hash of the file, its signature, and how many rows a call may have.
+
+    `batch_sizes` are the numbers of rows that are allowed, ascending, the last of them `max_batch_size`; None is any
+    number up to that.
+    """
 
     file: str
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     max_batch_size: int = Field(gt=0)
+    batch_sizes: tuple[int, ...] | None = None
+
+    @model_validator(mode="after")
+    def _sizes_ascend(self) -> NetworkSpec:
+        sizes = self.batch_sizes
+        if sizes is not None and (list(sizes) != sorted({*sizes, self.max_batch_size}) or sizes[0] < 1):
+            raise ValueError("batch_sizes must ascend from 1 or more to max_batch_size")
+        return self
+
+    def rows_of_call(self, rows: int) -> int:
+        """Rows of the call that takes `rows` of them: the same number, or the next that is allowed.
+
+        Raises:
+            ValueError: There are more than fit one call.
+        """
+        if rows > self.max_batch_size:
+            raise ValueError(f"{rows} rows, a call takes {self.max_batch_size}")
+        return rows if self.batch_sizes is None else min(size for size in self.batch_sizes if size >= rows)
 
 
 class LatentSpec(_Model):

@@ -5,6 +5,8 @@
     leave     FlowFace -> denormalise -> vae_decoder -> RestoredFace
 
 Nothing is kept between two calls. In `pixel` space (PMRF) the flow's space is the picture itself: no VAE is called.
+Where the manifest allows certain batch sizes only, the first row is repeated up to the next one and the results of the
+repetitions are dropped.
 """
 
 from __future__ import annotations
@@ -13,13 +15,14 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum, auto
 from typing import TypeVar
 
 import numpy as np
 
 from service.core.errors import InferenceFailed, ManifestMismatch, ServiceError
 from service.core.interfaces import InferenceBackend
-from service.core.manifest import Manifest
+from service.core.manifest import Manifest, NetworkSpec
 from service.core.types import F32Array, FaceJob, RestoredFace, U8Image
 from service.sampling.noise import source_noise
 from service.sampling.ode import euler_step, times
@@ -33,6 +36,21 @@ _SIGNATURES = {
     "vae_encoder": (("image",), "latent"),
     "velocity": (("x_t", "t"), "velocity"),
     "vae_decoder": (("latent",), "image"),
+}
+
+
+class Phase(Enum):
+    """What a face needs next."""
+
+    ENTER = auto()
+    ADVANCE = auto()
+    LEAVE = auto()
+
+
+_NETWORKS = {
+    Phase.ENTER: ("estimator", "vae_encoder"),
+    Phase.ADVANCE: ("velocity",),
+    Phase.LEAVE: ("vae_decoder",),
 }
 
 
@@ -76,6 +94,7 @@ class Phases:
     def __init__(self, backend: InferenceBackend, manifest: Manifest) -> None:
         _check_names(manifest)
         self._backend = backend
+        self._specs = {name: manifest.networks[name] for name in _called(manifest)}
         self._in_latent_space = manifest.space == "latent"
         velocity_inputs = [tensor.name for tensor in manifest.networks["velocity"].inputs]
         self._mean_conditioned = _SOURCE_MEAN in velocity_inputs
@@ -83,6 +102,10 @@ class Phases:
             np.asarray(values, np.float32).reshape(1, -1, 1, 1)
             for values in (manifest.latent.mean, manifest.latent.std, manifest.sigma_s)
         )
+
+    def networks(self, phase: Phase) -> list[NetworkSpec]:
+        """Those that a phase calls, in this order."""
+        return [self._specs[name] for name in _NETWORKS[phase] if name in self._specs]
 
     async def enter(self, jobs: Sequence[FaceJob]) -> list[FlowFace]:
         """Posterior mean and source of each face.
@@ -152,16 +175,21 @@ class Phases:
 
     async def _call(self, network: str, **inputs: F32Array) -> tuple[F32Array, float]:
         """The network's output and the call's milliseconds, the wait for its turn included."""
+        rows = len(next(iter(inputs.values())))
+        padding = self._specs[network].rows_of_call(rows) - rows
+        if padding:
+            taken = [*range(rows), *[0] * padding]
+            inputs = {name: value[taken] for name, value in inputs.items()}
         begin_s = time.perf_counter()
         outputs = await self._backend.infer(network, inputs)
-        output = np.asarray(outputs[_SIGNATURES[network][1]], np.float32)
+        output = np.asarray(outputs[_SIGNATURES[network][1]], np.float32)[:rows]
         return output, (time.perf_counter() - begin_s) * 1000
 
 
 async def isolated(
     phase: Callable[[Sequence[T]], Awaitable[Sequence[R]]], faces: Sequence[T]
 ) -> list[R | ServiceError]:
-    """Run a phase; if its batch fails, run each face alone, so that only the guilty one fails.
+    """Run a phase; if its batch fails, run each half, and so on, so that only the guilty face fails.
 
     Returns:
         Per face what the phase makes of it, or why it failed.
@@ -173,13 +201,18 @@ async def isolated(
             return [error]
     except ServiceError as error:  # not a matter of the faces: alone they would fail as well
         return [error] * len(faces)
-    return [(await isolated(phase, [face]))[0] for face in faces]
+    half = len(faces) // 2
+    return [*await isolated(phase, faces[:half]), *await isolated(phase, faces[half:])]
+
+
+def _called(manifest: Manifest) -> list[str]:
+    """Networks that are called in the bundle's space."""
+    return [name for name in _SIGNATURES if manifest.space == "latent" or not name.startswith("vae_")]
 
 
 def _check_names(manifest: Manifest) -> None:
-    for network, (inputs, output) in _SIGNATURES.items():
-        if manifest.space == "pixel" and network.startswith("vae_"):
-            continue
+    for network in _called(manifest):
+        inputs, output = _SIGNATURES[network]
         spec = manifest.networks[network]
         for field, found, expected in (("inputs", spec.inputs, inputs), ("outputs", spec.outputs, (output,))):
             names = {tensor.name for tensor in found}

@@ -2,9 +2,14 @@
 
     admit -> [ enter ] -> [ advance ] x num_steps -> [ leave ] -> Outcome
 
-Each bracket is a batched call of all faces that are ready for it. The three phases run side by side, each with at most
-one call under way, so that a long decode does not hold up the steps of other faces. Between two calls a face may join,
-end, or be dropped because nobody waits for it any more.
+Each bracket is a batched call of faces that are ready for it; who is in which call is the schedule's affair. The three
+phases run side by side where the backend can do that, each with at most one call under way, so that a long decode does
+not hold up the steps of other faces. Between two calls a face may join, end, or be dropped because nobody waits for it
+any more; a face inside a call is dropped when that call ends.
+
+Batch faces use slots that interactive ones leave, and never keep one out: interactive faces have all the slots whatever
+else is on its way. Those that come when the slots are taken get one more each and rows at once, and batch faces are
+parked for them.
 """
 
 from __future__ import annotations
@@ -13,7 +18,6 @@ import asyncio
 import time
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass
-from enum import Enum, auto
 from typing import Any
 
 import numpy as np
@@ -22,16 +26,12 @@ from service.core.errors import Cancelled, DeadlineExceeded, InferenceFailed, Se
 from service.core.interfaces import InferenceBackend
 from service.core.manifest import Manifest
 from service.core.metrics import Metrics
-from service.core.types import FaceJob, FaceKey, RestoredFace
-from service.sampling.phases import FlowFace, Phases, isolated
+from service.core.types import FaceJob, FaceKey, Lane, RestoredFace
+from service.sampling.phases import FlowFace, Phase, Phases, isolated
+from service.sampling.schedule import CallShape, Schedule
+from service.sampling.slots import Slot
 
 _Results = Sequence[FlowFace | RestoredFace | ServiceError]
-
-
-class _Phase(Enum):
-    ENTER = auto()
-    ADVANCE = auto()
-    LEAVE = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,38 +42,14 @@ class Outcome:
     result: RestoredFace | ServiceError
 
 
-@dataclass(slots=True, eq=False)
-class _Slot:
-    """Room for one face.
-
-    Attributes:
-        job: What was asked for.
-        admitted_s: When, on the performance counter.
-        flow: Where the face is, or None before it has entered.
-        busy: A call is working on it.
-        unwanted: Why nobody waits for it any more, or None.
-    """
-
-    job: FaceJob
-    admitted_s: float
-    flow: FlowFace | None = None
-    busy: bool = False
-    unwanted: ServiceError | None = None
-
-    @property
-    def phase(self) -> _Phase:
-        if self.flow is None:
-            return _Phase.ENTER
-        return _Phase.LEAVE if self.flow.arrived else _Phase.ADVANCE
-
-
 class Sampler:
     """Restores faces in batches; used by one worker.
 
     Args:
         backend: Runs the networks.
         manifest: The bundle's contract.
-        slots: Faces in flight at once.
+        slots: Faces in flight at once, batch faces not counted that are parked for interactive ones. More than fit one
+            call let short faces go before long ones when there is much to do.
         metrics: Told about slots, steps and time per face.
         clock: Unix time, for deadlines.
 
@@ -94,17 +70,24 @@ class Sampler:
         if slots < 1:
             raise ValueError(f"slots must be at least 1, not {slots}")
         self._phases = Phases(backend, manifest)
+        shapes = {phase: CallShape.of(self._phases.networks(phase), slots) for phase in Phase}
+        self._schedule = Schedule(shapes, concurrent=backend.concurrent)
         self._manifest = manifest
         self._capacity = slots
         self._metrics = metrics
         self._clock = clock
-        self._slots: list[_Slot] = []
-        self._calls: dict[asyncio.Task[_Results], tuple[_Phase, list[_Slot]]] = {}
+        self._slots: list[Slot] = []
+        self._calls: dict[asyncio.Task[_Results], tuple[Phase, list[Slot]]] = {}
 
     @property
     def free_slots(self) -> int:
-        """How many faces can be admitted now."""
-        return self._capacity - len(self._slots)
+        """How many faces of any lane can be admitted now."""
+        return max(0, self._capacity - len(self._slots))
+
+    @property
+    def free_interactive_slots(self) -> int:
+        """How many faces of the interactive lane can be admitted now."""
+        return self._capacity - sum(not slot.is_batch for slot in self._slots)
 
     @property
     def jobs(self) -> list[FaceJob]:
@@ -119,18 +102,18 @@ class Sampler:
             InferenceFailed: The face does not fit the bundle.
             ValueError: No slot is free.
         """
-        if not self.free_slots:
-            raise ValueError("no slot is free")
+        if not (self.free_slots if job.lane is Lane.BATCH else self.free_interactive_slots):
+            raise ValueError(f"no slot is free for a face of lane {job.lane}")
         if self._expired(job):
             raise DeadlineExceeded("the deadline passed while the face was queued")
         self._check(job)
-        self._slots.append(_Slot(job, time.perf_counter()))
+        self._slots.append(Slot(job, time.perf_counter()))
         self._metrics.slots_active(len(self._slots))
 
     @property
     def steps_done(self) -> dict[FaceKey, int]:
         """Euler steps that each face in the slots has taken."""
-        return {slot.job.key: 0 if slot.flow is None else slot.flow.steps_done for slot in self._slots}
+        return {slot.job.key: slot.steps_done for slot in self._slots}
 
     def withdraw(self, faces: Collection[FaceKey]) -> None:
         """Drop faces, at the latest when the call they take part in has ended."""
@@ -150,6 +133,7 @@ class Sampler:
             await asyncio.wait(self._calls, return_when=asyncio.FIRST_COMPLETED)
         for call in [call for call in self._calls if call.done()]:
             outcomes += self._settle(call)
+        outcomes += self._drop_unwanted()
         self._metrics.slots_active(len(self._slots))
         return outcomes
 
@@ -192,20 +176,14 @@ class Sampler:
         return outcomes
 
     def _start_calls(self) -> None:
-        under_way = {phase for phase, _ in self._calls.values()}
-        for phase in _Phase:
-            ready = [slot for slot in self._slots if not slot.busy and slot.phase is phase]
-            if not ready or phase in under_way:
-                continue
-            for slot in ready:
-                slot.busy = True
-            self._calls[asyncio.create_task(self._run(phase, ready), name=phase.name.lower())] = (phase, ready)
+        for phase, slots in self._schedule.begin(self._slots, {phase for phase, _ in self._calls.values()}):
+            self._calls[asyncio.create_task(self._run(phase, slots), name=phase.name.lower())] = (phase, slots)
 
-    def _run(self, phase: _Phase, slots: Sequence[_Slot]) -> Coroutine[Any, Any, _Results]:
-        if phase is _Phase.ENTER:
+    def _run(self, phase: Phase, slots: Sequence[Slot]) -> Coroutine[Any, Any, _Results]:
+        if phase is Phase.ENTER:
             return isolated(self._phases.enter, [slot.job for slot in slots])
         faces = [slot.flow for slot in slots if slot.flow is not None]
-        if phase is _Phase.LEAVE:
+        if phase is Phase.LEAVE:
             return isolated(self._phases.leave, faces)
         self._metrics.ode_steps(len(faces))
         return isolated(self._phases.advance, faces)
@@ -218,10 +196,10 @@ class Sampler:
             if isinstance(result, FlowFace):
                 slot.flow = result
             else:
-                outcomes.append(self._end(slot, result))
+                outcomes.append(self._end(slot, slot.unwanted or result))
         return outcomes
 
-    def _end(self, slot: _Slot, result: RestoredFace | ServiceError) -> Outcome:
+    def _end(self, slot: Slot, result: RestoredFace | ServiceError) -> Outcome:
         self._slots.remove(slot)
         if isinstance(result, RestoredFace):
             self._metrics.observe_stage("sampler", time.perf_counter() - slot.admitted_s)

@@ -166,6 +166,17 @@ async def test_the_batch_lane_is_never_starved(broker):
     assert first.count("interactive") > first.count("batch")
 
 
+async def test_a_worker_with_room_for_interactive_faces_only_gets_no_others(broker):
+    await broker.submit(photo("batch", 2, lane=Lane.BATCH))
+    assert await broker.take_interactive(4) == []
+    await broker.submit(photo("interactive", 7))
+    assert names(await broker.take_interactive(6)) == [("interactive", index) for index in range(6)]
+    assert await broker.depth() == 3
+    assert {job.job_id for job in await broker.take(3, 0)} == {"batch", "interactive"}
+    await broker.close()
+    assert await broker.take_interactive(4) == []
+
+
 async def test_a_photo_is_admitted_whole_or_not_at_all(make_broker):
     async with make_broker(max_queued_faces=4) as broker:
         await broker.submit(photo("a", 3))

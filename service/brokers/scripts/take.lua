@@ -4,16 +4,16 @@
 -- would drag those down that happened to be with it each time.
 --
 -- ARGV: taker, most items, lease in ms, most deliveries, error of jobs that are given up, whether the taker knows all that
---       it has ('sure'; after a lost reply it does not), entries that it knows it has ...
+--       it has ('sure'; after a lost reply it does not), the only lane to take from or '', entries that it knows it has ...
 -- Returns the items (job, index, entry, lane, waited ms), reclaimed items per lane, jobs given up (job, items that
 -- waited), and the view.
 
 local taker, most, lease_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local max_deliveries, abandoned, sure = tonumber(ARGV[4]), ARGV[5], ARGV[6] == 'sure'
+local max_deliveries, abandoned, sure, only = tonumber(ARGV[4]), ARGV[5], ARGV[6] == 'sure', ARGV[7]
 local INTERACTIVE_PER_BATCH = 4
 
 local reclaimed, given_up, known = {}, {}, {}
-for at = 7, #ARGV do
+for at = 8, #ARGV do
   known[ARGV[at]] = true
 end
 
@@ -79,7 +79,7 @@ local function sweep()
 end
 
 local function next_lane(in_a_row)
-  local batch_waits = waiting_in('batch') > 0
+  local batch_waits = only ~= 'interactive' and waiting_in('batch') > 0
   if waiting_in('interactive') > 0 and not (batch_waits and in_a_row >= INTERACTIVE_PER_BATCH) then
     return 'interactive'
   end

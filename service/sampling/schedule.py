@@ -1,0 +1,153 @@
+"""Which calls are made next, and which faces are in them.
+
+    slots -> calls to begin now: (phase, faces), ...
+
+A network call costs something for itself and something for each row. So a call should be full, and a call of the other
+networks, which holds up every face that steps, should be worth it. Time is counted in steps, never in seconds: the same
+faces in the same order give the same calls on every machine. The rules:
+
+* Lanes. Interactive faces go before batch faces. While there are any, batch faces have a quarter of the rows, and
+  otherwise all.
+* Fewest steps left first. Of one lane, the face that will be gone soonest goes first, and of equal ones the oldest. So
+  requests of equal length are served in order, and short ones do not queue behind long ones.
+* Patience. A face that `PATIENCE` steps have passed over goes before all others. So every face steps at least once in
+  `PATIENCE` and as many calls as it takes to serve every slot once: neither the batch lane nor a long request starves.
+* Parking. A face left out keeps its state and loses nothing but time; it needs no rows while it waits.
+* Entering is for those who will step. A face enters when it would have a row in the steps that follow; before that, the
+  call would cost the others time and bring it nothing.
+* Company. When more than half of the rows step, entering and leaving wait until those who wait have waited as long,
+  together, as there are faces to hold up beyond that half; a call of two networks holds up twice as long.
+* Sizes. Where a bundle allows certain batch sizes only, a call takes the next smaller size if the larger one would be
+  filled with padding by more than half of the difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from service.core.manifest import NetworkSpec
+from service.sampling.phases import Phase
+from service.sampling.slots import Slot
+
+PATIENCE = 16
+BATCH_SHARE = 4  # while interactive faces are in a call, every fourth row is of the batch lane, and one at least
+
+Call = tuple[Phase, list[Slot]]
+
+
+@dataclass(frozen=True, slots=True)
+class CallShape:
+    """How a phase is called.
+
+    Attributes:
+        rows: Most faces of one call.
+        sizes: Allowed batch sizes, ascending, or None for any.
+        networks: Network calls that it makes.
+    """
+
+    rows: int
+    sizes: tuple[int, ...] | None
+    networks: int
+
+    @classmethod
+    def of(cls, networks: Sequence[NetworkSpec], slots: int) -> CallShape:
+        """Of the networks that a phase calls one after another; more rows than slots are never needed."""
+        rows = min([slots, *(network.max_batch_size for network in networks)])
+        return cls(rows, networks[0].batch_sizes if networks else None, len(networks))
+
+    def rows_for(self, ready: int) -> int:
+        """How many of `ready` faces one call takes."""
+        most = min(ready, self.rows)
+        if self.sizes is None or most < self.sizes[0]:
+            return most
+        smaller = max(size for size in self.sizes if size <= most)
+        larger = min(size for size in self.sizes if size >= most)
+        return most if 2 * (most - smaller) >= larger - smaller else smaller
+
+
+class Schedule:
+    """Decides for one sampler.
+
+    Args:
+        shapes: How each phase is called.
+        concurrent: Calls of different phases run side by side. Otherwise there is one at a time: one that were begun
+            earlier would have to wait all the same, and whoever becomes ready meanwhile could not join it.
+    """
+
+    def __init__(self, shapes: Mapping[Phase, CallShape], *, concurrent: bool) -> None:
+        self._shapes = shapes
+        self._concurrent = concurrent
+        self._turns = [Phase.LEAVE, Phase.ENTER, Phase.ADVANCE]  # least recently called first
+
+    def begin(self, slots: Sequence[Slot], under_way: Collection[Phase]) -> list[Call]:
+        """The calls to begin now; their faces become busy.
+
+        If any face could be in a call, and none is under way, there is at least one.
+
+        Args:
+            slots: All slots in the order of admission.
+            under_way: Phases whose call has not ended; a phase has one call at a time.
+        """
+        stepping = [slot for slot in slots if slot.phase is Phase.ADVANCE]
+        calls: list[Call] = []
+        for phase in self._turns:
+            if phase in under_way:
+                continue
+            if not self._concurrent and (under_way or calls):
+                break
+            chosen = self._choose(phase, [slot for slot in slots if not slot.busy and slot.phase is phase], stepping)
+            if chosen:
+                calls.append((phase, chosen))
+        for phase, chosen in calls:
+            self._turns.remove(phase)
+            self._turns.append(phase)
+            for slot in chosen:
+                slot.busy, slot.passed_over = True, 0
+        if any(phase is Phase.ADVANCE for phase, _ in calls):
+            for slot in slots:
+                slot.passed_over += not slot.busy
+        return calls
+
+    def _choose(self, phase: Phase, ready: Sequence[Slot], stepping: Sequence[Slot]) -> list[Slot]:
+        """The faces of the phase's next call; none when there should be none yet."""
+        if phase is Phase.ENTER and not self._would_step(ready, stepping):
+            return []
+        if phase is not Phase.ADVANCE and not self._is_worth_a_call(phase, ready, stepping):
+            return []
+        shape = self._shapes[phase]
+        return _first(ready, shape.rows_for(len(ready)))
+
+    def _would_step(self, ready: Sequence[Slot], stepping: Sequence[Slot]) -> bool:
+        staying = [slot for slot in stepping if slot.steps_left > 1]  # the others leave while these enter
+        following = _first([*staying, *ready], self._shapes[Phase.ADVANCE].rows)
+        return any(slot.phase is Phase.ENTER for slot in following)
+
+    def _is_worth_a_call(self, phase: Phase, ready: Sequence[Slot], stepping: Sequence[Slot]) -> bool:
+        crowd = len(stepping) - self._shapes[Phase.ADVANCE].rows / 2
+        waited = sum(1 + slot.passed_over for slot in ready)
+        return 2 * waited >= self._shapes[phase].networks * crowd or any(_is_overdue(slot) for slot in ready)
+
+
+def _first(ready: Sequence[Slot], rows: int) -> list[Slot]:
+    """Those whose turn it is, `rows` at most."""
+    batch_rows = rows
+    if not all(slot.is_batch for slot in ready):
+        batch_rows = max(1, rows // BATCH_SHARE)
+    chosen: list[Slot] = []
+    for slot in sorted(ready, key=_rank):
+        if slot.is_batch and not _is_overdue(slot):
+            if batch_rows < 1:
+                continue
+            batch_rows -= 1
+        chosen.append(slot)
+    return chosen[:rows]
+
+
+def _rank(slot: Slot) -> tuple[int, bool, int]:
+    overdue = slot.passed_over if _is_overdue(slot) else 0
+    return -overdue, slot.is_batch, slot.steps_left
+
+
+def _is_overdue(slot: Slot) -> bool:
+    return slot.passed_over >= PATIENCE
