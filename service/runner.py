@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
 from service.core.errors import Cancelled, DeadlineExceeded, DependencyUnavailable, Draining, ServiceError
@@ -60,6 +60,8 @@ class PhotoRunner:
         at_once: Photos under way together.
         finish_queue: Whether photos that still wait when the stop comes are restored, too, as far as `grace_s` allows:
             for a queue that ends with this process.
+        has_workers: Asked whether anybody restores faces. While nobody does, no photo is taken here: other gateways may
+            have workers. One that had no time left while nobody did is begun again.
         grace_s: How long photos may take after a stop; what is not finished then is handed back.
         pause_s: Seconds to wait after an unexpected error, and while something needed does not answer.
         beat_s: Seconds between two signs of life.
@@ -72,6 +74,7 @@ class PhotoRunner:
         *,
         at_once: int = 4,
         finish_queue: bool = False,
+        has_workers: Callable[[], Awaitable[bool]] | None = None,
         grace_s: float = 3600.0,
         pause_s: float = _PAUSE_S,
         beat_s: float = _BEAT_S,
@@ -80,6 +83,7 @@ class PhotoRunner:
         self._gateway = gateway
         self._room = asyncio.Semaphore(at_once)
         self._finish_queue = finish_queue
+        self._has_workers = has_workers or _always
         self._grace_s = grace_s
         self._pause_s = pause_s
         self._beat_s = beat_s
@@ -123,6 +127,9 @@ class PhotoRunner:
 
     async def _take(self) -> PhotoJob | None:
         try:
+            if not await self._has_workers():
+                await asyncio.sleep(self._pause_s)
+                return None
             job = await self._jobs.take(_IDLE_WAIT_S)
         except DependencyUnavailable as error:
             logger.warning("the queue of photos does not answer: %s", error.detail)
@@ -154,7 +161,9 @@ class PhotoRunner:
             except asyncio.CancelledError:
                 if not held.unwanted:
                     raise
-            except (DependencyUnavailable, Draining, Cancelled) as error:
+            except (DependencyUnavailable, Draining, Cancelled, DeadlineExceeded) as error:
+                if isinstance(error, DeadlineExceeded) and await self._has_workers():
+                    return error
                 # A gateway that has lost this photo withdraws its faces; they are those of this attempt, too.
                 withdrawals += isinstance(error, Cancelled)
                 if withdrawals > _MAX_WITHDRAWALS or job.deadline_s < time.time():
@@ -258,6 +267,10 @@ class PhotoRunner:
         finally:
             beating.cancel()
             await asyncio.gather(beating, return_exceptions=True)
+
+
+async def _always() -> bool:
+    return True
 
 
 def _defect() -> ServiceError:

@@ -1,4 +1,4 @@
-"""The service as its users start it: a process of its own on a free port, watched from outside."""
+"""The service as its users start it: processes of their own on free ports, watched from outside."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,16 +16,17 @@ import httpx
 import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
-_START_TIMEOUT_S = 90
+_PATIENCE_S = 120.0
+_PAUSE_S = 0.02
 _ADDRESS = re.compile(r"http://127\.0\.0\.1:(\d+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceProcess:
-    """A service that is ready.
+    """A process of the service that answers.
 
     Attributes:
-        child: Its process.
+        child: The process.
         client: A client of its address.
         port: Where it listens.
         log: What it writes.
@@ -44,6 +45,20 @@ class ServiceProcess:
         """Its metrics as text."""
         return self.client.get("/metrics").text
 
+    def counted(self, name: str) -> float:
+        """Sum of a metric over its labels, by the name before the braces."""
+        lines = [line.rsplit(" ", 1) for line in self.metrics().splitlines() if re.match(rf"{name}[ {{]", line)]
+        return sum(float(value) for _, value in lines)
+
+    def reasons_not_ready(self) -> list[str]:
+        """What it says of its readiness; empty when it is ready."""
+        return list(self.client.get("/readyz").json()["reasons"])
+
+    def kill(self) -> None:
+        """End it at once, as `kill -9` and a power cut do."""
+        self.child.kill()
+        self.child.wait()
+
 
 def command(*arguments: str) -> list[str]:
     """`latent-pmrf` with these arguments."""
@@ -57,18 +72,48 @@ def environment(bundle: Path, **settings: object) -> dict[str, str]:
     return {**foreign, **own, "LATENT_PMRF_MODEL_REPOSITORY": str(bundle)}
 
 
+def spawn(arguments: Sequence[str], variables: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    """Start a process that writes to `log`; whoever calls this ends it."""
+    with log.open("wb") as written:
+        return subprocess.Popen(arguments, cwd=ROOT, env=variables, stderr=written)
+
+
+def connect(child: subprocess.Popen[bytes], log: Path) -> ServiceProcess:
+    """Wait until a process tells its address.
+
+    Raises:
+        RuntimeError: It ended first, or took too long.
+    """
+    until(lambda: _ADDRESS.search(log.read_text()) or child.poll() is not None)
+    found = _ADDRESS.search(log.read_text())
+    if found is None:
+        raise RuntimeError(f"the process did not start: {log.read_text()}")
+    port = int(found[1])
+    return ServiceProcess(child, httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=240), port, log)
+
+
+def until(condition: Callable[[], object], patience_s: float = _PATIENCE_S, pause_s: float = _PAUSE_S) -> None:
+    """Wait for something that is bound to happen.
+
+    Raises:
+        RuntimeError: It has not happened after a time that is generous on any machine.
+    """
+    deadline_s = time.monotonic() + patience_s
+    while not condition():
+        if time.monotonic() > deadline_s:
+            raise RuntimeError(f"not within {patience_s:g} s")
+        time.sleep(pause_s)
+
+
 @contextlib.contextmanager
 def service_process(bundle: Path, log: Path, **settings: object) -> Iterator[ServiceProcess]:
     """Start `latent-pmrf serve` and wait until it is ready; it ends with the block."""
-    with log.open("wb") as written:
-        child = subprocess.Popen(
-            command("serve", "--port", "0"), cwd=ROOT, env=environment(bundle, **settings), stderr=written
-        )
+    child = spawn(command("serve", "--port", "0"), environment(bundle, **settings), log)
     try:
-        port = _wait_for_port(child, log)
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=240) as client:
-            client.get("/readyz").raise_for_status()
-            yield ServiceProcess(child, client, port, log)
+        running = connect(child, log)
+        with running.client:
+            until(lambda: not running.reasons_not_ready())
+            yield running
     finally:
         child.terminate()
         try:
@@ -76,15 +121,3 @@ def service_process(bundle: Path, log: Path, **settings: object) -> Iterator[Ser
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
-
-
-def _wait_for_port(child: subprocess.Popen[bytes], log: Path) -> int:
-    deadline_s = time.monotonic() + _START_TIMEOUT_S
-    while time.monotonic() < deadline_s:
-        found = _ADDRESS.search(log.read_text())
-        if found:
-            return int(found[1])
-        if child.poll() is not None:
-            break
-        time.sleep(0.02)
-    raise RuntimeError(f"the service did not start: {log.read_text()}")

@@ -82,6 +82,14 @@ class RedisServer:
         self._process.send_signal(signal.SIGCONT)
 
 
+def durable_server(folder: Path) -> RedisServer:
+    """A server, not started, of the newest version there is, that forgets nothing it has confirmed."""
+    newest = next((binary for version in reversed(VERSIONS) if (binary := find_binary(version))), None)
+    if newest is None:
+        pytest.skip("no redis-server on this machine")
+    return RedisServer(newest, folder, "--appendonly", "yes", "--appendfsync", "always")
+
+
 def require_binary(version: str) -> Path:
     """The binary; a test that asks for one that is missing is skipped."""
     binary = find_binary(version)

@@ -83,7 +83,7 @@ class GatewayProcess:
             return ["the service is shutting down"]
         reasons = [f"the {name} has stopped" for name in self.loops.fallen()]
         faces, photos, networks, workers = await asyncio.gather(
-            self.faces.broker.ready(), self.jobs.ready(), self.backend.ready(), self._has_workers()
+            self.faces.broker.ready(), self.jobs.ready(), self.backend.ready(), self.faces.has_workers()
         )
         if not faces:
             reasons.append("the queue of faces does not answer")
@@ -91,12 +91,9 @@ class GatewayProcess:
             reasons.append("the queue of photos does not answer")
         if not networks:
             reasons.append("the networks cannot be called")
-        if workers is False:
+        if not workers:
             reasons.append(f"no worker with bundle {self.gateway.manifest.tag} has been alive lately")
         return reasons
-
-    async def _has_workers(self) -> bool | None:
-        return True if self.faces.presence is None else await self.faces.presence.anybody()
 
 
 @contextlib.asynccontextmanager
@@ -148,6 +145,7 @@ async def restoring(settings: Settings, ending: Ending, *, with_worker: bool) ->
             gateway,
             at_once=settings.job_photos,
             finish_queue=settings.redis_url is None,  # such a queue ends with this process
+            has_workers=faces.has_workers,
             beat_s=min(_LONGEST_BEAT_S, settings.lease_s / _BEATS_PER_LEASE),
         )
         await parts.enter_async_context(loops.running(_PHOTOS, runner.run))

@@ -34,6 +34,10 @@ class FaceQueue:
     broker: Broker
     presence: Presence | None
 
+    async def has_workers(self) -> bool:
+        """Whether anybody takes faces; when that cannot be told, somebody may."""
+        return self.presence is None or await self.presence.anybody() is not False
+
     async def close(self) -> None:
         """Release both."""
         await self.broker.close()

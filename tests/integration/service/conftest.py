@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tests.fleet import Fleet
 from tests.processes import ROOT, service_process
+from tests.redis_servers import durable_server
 from tests.running_bundle import write_bundle
 
 
@@ -12,6 +14,18 @@ from tests.running_bundle import write_bundle
 def arithmetic_bundle(tmp_path_factory):
     """Runs everywhere, in milliseconds."""
     return write_bundle(tmp_path_factory.mktemp("bundle"))
+
+
+@pytest.fixture
+def fleet(arithmetic_bundle, tmp_path_factory):
+    """A deployment without processes yet, on a Redis of its own; silence is noticed soon, and forgiven often."""
+    server = durable_server(tmp_path_factory.mktemp("r"))
+    server.start()
+    try:
+        with Fleet(arithmetic_bundle, tmp_path_factory.mktemp("logs"), server, lease_s=3, max_deliveries=10) as fleet:
+            yield fleet
+    finally:
+        server.kill()
 
 
 @pytest.fixture(scope="module", params=["arithmetic", "own"])

@@ -132,6 +132,27 @@ class Telling(EchoBroker):
         return await super().results(job_id, timeout_s, on_progress)
 
 
+async def test_a_photo_is_not_begun_without_workers_and_does_not_fail_for_their_absence():
+    jobs, seen = make_jobs(), []
+    admitted, tried, back = (asyncio.Event() for _ in range(3))
+
+    async def has_workers():
+        await admitted.wait()
+        seen.append((await jobs.status("a")).state)
+        if len(seen) == 6:
+            tried.set()
+        return len(seen) == 3 or back.is_set()
+
+    settings = {"request_timeout_s": 0.05, "at_once": 1, "has_workers": has_workers}
+    async with running(EchoBroker(hold=asyncio.Event()), jobs=jobs, **settings) as parts:
+        await parts.admit("a")
+        admitted.set()
+        await tried.wait()
+        back.set()
+        assert (await parts.state("a")).failure.code == DeadlineExceeded.code
+    assert seen[:6] == [JobState.QUEUED] * 3 + [JobState.RUNNING] * 3
+
+
 async def test_progress_reaches_those_who_watch():
     hold = asyncio.Event()
     async with running(Telling(hold=hold)) as parts:

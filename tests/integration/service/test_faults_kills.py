@@ -1,0 +1,116 @@
+"""Processes are ended in the middle of their work, by `kill -9` or by a signal they hear; nothing is lost."""
+
+import signal
+
+import numpy as np
+import pytest
+
+from tests.fleet import check_results, state, submit, until_ended, until_ready
+from tests.job_client import ASYNC, ask
+from tests.pictures import encoded
+from tests.processes import until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+SLOW = ("--call-s", "0.2")  # a face of eight steps takes two seconds
+MANY_STEPS = {"num_steps": "8"}
+RECLAIMED = "restore_reclaimed_total"
+STEPS = "restore_ode_steps_total"
+
+
+def test_a_worker_killed_in_mid_batch_loses_no_face(fleet):
+    (gateway,) = fleet.start("gateway")
+    doomed = fleet.start_odd_worker(*SLOW)
+    until_ready(gateway, doomed)
+    where = submit(gateway, range(12), **MANY_STEPS)
+    until(lambda: doomed.counted(STEPS) > 0)
+    doomed.kill()
+    (survivor,) = fleet.start("worker")
+    check_results(gateway, where)
+    assert survivor.counted(RECLAIMED) > 0
+
+
+def test_the_jobs_of_a_killed_gateway_end_at_another(fleet):
+    (doomed,) = fleet.start("gateway")
+    worker = fleet.start_odd_worker(*SLOW)
+    until_ready(doomed, worker)
+    where = submit(doomed, range(8), **MANY_STEPS)
+    until(lambda: worker.counted(STEPS) > 0)
+    doomed.kill()
+    (other,) = fleet.start("gateway")
+    check_results(other, where)
+    assert other.counted(RECLAIMED) > 0
+
+
+def test_a_photo_that_ends_every_worker_is_given_up_and_no_other(fleet):
+    (gateway,) = fleet.start("gateway", max_deliveries=3)
+    worker = fleet.start_odd_worker("--dies", max_deliveries=3)
+    white = encoded(np.full((64, 64, 3), 255, np.uint8))
+    where = submit(gateway, range(3))
+    poison = ask(gateway.client, white, {"aligned": "true"}, **ASYNC).headers["location"]
+    where |= submit(gateway, range(3, 6))
+    ends = 0
+    while state(gateway, poison)["status"] in ("queued", "running"):
+        if worker.child.poll() is not None:
+            ends += 1
+            worker = fleet.start_odd_worker("--dies", max_deliveries=3)
+    assert ends == 3
+    ended = state(gateway, poison)
+    assert (ended["status"], ended["error"]["code"]) == ("failed", "abandoned")
+    assert gateway.client.get(f"{poison}/result").json()["code"] == "abandoned"
+    check_results(gateway, where)
+    (letters,) = fleet.server.tell("KEYS", "*:dead").split()
+    assert fleet.server.tell("XLEN", letters) == "1"
+    assert "deliveries" in fleet.server.tell("XRANGE", letters, "-", "+")
+
+
+@pytest.mark.parametrize("grace_s", [60, 0])
+def test_a_worker_that_is_told_to_end_finishes_its_faces_or_hands_them_back(fleet, grace_s):
+    (gateway,) = fleet.start("gateway")
+    leaving = fleet.start_odd_worker(*SLOW, grace_s=grace_s)
+    until_ready(gateway, leaving)
+    where = submit(gateway, range(12), **MANY_STEPS)
+    until(lambda: leaving.counted(STEPS) > 0)
+    leaving.child.send_signal(signal.SIGTERM)
+    if grace_s:
+        until(lambda: leaving.reasons_not_ready() == ["the worker is shutting down"])
+    assert leaving.child.wait(120) == 0
+    done = sum(state(gateway, location)["status"] == "succeeded" for location in where.values())
+    assert (done > 0) == (grace_s > 0)
+    (successor,) = fleet.start("worker")
+    check_results(gateway, where)
+    assert successor.counted(RECLAIMED) == 0
+
+
+def test_a_gateway_that_is_told_to_end_finishes_its_photos_and_leaves_the_others(fleet):
+    leaving, other = fleet.start("gateway", "gateway", job_photos=2)
+    worker = fleet.start_odd_worker(*SLOW)
+    until_ready(leaving, other, worker)
+    where = submit(leaving, range(10), **MANY_STEPS)
+    until(lambda: worker.counted(STEPS) > 0)
+    leaving.child.send_signal(signal.SIGTERM)
+    until(lambda: leaving.reasons_not_ready() == ["the service is shutting down"])
+    for path in ("/restore", "/v1/restorations"):
+        refused = leaving.client.post(path, files={"image": b"anything"})
+        assert (refused.status_code, refused.json()["code"]) == (503, "draining")
+        assert int(refused.headers["retry-after"]) > 0
+    assert leaving.client.get("/livez").status_code == 200
+    assert state(leaving, where[9])["status"] in ("queued", "running")
+    assert leaving.child.wait(120) == 0
+    check_results(other, where)
+    assert other.counted(RECLAIMED) == 0
+
+
+def test_a_second_signal_ends_a_gateway_at_once_and_its_photos_elsewhere(fleet):
+    (leaving,) = fleet.start("gateway", grace_s=600)
+    worker = fleet.start_odd_worker("--call-s", "1")
+    until_ready(leaving, worker)
+    (location,) = submit(leaving, [7], **MANY_STEPS).values()
+    until(lambda: worker.counted(STEPS) > 0)
+    for _ in range(2):
+        leaving.child.send_signal(signal.SIGTERM)
+        until(lambda: leaving.child.poll() is not None or leaving.reasons_not_ready())
+    assert leaving.child.wait(60) == 130
+    (other,) = fleet.start("gateway")
+    assert until_ended(other, location)["status"] == "succeeded"
+    assert other.counted(RECLAIMED) == 0
