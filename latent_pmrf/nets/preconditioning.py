@@ -35,7 +35,7 @@ class Coefficients:
 class Preconditioning(nn.Module):
     """Coefficients per channel as functions of time.
 
-    Buffers `distance` and `sigma_s` (C,) are set by `set_scales`; they are part of the checkpoint.
+    Buffers `distance` and `sigma_s` (C, 1, 1) are set by `set_scales`; they are part of the checkpoint.
     """
 
     distance: Tensor
@@ -43,8 +43,8 @@ class Preconditioning(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.register_buffer("distance", torch.ones(channels))
-        self.register_buffer("sigma_s", torch.full((channels,), 0.1))
+        self.register_buffer("distance", torch.ones(channels, 1, 1))
+        self.register_buffer("sigma_s", torch.full((channels, 1, 1), 0.1))
 
     def set_scales(self, distance: Tensor, sigma_s: Tensor) -> None:
         """Deviations (C,) of target and source from their common mean, in the flow's units; `sigma_s` may be (1,).
@@ -54,17 +54,20 @@ class Preconditioning(nn.Module):
         """
         if not (bool((distance > 0).all()) and bool((sigma_s > 0).all())):
             raise ValueError("preconditioning needs positive source noise, and a target that differs from the source")
-        self.distance.copy_(distance)
-        self.sigma_s.copy_(sigma_s.expand_as(self.distance))
+        self.distance.copy_(distance[:, None, None])
+        self.sigma_s.copy_(sigma_s[:, None, None])
 
     def forward(self, t: Tensor) -> Coefficients:
-        """Coefficients at times (B,) in [0, 1]."""
+        """Coefficients at times (B,) in [0, 1].
+
+        No product of the two buffers alone: an export would fold it, and they could not be read back from the graph.
+        """
         time = t[:, None, None, None]  # (B, 1, 1, 1)
-        data, noise = self.distance.square()[:, None, None], self.sigma_s.square()[:, None, None]  # (C, 1, 1)
-        variance = (1 - time).square() * noise + time.square() * data  # of r; (B, C, 1, 1)
+        data, noise = time * self.distance, (1 - time) * self.sigma_s  # deviations of the two parts of r, (B, C, 1, 1)
+        variance = data.square() + noise.square()
         c_in = variance.rsqrt()
         return Coefficients(
             c_in=c_in,
-            c_skip=(time * data - (1 - time) * noise) / variance,
-            c_out=(data * noise).sqrt() * c_in,
+            c_skip=(data * self.distance - noise * self.sigma_s) / variance,
+            c_out=c_in * self.distance * self.sigma_s,
         )

@@ -10,7 +10,9 @@ from export.bundle import write_bundle
 from export.manifest import BundleFacts
 from export.parity import Gate
 from export.trained import load_trained, round_weights
+from latent_pmrf.cli import main
 from latent_pmrf.evaluation.bundle import BundleRestorer, source_noise
+from latent_pmrf.training.checkpoint import load_weights
 from service.backends.ort_session import OrtBackend
 from service.core.manifest import load_manifest
 from service.core.metrics import Metrics
@@ -71,3 +73,13 @@ async def test_all_three_make_the_same_picture(exported):
 def test_the_manifest_names_the_third_input(exported):
     inputs = load_manifest(exported[1]).networks["velocity"].inputs
     assert [tensor.name for tensor in inputs] == ["x_t", "t", "source_mean"]
+
+
+def test_its_weights_can_be_read_back(exported, tmp_path):
+    assert main(["import", "--bundle", str(exported[1]), "--runs", str(tmp_path)]) == 0
+    expected = load_trained(exported[0]).velocity
+    round_weights(expected)
+    found = load_weights(tmp_path / "flow" / "weights.safetensors")
+    assert found.config == expected.config
+    for name, value in expected.state_dict().items():
+        torch.testing.assert_close(found.state_dict[name], value, atol=1e-6, rtol=0, msg=name)
