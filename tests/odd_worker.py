@@ -1,6 +1,6 @@
-"""A worker of the real parts, in a process of its own, whose networks take their time or die over a white face.
+"""A worker of the real parts, in a process of its own, whose networks take their time, or cannot bear a white face.
 
-python -m tests.odd_worker [--call-s SECONDS] [--dies]
+python -m tests.odd_worker [--call-s SECONDS] [--dies | --hangs]
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import os
 import sys
+import threading
 
 from rich.console import Console
 
@@ -25,12 +26,16 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--call-s", type=float, default=0.0)
     parser.add_argument("--dies", action="store_true")
+    parser.add_argument("--hangs", action="store_true")
     given = parser.parse_args()
 
     class OddBackend(OrtBackend):
         async def infer(self, network, inputs):
-            if given.dies and network == "estimator" and (inputs["image"].mean(axis=(1, 2, 3)) > _WHITE).any():
-                os._exit(1)
+            if network == "estimator" and (inputs["image"].mean(axis=(1, 2, 3)) > _WHITE).any():
+                if given.dies:
+                    os._exit(1)
+                if given.hangs:
+                    await asyncio.to_thread(threading.Event().wait)
             await asyncio.sleep(given.call_s)
             return await super().infer(network, inputs)
 

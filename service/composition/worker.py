@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from functools import partial
 
 from service.backends.ort_session import OrtBackend
+from service.backends.watched import WatchedBackend
 from service.composition.ending import Ending
 from service.composition.http import Ended, address_of, serve_until_told
 from service.composition.loops import Loops
@@ -27,6 +31,9 @@ OpenNetworks = Callable[[Settings, Manifest, Metrics], InferenceBackend]
 _WORKER = "worker"
 _LONGEST_BEAT_S = 5.0
 _BEATS_PER_LEASE = 4
+_LOOKS_PER_CALL = 10
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +120,25 @@ async def worker_process(
     async with contextlib.AsyncExitStack() as parts:
         faces = open_faces(settings, manifest, metrics)
         parts.push_async_callback(faces.close)
-        backend = networks(settings, manifest, metrics)
+        backend = WatchedBackend(networks(settings, manifest, metrics))
         parts.push_async_callback(backend.close)
         loops = Loops(ending)
+        await parts.enter_async_context(loops.running("watchdog", partial(_watch, backend, settings.call_timeout_s)))
         await parts.enter_async_context(working(settings, manifest, metrics, backend, faces, loops))
         yield WorkerProcess(faces, backend, metrics, loops, ending)
+
+
+async def _watch(backend: WatchedBackend, longest_s: float, stop: asyncio.Event) -> None:
+    """End the process when a network call does not come back; its faces then go to other workers.
+
+    Nothing less helps: the thread that is stuck cannot be ended, and the worker's signs of life would go on for ever.
+    """
+    while not stop.is_set():
+        if backend.oldest_s > longest_s:
+            logger.critical("a network call has lasted for %.0f s; the worker is stuck, and ends", backend.oldest_s)
+            os._exit(1)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), longest_s / _LOOKS_PER_CALL)
 
 
 async def restore_faces(

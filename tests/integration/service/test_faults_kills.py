@@ -42,9 +42,11 @@ def test_the_jobs_of_a_killed_gateway_end_at_another(fleet):
     assert other.counted(RECLAIMED) > 0
 
 
-def test_a_photo_that_ends_every_worker_is_given_up_and_no_other(fleet):
-    (gateway,) = fleet.start("gateway", max_deliveries=3)
-    worker = fleet.start_odd_worker("--dies", max_deliveries=3)
+@pytest.mark.parametrize("reaction", ["--dies", "--hangs"])
+def test_a_photo_that_ends_every_worker_is_given_up_and_no_other(fleet, reaction):
+    settings = {"max_deliveries": 3, "call_timeout_s": 5}
+    (gateway,) = fleet.start("gateway", **settings)
+    worker = fleet.start_odd_worker(reaction, **settings)
     white = encoded(np.full((64, 64, 3), 255, np.uint8))
     where = submit(gateway, range(3))
     poison = ask(gateway.client, white, {"aligned": "true"}, **ASYNC).headers["location"]
@@ -53,7 +55,7 @@ def test_a_photo_that_ends_every_worker_is_given_up_and_no_other(fleet):
     while state(gateway, poison)["status"] in ("queued", "running"):
         if worker.child.poll() is not None:
             ends += 1
-            worker = fleet.start_odd_worker("--dies", max_deliveries=3)
+            worker = fleet.start_odd_worker(reaction, **settings)
     assert ends == 3
     ended = state(gateway, poison)
     assert (ended["status"], ended["error"]["code"]) == ("failed", "abandoned")

@@ -1,0 +1,58 @@
+"""Network calls with an eye on the clock: how long the oldest call has been under way."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from service.core.interfaces import InferenceBackend, Tensors
+
+
+class WatchedBackend:
+    """Implements `service.core.interfaces.InferenceBackend` by another one.
+
+    Args:
+        backend: Does the work.
+        clock: Seconds, monotonic.
+    """
+
+    def __init__(self, backend: InferenceBackend, clock: Callable[[], float] = time.monotonic) -> None:
+        self._backend = backend
+        self._clock = clock
+        self._numbers = itertools.count()
+        self._begun_s: dict[int, float] = {}
+
+    @property
+    def oldest_s(self) -> float:
+        """Seconds since the oldest call under way was asked for, its wait for its turn included; 0 without any."""
+        return self._clock() - min(self._begun_s.values()) if self._begun_s else 0.0
+
+    @property
+    def concurrent(self) -> bool:
+        """Whether calls of the sampler's networks run side by side."""
+        return self._backend.concurrent
+
+    async def infer(self, network: str, inputs: Tensors) -> dict[str, npt.NDArray[np.generic]]:
+        """Run one network on a batch.
+
+        Raises:
+            ServiceError: As the other backend does.
+        """
+        number = next(self._numbers)
+        self._begun_s[number] = self._clock()
+        try:
+            return await self._backend.infer(network, inputs)
+        finally:
+            del self._begun_s[number]
+
+    async def ready(self) -> bool:
+        """Whether every network can be called."""
+        return await self._backend.ready()
+
+    async def close(self) -> None:
+        """Release the other backend."""
+        await self._backend.close()
