@@ -179,11 +179,12 @@ def _parser() -> argparse.ArgumentParser:
         ("serve", _run_serve, "serve HTTP: queue, sampler and networks in this process"),
         ("gateway", _run_gateway, f"serve HTTP; workers on the queue of {ENV_PREFIX}REDIS_URL restore the faces"),
     ):
-        server = commands.add_parser(name, help=purpose)
+        server = commands.add_parser(name, help=purpose, description=purpose)
         _add_address(server, "--port", "PORT", "8000")
         server.set_defaults(run=run)
 
-    worker = commands.add_parser("worker", help=f"restore faces of the queue of {ENV_PREFIX}REDIS_URL")
+    purpose = f"restore faces of the queue of {ENV_PREFIX}REDIS_URL"
+    worker = commands.add_parser("worker", help=purpose, description=purpose)
     _add_address(worker, "--metrics-port", "METRICS_PORT", "8001", of="health and metrics; ")
     worker.set_defaults(run=_run_worker)
 

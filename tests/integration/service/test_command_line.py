@@ -175,9 +175,11 @@ def test_wrong_usage(run, arguments, capsys):
 
 def test_help_names_every_option_and_default(run, capsys):
     for arguments, words in (
-        (["--help"], ["serve", "restore"]),
+        (["--help"], ["serve", "gateway", "worker", "restore"]),
         (["restore", "--help"], [f"--{name.replace('_', '-')}" for name in option_schemas()]),
         (["serve", "--help"], ["--host", "--port", "127.0.0.1", "8000"]),
+        (["gateway", "--help"], ["--host", "--port", "127.0.0.1", "8000", "LATENT_PMRF_REDIS_URL"]),
+        (["worker", "--help"], ["--host", "--metrics-port", "127.0.0.1", "8001", "LATENT_PMRF_REDIS_URL"]),
     ):
         with pytest.raises(SystemExit) as caught:
             run(*arguments)

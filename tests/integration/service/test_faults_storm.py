@@ -4,6 +4,7 @@ The environment variable STORM_JOBS says how many; a storm of 2000 takes a minut
 """
 
 import contextlib
+import itertools
 import os
 import random
 import threading
@@ -54,11 +55,13 @@ class Storm:
         return self._random.choice([str(service.client.base_url) for service in self._services[:2]])
 
     def _blow(self):
-        while not self._over.wait(self._random.uniform(0.5, 3.0)):
-            index = self._random.randrange(len(KINDS))
+        for kind in itertools.cycle(["worker", "gateway"]):
+            if self._over.wait(self._random.uniform(0.3, 2.0)):
+                return
+            index = self._random.choice([index for index, other in enumerate(KINDS) if other == kind])
             self._services[index].kill()
-            self.killed[KINDS[index]] += 1
-            (self._services[index],) = self._fleet.start(KINDS[index], **SETTINGS)
+            self.killed[kind] += 1
+            (self._services[index],) = self._fleet.start(kind, **SETTINGS)
 
 
 class Client:
