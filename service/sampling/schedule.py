@@ -6,23 +6,24 @@ A network call costs something for itself and something for each row. So a call 
 networks, which holds up every face that steps, should be worth it. Time is counted in steps, never in seconds: the same
 faces in the same order give the same calls on every machine. The rules:
 
-* Lanes. Interactive faces go before batch faces. While there are any, batch faces have a quarter of the rows, and
-  otherwise all.
+* Lanes. While both wait, a fifth of the rows is for batch faces, on average over the calls; the others are interactive,
+  or empty: a short call serves the interactive faces sooner. Batch faces alone have all rows.
 * Fewest steps left first. Of one lane, the face that will be gone soonest goes first, and of equal ones the oldest. So
   requests of equal length are served in order, and short ones do not queue behind long ones.
-* Patience. A face that `PATIENCE` steps have passed over goes before all others. So every face steps at least once in
-  `PATIENCE` and as many calls as it takes to serve every slot once: neither the batch lane nor a long request starves.
+* Patience. A face that `PATIENCE` steps have passed over goes before all others of its lane. So every face steps at
+  least once in `PATIENCE` calls and as many as it takes to serve its lane once: no length of requests starves another.
 * Parking. A face left out keeps its state and loses nothing but time; it needs no rows while it waits.
 * Entering is for those who will step. A face enters when it would have a row in the steps that follow; before that, the
   call would cost the others time and bring it nothing.
 * Company. When more than half of the rows step, entering and leaving wait until those who wait have waited as long,
   together, as there are faces to hold up beyond that half; a call of two networks holds up twice as long.
 * Sizes. Where a bundle allows certain batch sizes only, a call takes the next smaller size if the larger one would be
-  filled with padding by more than half of the difference.
+  filled with padding by more than half of the difference. A call of both lanes is filled with batch faces instead.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -31,7 +32,7 @@ from service.sampling.phases import Phase
 from service.sampling.slots import Slot
 
 PATIENCE = 16
-BATCH_SHARE = 4  # while interactive faces are in a call, every fourth row is of the batch lane, and one at least
+ROWS_PER_BATCH_ROW = 5  # as the queue, which hands out every fifth face of the batch lane
 
 Call = tuple[Phase, list[Slot]]
 
@@ -62,8 +63,11 @@ class CallShape:
         if self.sizes is None or most < self.sizes[0]:
             return most
         smaller = max(size for size in self.sizes if size <= most)
-        larger = min(size for size in self.sizes if size >= most)
-        return most if 2 * (most - smaller) >= larger - smaller else smaller
+        return most if 2 * (most - smaller) >= self.size_of(most) - smaller else smaller
+
+    def size_of(self, rows: int) -> int:
+        """Rows of the call that takes `rows` faces, padding included."""
+        return rows if self.sizes is None else min(size for size in self.sizes if size >= rows)
 
 
 class Schedule:
@@ -79,6 +83,7 @@ class Schedule:
         self._shapes = shapes
         self._concurrent = concurrent
         self._turns = [Phase.LEAVE, Phase.ENTER, Phase.ADVANCE]  # least recently called first
+        self._owed = dict.fromkeys(Phase, 0)  # fifths of rows that the batch lane has not had yet of its share
 
     def begin(self, slots: Sequence[Slot], under_way: Collection[Phase]) -> list[Call]:
         """The calls to begin now; their faces become busy.
@@ -115,38 +120,42 @@ class Schedule:
             return []
         if phase is not Phase.ADVANCE and not self._is_worth_a_call(phase, ready, stepping):
             return []
+        interactive, batch = _ranked(ready, is_batch=False), _ranked(ready, is_batch=True)
+        if interactive and batch:
+            return self._shared(phase, interactive, batch)
+        return [*interactive, *batch][: self._shapes[phase].rows_for(len(ready))]
+
+    def _shared(self, phase: Phase, interactive: Sequence[Slot], batch: Sequence[Slot]) -> list[Slot]:
+        """The first of both lanes, each in its share of the rows."""
         shape = self._shapes[phase]
-        return _first(ready, shape.rows_for(len(ready)))
+        self._owed[phase] = min(self._owed[phase], ROWS_PER_BATCH_ROW) + shape.rows
+        batch_rows = min(self._owed[phase] // ROWS_PER_BATCH_ROW, len(batch))
+        self._owed[phase] -= batch_rows * ROWS_PER_BATCH_ROW
+        chosen = interactive[: shape.rows - batch_rows]
+        size = min(shape.rows, shape.size_of(len(chosen) + batch_rows))
+        return [*chosen, *batch[: size - len(chosen)]]
 
     def _would_step(self, ready: Sequence[Slot], stepping: Sequence[Slot]) -> bool:
-        staying = [slot for slot in stepping if slot.steps_left > 1]  # the others leave while these enter
-        following = _first([*staying, *ready], self._shapes[Phase.ADVANCE].rows)
-        return any(slot.phase is Phase.ENTER for slot in following)
+        """Whether any of those who wait to enter would have a row if each lane had its share now."""
+        following = [*(slot for slot in stepping if slot.steps_left > 1), *ready]  # the others leave while these enter
+        interactive, batch = _ranked(following, is_batch=False), _ranked(following, is_batch=True)
+        rows = self._shapes[Phase.ADVANCE].rows
+        batch_rows = math.ceil(rows / ROWS_PER_BATCH_ROW) if interactive else rows
+        return any(slot.phase is Phase.ENTER for slot in (*interactive[:rows], *batch[:batch_rows]))
 
     def _is_worth_a_call(self, phase: Phase, ready: Sequence[Slot], stepping: Sequence[Slot]) -> bool:
-        crowd = len(stepping) - self._shapes[Phase.ADVANCE].rows / 2
+        only_batch = all(slot.is_batch for slot in ready)
+        held_up = sum(only_batch or not slot.is_batch for slot in stepping)
+        free = self._shapes[Phase.ADVANCE].rows / 2
         waited = sum(1 + slot.passed_over for slot in ready)
-        return 2 * waited >= self._shapes[phase].networks * crowd or any(_is_overdue(slot) for slot in ready)
+        worth = 2 * waited >= self._shapes[phase].networks * (held_up - free)
+        return worth or any(_is_overdue(slot) for slot in ready)
 
 
-def _first(ready: Sequence[Slot], rows: int) -> list[Slot]:
-    """Those whose turn it is, `rows` at most."""
-    batch_rows = rows
-    if not all(slot.is_batch for slot in ready):
-        batch_rows = max(1, rows // BATCH_SHARE)
-    chosen: list[Slot] = []
-    for slot in sorted(ready, key=_rank):
-        if slot.is_batch and not _is_overdue(slot):
-            if batch_rows < 1:
-                continue
-            batch_rows -= 1
-        chosen.append(slot)
-    return chosen[:rows]
-
-
-def _rank(slot: Slot) -> tuple[int, bool, int]:
-    overdue = slot.passed_over if _is_overdue(slot) else 0
-    return -overdue, slot.is_batch, slot.steps_left
+def _ranked(slots: Sequence[Slot], *, is_batch: bool) -> list[Slot]:
+    """Those of one lane, by whose turn it is."""
+    lane = [slot for slot in slots if slot.is_batch is is_batch]
+    return sorted(lane, key=lambda slot: (-slot.passed_over if _is_overdue(slot) else 0, slot.steps_left))
 
 
 def _is_overdue(slot: Slot) -> bool:
