@@ -7,12 +7,13 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-MASK_FLOOR = -60.0
-"""Least value of an additive attention mask.
+MASK_FLOOR = -127.0
+"""Least value of an additive attention mask: the least that a byte holds.
 
-exp(-60) is 1e-26: nothing in float32 unless a hidden logit is 40 above every visible one, which the parity gate would
-show. The networks' own masks go far below; there onnxruntime's softmax, which clips its exponent at -88.4, fills the
-matrix with denormal numbers, and arithmetic with those made the whole softmax twelve times slower.
+Trained networks have logits that differ by 50 and more, so that -60 let hidden keys through (the parity gate showed it).
+onnxruntime's softmax clips its exponent at -88.4 and so fills the matrix with denormal numbers; arithmetic with those
+makes the softmax up to twelve times slower on some processors, unless the session takes denormals for zero, as the
+sessions of this project do.
 """
 
 _LEAST_ELEMENTS = 256
