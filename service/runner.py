@@ -38,15 +38,25 @@ class _Held:
         job: What is to be done.
         pipeline: The gateway at work on it.
         unwanted: Nobody waits for it from here any more.
+        hopeless: It cannot be finished here, and is handed back.
     """
 
     job: PhotoJob
     pipeline: asyncio.Task[Restoration] | None = None
     unwanted: bool = False
+    hopeless: bool = False
 
     def drop(self) -> None:
         """Let the work end; its outcome is told to nobody."""
         self.unwanted = True
+        self._cancel()
+
+    def give_up(self) -> None:
+        """Let the work end without an outcome, if it has none yet."""
+        self.hopeless = True
+        self._cancel()
+
+    def _cancel(self) -> None:
         if self.pipeline is not None:
             self.pipeline.cancel()
 
@@ -60,8 +70,8 @@ class PhotoRunner:
         at_once: Photos under way together.
         finish_queue: Whether photos that still wait when the stop comes are restored, too, as far as `grace_s` allows:
             for a queue that ends with this process.
-        has_workers: Asked whether anybody restores faces. While nobody does, no photo is taken here: other gateways may
-            have workers. One that had no time left while nobody did is begun again.
+        has_workers: Asked whether anybody restores faces. While nobody does, no photo is taken here, and those under
+            way are handed back: other gateways may have workers, or there will be some later.
         grace_s: How long photos may take after a stop; what is not finished then is handed back.
         pause_s: Seconds to wait after an unexpected error, and while something needed does not answer.
         beat_s: Seconds between two signs of life.
@@ -145,25 +155,27 @@ class PhotoRunner:
     async def _serve(self, held: _Held) -> None:
         """One photo from its lease to its outcome; it stays held only if this is cut short."""
         outcome = await self._outcome(held)
-        await self._tell(held, outcome)
+        if outcome is None:
+            with contextlib.suppress(DependencyUnavailable):  # its lease runs out
+                await self._jobs.hand_back(held.job.job_id)
+        else:
+            await self._tell(held, outcome)
         del self._held[held.job.job_id]
         self._room.release()
 
-    async def _outcome(self, held: _Held) -> Restoration | ServiceError:
-        """Restore a photo, and again while it is the surroundings that fail."""
+    async def _outcome(self, held: _Held) -> Restoration | ServiceError | None:
+        """Restore a photo, and again while it is the surroundings that fail; None if it cannot be done here."""
         job, withdrawals = held.job, 0
         if job.deadline_s < time.time():
             return DeadlineExceeded("the restoration was not begun in time", hint="come back when less is waiting")
-        while not held.unwanted:
+        while not (held.unwanted or held.hopeless):
             held.pipeline = asyncio.create_task(self._restore(job), name="pipeline")
             try:
                 return await held.pipeline
             except asyncio.CancelledError:
-                if not held.unwanted:
+                if not (held.unwanted or held.hopeless):
                     raise
-            except (DependencyUnavailable, Draining, Cancelled, DeadlineExceeded) as error:
-                if isinstance(error, DeadlineExceeded) and await self._has_workers():
-                    return error
+            except (DependencyUnavailable, Draining, Cancelled) as error:
                 # A gateway that has lost this photo withdraws its faces; they are those of this attempt, too.
                 withdrawals += isinstance(error, Cancelled)
                 if withdrawals > _MAX_WITHDRAWALS or job.deadline_s < time.time():
@@ -175,7 +187,7 @@ class PhotoRunner:
             except Exception:
                 logger.exception("unexpected error with a photo")
                 return _defect()
-        return Cancelled("nobody waits for the photo")
+        return Cancelled("nobody waits for the photo") if held.unwanted else None
 
     async def _restore(self, job: PhotoJob) -> Restoration:
         async with self._notes(job.job_id) as on_progress:
@@ -260,6 +272,10 @@ class PhotoRunner:
                     continue
                 for job_id in unwanted:
                     beaten[job_id].drop()
+                if self._held and not await self._has_workers():
+                    logger.warning("there are no workers; %d photos are handed back", len(self._held))
+                    for held in self._held.values():
+                        held.give_up()
 
         beating = asyncio.create_task(beat(), name="beat")
         try:

@@ -12,6 +12,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from service.api.app import create_app
 from service.api.context import ApiContext
@@ -19,7 +20,7 @@ from service.backends.ort_session import DETECTOR, OrtBackend
 from service.composition.ending import Ending
 from service.composition.http import Ended, address_of, serve_until_told
 from service.composition.loops import Loops
-from service.composition.queues import FaceQueue, open_faces, open_photos
+from service.composition.queues import FaceQueue, keep_gauges, open_faces, open_photos
 from service.composition.release import version
 from service.composition.worker import working
 from service.core.admission import Admission
@@ -137,6 +138,8 @@ async def restoring(settings: Settings, ending: Ending, *, with_worker: bool) ->
             admission=Admission(settings.max_concurrent_photos, settings.max_concurrent_photos),
         )
         # Loops end in the reverse order: photos first, then who tells about them, then who restores their faces.
+        if settings.redis_url is not None:
+            await parts.enter_async_context(loops.running("gauges", partial(keep_gauges, faces, jobs)))
         if with_worker:
             await parts.enter_async_context(working(settings, manifest, metrics, backend, faces, loops))
         targets = await parts.enter_async_context(_courier(settings, jobs, metrics, loops))

@@ -6,6 +6,7 @@ are apart for each bundle: while one bundle replaces another, each gateway's fac
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,10 +17,13 @@ from service.brokers.memory_jobs import JobLimits, MemoryJobQueue
 from service.brokers.redis_jobs import RedisJobQueue, SharedJobLimits
 from service.brokers.redis_presence import Presence
 from service.brokers.redis_streams import RedisBroker
+from service.core.errors import DependencyUnavailable
 from service.core.interfaces import Broker, JobQueue
 from service.core.manifest import Manifest
 from service.core.metrics import Metrics
 from service.core.settings import ENV_PREFIX, Settings, UnusableSettings
+
+_GAUGES_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,16 @@ def open_photos(settings: Settings, metrics: Metrics) -> JobQueue:
         return RedisJobQueue(
             settings.redis_url.get_secret_value(), limits, metrics=metrics, prefix=settings.redis_prefix
         )
+
+
+async def keep_gauges(faces: FaceQueue, photos: JobQueue, stop: asyncio.Event) -> None:
+    """Show until `stop` is set what waits in shared queues, also while this process neither brings nor takes it."""
+    while not stop.is_set():
+        with contextlib.suppress(DependencyUnavailable):
+            await faces.broker.depth()
+            await photos.depth()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), _GAUGES_S)
 
 
 @contextlib.contextmanager

@@ -30,6 +30,18 @@ def test_a_worker_killed_in_mid_batch_loses_no_face(fleet):
     assert survivor.counted(RECLAIMED) > 0
 
 
+def test_jobs_wait_until_there_are_workers_again(fleet):
+    (gateway,) = fleet.start("gateway", request_timeout_s=10)
+    doomed = fleet.start_odd_worker(*SLOW)
+    until_ready(gateway, doomed)
+    where = submit(gateway, range(6), **MANY_STEPS)
+    until(lambda: doomed.counted(STEPS) > 0)
+    doomed.kill()
+    until(lambda: {state(gateway, location)["status"] for location in where.values()} == {"queued"})
+    fleet.start("worker")
+    check_results(gateway, where)
+
+
 def test_the_jobs_of_a_killed_gateway_end_at_another(fleet):
     (doomed,) = fleet.start("gateway")
     worker = fleet.start_odd_worker(*SLOW)

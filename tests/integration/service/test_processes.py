@@ -108,6 +108,19 @@ def test_a_gateway_misses_its_workers(fleet):
     assert gateway.reasons_not_ready() == [reason]
 
 
+def test_what_waits_is_shown_by_every_gateway(fleet):
+    gateway, other = fleet.start("gateway", "gateway")
+
+    def shows(waiting):
+        return lambda: {service.counted("restore_photo_queue_depth") for service in (gateway, other)} == {waiting}
+
+    where = submit(gateway, range(3))
+    until(shows(3.0))
+    fleet.start("worker")
+    check_results(other, where)
+    until(shows(0.0))
+
+
 def test_bundles_do_not_meet(fleet, tmp_path):
     other_bundle = write_bundle(tmp_path)
     manifest = json.loads((other_bundle / "manifest.json").read_text())

@@ -132,25 +132,24 @@ class Telling(EchoBroker):
         return await super().results(job_id, timeout_s, on_progress)
 
 
-async def test_a_photo_is_not_begun_without_workers_and_does_not_fail_for_their_absence():
-    jobs, seen = make_jobs(), []
-    admitted, tried, back = (asyncio.Event() for _ in range(3))
+async def test_while_there_are_no_workers_no_photo_is_taken_and_none_is_kept():
+    at_work, broker = [False], EchoBroker(hold=asyncio.Event())
 
     async def has_workers():
-        await admitted.wait()
-        seen.append((await jobs.status("a")).state)
-        if len(seen) == 6:
-            tried.set()
-        return len(seen) == 3 or back.is_set()
+        return at_work[0]
 
-    settings = {"request_timeout_s": 0.05, "at_once": 1, "has_workers": has_workers}
-    async with running(EchoBroker(hold=asyncio.Event()), jobs=jobs, **settings) as parts:
+    async with running(broker, has_workers=has_workers) as parts:
         await parts.admit("a")
-        admitted.set()
-        await tried.wait()
-        back.set()
-        assert (await parts.state("a")).failure.code == DeadlineExceeded.code
-    assert seen[:6] == [JobState.QUEUED] * 3 + [JobState.RUNNING] * 3
+        await asyncio.sleep(0.1)
+        assert (await parts.jobs.status("a")).state is JobState.QUEUED
+        at_work[0] = True
+        assert (await parts.state("a", JobState.RUNNING)).state is JobState.RUNNING
+        at_work[0] = False
+        assert (await parts.state("a", JobState.QUEUED)).state is JobState.QUEUED
+        assert parts.gateway.admission.active == 0
+        at_work[0] = True
+        broker.hold.set()
+        assert (await parts.state("a")).state is JobState.SUCCEEDED
 
 
 async def test_progress_reaches_those_who_watch():
@@ -316,6 +315,18 @@ async def test_nothing_is_lost_while_the_queue_is_away(method):
         if method == "fail":
             assert ended.failure.code == "unsupported_format"
     assert jobs.failures < 3
+
+
+async def test_what_has_ended_is_told_though_the_workers_have_gone():
+    jobs = make_jobs(kind=FlakyJobs)
+    jobs.method = "finish"
+
+    async def has_workers():
+        return jobs.failures == FlakyJobs.failures
+
+    async with running(jobs=jobs, has_workers=has_workers) as parts:
+        await parts.admit("a")
+        assert (await parts.state("a")).state is JobState.SUCCEEDED
 
 
 async def test_stopping_finishes_what_was_taken_and_leaves_the_rest():
