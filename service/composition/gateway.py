@@ -19,7 +19,7 @@ from service.api.context import ApiContext
 from service.backends.ort_session import DETECTOR, OrtBackend
 from service.composition.ending import Ending
 from service.composition.http import Ended, address_of, serve_until_told
-from service.composition.loops import Loops
+from service.composition.loops import Loops, part_with
 from service.composition.queues import FaceQueue, keep_gauges, open_faces, open_photos
 from service.composition.release import version
 from service.composition.worker import working
@@ -75,8 +75,8 @@ class GatewayProcess:
 
     async def dismiss(self) -> None:
         """Tell everybody who waits for a photo to ask elsewhere."""
-        await self.faces.close()
-        await self.jobs.close()
+        await part_with(self.faces.close)
+        await part_with(self.jobs.close)
 
     async def reasons_not_ready(self) -> list[str]:
         """Why photos cannot be restored now."""
@@ -125,9 +125,9 @@ async def restoring(settings: Settings, ending: Ending, *, with_worker: bool) ->
         )
         parts.push_async_callback(backend.close)
         faces = open_faces(settings, manifest, metrics)
-        parts.push_async_callback(faces.close)
+        parts.push_async_callback(part_with, faces.close)
         jobs = open_photos(settings, metrics)
-        parts.push_async_callback(jobs.close)
+        parts.push_async_callback(part_with, jobs.close)
         gateway = Gateway(
             broker=faces.broker,
             detector=FaceDetector(backend),

@@ -17,7 +17,7 @@ import uvicorn
 from service.composition.ending import Ending
 from service.composition.loops import Loops
 
-_FAREWELL_S = 2.0  # for sending people away, and for what they are told
+_FAREWELL_S = 2.0  # for what those are told who are sent away
 
 
 class Process(Protocol):
@@ -88,9 +88,7 @@ async def serve_until_told(
         server.should_exit = True
         await ending.allow(serving)
         if not serving.done():
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_FAREWELL_S):
-                    await process.dismiss()
+            await process.dismiss()
             await asyncio.wait({serving}, timeout=_FAREWELL_S)
             server.drop_everybody()
         await serving

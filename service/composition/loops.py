@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 from service.composition.ending import Ending
@@ -12,7 +12,14 @@ from service.composition.ending import Ending
 Run = Callable[[asyncio.Event], Coroutine[Any, Any, None]]
 """Works until the event is set and what it has begun is finished; cancelled, it hands back what it has."""
 
-_FAREWELL_S = 5.0  # for handing back, when the time for finishing is over
+_FAREWELL_S = 2.0  # for handing back, when the time for finishing is over; leases end by themselves
+
+
+async def part_with(close: Callable[[], Awaitable[None]]) -> None:
+    """Close the way to a server, which may hang: then it is not waited for."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_FAREWELL_S):
+            await close()
 
 
 class Loops:

@@ -44,9 +44,11 @@ class FaceQueue:
 
     async def close(self) -> None:
         """Release both."""
-        await self.broker.close()
-        if self.presence is not None:
-            await self.presence.close()
+        try:
+            await self.broker.close()
+        finally:
+            if self.presence is not None:
+                await self.presence.close()
 
 
 def open_faces(settings: Settings, manifest: Manifest, metrics: Metrics) -> FaceQueue:

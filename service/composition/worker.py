@@ -15,7 +15,7 @@ from service.backends.ort_session import OrtBackend
 from service.backends.watched import WatchedBackend
 from service.composition.ending import Ending
 from service.composition.http import Ended, address_of, serve_until_told
-from service.composition.loops import Loops
+from service.composition.loops import Loops, part_with
 from service.composition.probes import Probes
 from service.composition.queues import FaceQueue, open_faces
 from service.composition.release import version
@@ -119,7 +119,7 @@ async def worker_process(
     metrics.build_info(version=version(), model=f"{manifest.name}@{manifest.version}")
     async with contextlib.AsyncExitStack() as parts:
         faces = open_faces(settings, manifest, metrics)
-        parts.push_async_callback(faces.close)
+        parts.push_async_callback(part_with, faces.close)
         backend = WatchedBackend(networks(settings, manifest, metrics))
         parts.push_async_callback(backend.close)
         loops = Loops(ending)
