@@ -81,14 +81,16 @@ class Ending:
 
         Without `begin`, it may go on for ever.
         """
-        hurried = asyncio.create_task(self._hurried.wait(), name="hurried")
+        signs = [asyncio.create_task(event.wait(), name="sign") for event in (self._begun, self._hurried)]
         try:
             while not (work.done() or self.over):
                 left_s = None if self._ends_s is None else self._ends_s - asyncio.get_running_loop().time()
-                await asyncio.wait({work, hurried}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+                awaited = {work, *(sign for sign in signs if not sign.done())}
+                await asyncio.wait(awaited, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            hurried.cancel()
-            await asyncio.gather(hurried, return_exceptions=True)
+            for sign in signs:
+                sign.cancel()
+            await asyncio.gather(*signs, return_exceptions=True)
 
     def _be_told(self) -> None:
         if self.begun:

@@ -58,6 +58,8 @@ class Loops:
         for _ in range(2):  # who is not done with handing back after a while is not waited for
             task.cancel()
             await asyncio.wait({task}, timeout=_FAREWELL_S)
+        if task.done():
+            await asyncio.gather(task, return_exceptions=True)  # its error is told by `failures`
 
     def fallen(self) -> list[str]:
         """Names of the loops that have ended though nobody told them to."""

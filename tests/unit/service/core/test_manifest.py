@@ -84,6 +84,27 @@ def test_a_good_bundle(load):
     assert manifest.networks["velocity"].inputs[0].shape == ("batch", 3, 64, 64)
 
 
+@pytest.mark.parametrize("path", ["provenance.licence", "quality.psnr_db", "default_num_steps", "default_fidelity"])
+def test_the_tag_is_that_of_workers_that_can_stand_in_for_each_other(load, path):
+    assert load(GOOD).tag == load(changed(path, 1)).tag
+    assert load(GOOD).tag.startswith("tiny@7-")
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [("name", "b"), ("version", "8"), ("sigma_s", [0.2]), ("latent.mean", [0, 1]), ("max_num_steps", 9)],
+)
+def test_the_tag_is_another_where_results_may_be(load, path, value):
+    assert load(GOOD).tag != load(changed(path, value)).tag
+
+
+def test_the_tag_is_another_for_other_weights_under_the_same_name(load, tmp_path):
+    before = load(GOOD).tag
+    (tmp_path / "velocity" / "1" / "model.onnx").write_text("retrained")
+    digest = hashlib.sha256(b"retrained").hexdigest()
+    assert load(changed("networks.velocity.sha256", digest)).tag != before
+
+
 def test_a_pixel_bundle_needs_no_autoencoder(load):
     manifest = pixel(channels=3, downscale=1)
     assert load(manifest).space == "pixel"
