@@ -38,25 +38,15 @@ class _Held:
         job: What is to be done.
         pipeline: The gateway at work on it.
         unwanted: Nobody waits for it from here any more.
-        hopeless: It cannot be finished here, and is handed back.
     """
 
     job: PhotoJob
     pipeline: asyncio.Task[Restoration] | None = None
     unwanted: bool = False
-    hopeless: bool = False
 
     def drop(self) -> None:
         """Let the work end; its outcome is told to nobody."""
         self.unwanted = True
-        self._cancel()
-
-    def give_up(self) -> None:
-        """Let the work end without an outcome, if it has none yet."""
-        self.hopeless = True
-        self._cancel()
-
-    def _cancel(self) -> None:
         if self.pipeline is not None:
             self.pipeline.cancel()
 
@@ -70,8 +60,8 @@ class PhotoRunner:
         at_once: Photos under way together.
         finish_queue: Whether photos that still wait when the stop comes are restored, too, as far as `grace_s` allows:
             for a queue that ends with this process.
-        has_workers: Asked whether anybody restores faces. While nobody does, no photo is taken here, and those under
-            way are handed back: other gateways may have workers, or there will be some later.
+        has_workers: Asked whether anybody restores faces. While nobody does, no photo is taken here, and one whose time
+            is over is handed back instead of failed: other gateways may have workers, or there will be some later.
         grace_s: How long photos may take after a stop; what is not finished then is handed back.
         pause_s: Seconds to wait after an unexpected error, and while something needed does not answer.
         beat_s: Seconds between two signs of life.
@@ -156,6 +146,7 @@ class PhotoRunner:
         """One photo from its lease to its outcome; it stays held only if this is cut short."""
         outcome = await self._outcome(held)
         if outcome is None:
+            logger.warning("there are no workers; a photo is handed back")
             with contextlib.suppress(DependencyUnavailable):  # its lease runs out
                 await self._jobs.hand_back(held.job.job_id)
         else:
@@ -168,13 +159,15 @@ class PhotoRunner:
         job, withdrawals = held.job, 0
         if job.deadline_s < time.time():
             return DeadlineExceeded("the restoration was not begun in time", hint="come back when less is waiting")
-        while not (held.unwanted or held.hopeless):
+        while not held.unwanted:
             held.pipeline = asyncio.create_task(self._restore(job), name="pipeline")
             try:
                 return await held.pipeline
             except asyncio.CancelledError:
-                if not (held.unwanted or held.hopeless):
+                if not held.unwanted:
                     raise
+            except DeadlineExceeded as error:
+                return error if job.deadline_s < time.time() or await self._has_workers() else None
             except (DependencyUnavailable, Draining, Cancelled) as error:
                 # A gateway that has lost this photo withdraws its faces; they are those of this attempt, too.
                 withdrawals += isinstance(error, Cancelled)
@@ -187,7 +180,7 @@ class PhotoRunner:
             except Exception:
                 logger.exception("unexpected error with a photo")
                 return _defect()
-        return Cancelled("nobody waits for the photo") if held.unwanted else None
+        return Cancelled("nobody waits for the photo")
 
     async def _restore(self, job: PhotoJob) -> Restoration:
         async with self._notes(job.job_id) as on_progress:
@@ -272,10 +265,6 @@ class PhotoRunner:
                     continue
                 for job_id in unwanted:
                     beaten[job_id].drop()
-                if self._held and not await self._has_workers():
-                    logger.warning("there are no workers; %d photos are handed back", len(self._held))
-                    for held in self._held.values():
-                        held.give_up()
 
         beating = asyncio.create_task(beat(), name="beat")
         try:

@@ -125,7 +125,7 @@ def test_bundles_do_not_meet(fleet, tmp_path):
     other_bundle = write_bundle(tmp_path)
     manifest = json.loads((other_bundle / "manifest.json").read_text())
     (other_bundle / "manifest.json").write_text(json.dumps(manifest | {"sigma_s": [0.5]}))  # and the same name
-    old_gateway, old_worker = fleet.start("gateway", "worker")
+    old_gateway, old_worker = fleet.start("gateway", "worker", request_timeout_s=10)
     (new_gateway,) = fleet.start("gateway", bundle=other_bundle)
     until_ready(old_gateway, old_worker)
     assert new_gateway.reasons_not_ready()[0].startswith(NO_WORKER)

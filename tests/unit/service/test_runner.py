@@ -132,24 +132,24 @@ class Telling(EchoBroker):
         return await super().results(job_id, timeout_s, on_progress)
 
 
-async def test_while_there_are_no_workers_no_photo_is_taken_and_none_is_kept():
-    at_work, broker = [False], EchoBroker(hold=asyncio.Event())
+async def test_without_workers_no_photo_is_taken_and_none_fails_for_their_absence():
+    jobs, broker, seen = make_jobs(), EchoBroker(hold=asyncio.Event()), []
+    admitted = asyncio.Event()
 
     async def has_workers():
-        return at_work[0]
-
-    async with running(broker, has_workers=has_workers) as parts:
-        await parts.admit("a")
-        await asyncio.sleep(0.1)
-        assert (await parts.jobs.status("a")).state is JobState.QUEUED
-        at_work[0] = True
-        assert (await parts.state("a", JobState.RUNNING)).state is JobState.RUNNING
-        at_work[0] = False
-        assert (await parts.state("a", JobState.QUEUED)).state is JobState.QUEUED
-        assert parts.gateway.admission.active == 0
-        at_work[0] = True
+        await admitted.wait()
+        seen.append((await jobs.status("a")).state)
+        if len(seen) < 6:
+            return len(seen) == 3
         broker.hold.set()
+        return True
+
+    async with running(broker, jobs=jobs, has_workers=has_workers, request_timeout_s=1, at_once=1) as parts:
+        await parts.admit("a")
+        admitted.set()
         assert (await parts.state("a")).state is JobState.SUCCEEDED
+    queued, running_ = JobState.QUEUED, JobState.RUNNING
+    assert seen[:6] == [queued, queued, queued, running_, queued, queued]
 
 
 async def test_progress_reaches_those_who_watch():
@@ -315,18 +315,6 @@ async def test_nothing_is_lost_while_the_queue_is_away(method):
         if method == "fail":
             assert ended.failure.code == "unsupported_format"
     assert jobs.failures < 3
-
-
-async def test_what_has_ended_is_told_though_the_workers_have_gone():
-    jobs = make_jobs(kind=FlakyJobs)
-    jobs.method = "finish"
-
-    async def has_workers():
-        return jobs.failures == FlakyJobs.failures
-
-    async with running(jobs=jobs, has_workers=has_workers) as parts:
-        await parts.admit("a")
-        assert (await parts.state("a")).state is JobState.SUCCEEDED
 
 
 async def test_stopping_finishes_what_was_taken_and_leaves_the_rest():
