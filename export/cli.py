@@ -59,6 +59,9 @@ def _parser() -> argparse.ArgumentParser:
         "--max-batch-size", type=int, default=facts.max_batch_size, metavar="N", help="most rows a call"
     )
     bundle.add_argument(
+        "--batch-sizes", type=int, nargs="+", metavar="N", help="the only numbers of rows of a call; default: any"
+    )
+    bundle.add_argument(
         "--storage",
         choices=("float16", "float32"),
         default="float16",
@@ -110,6 +113,7 @@ def _bundle(options: argparse.Namespace) -> int:
             image_size_px=options.image_size_px,
             max_num_steps=options.max_num_steps,
             max_batch_size=options.max_batch_size,
+            batch_sizes=None if options.batch_sizes is None else tuple(options.batch_sizes),
             half_storage=options.storage == "float16",
         ),
         _present(options.model_repository),

@@ -48,6 +48,7 @@ class BundleFacts:
         max_num_steps: Most steps the service allows.
         default_fidelity: As `default_num_steps`; 0 is the sample, 1 the posterior mean.
         max_batch_size: Most rows of one network call.
+        batch_sizes: Numbers of rows that a call may have, ascending up to `max_batch_size`; None allows any.
         half_storage: Weights are stored in half precision.
     """
 
@@ -58,6 +59,7 @@ class BundleFacts:
     max_num_steps: int = 100
     default_fidelity: float = 0.5
     max_batch_size: int = 16
+    batch_sizes: tuple[int, ...] | None = None
     half_storage: bool = True
 
     def __post_init__(self) -> None:
@@ -68,6 +70,9 @@ class BundleFacts:
             raise ValueError(f"fidelity must be 0 to 1, not {self.default_fidelity}")
         if self.max_batch_size < 1:
             raise ValueError(f"max_batch_size must be at least 1, not {self.max_batch_size}")
+        sizes = self.batch_sizes
+        if sizes is not None and (list(sizes) != sorted({*sizes, self.max_batch_size}) or min(sizes) < 1):
+            raise ValueError(f"batch sizes must ascend from 1 or more to {self.max_batch_size}, not {list(sizes)}")
 
 
 def build_manifest(
@@ -105,6 +110,7 @@ def build_manifest(
                 "inputs": [_tensor(face) for face in spec.inputs],
                 "outputs": [_tensor(spec.output)],
                 "max_batch_size": facts.max_batch_size,
+                "batch_sizes": None if facts.batch_sizes is None else list(facts.batch_sizes),
             }
             for spec in specs
         },

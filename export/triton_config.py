@@ -19,7 +19,7 @@ def config_pbtxt(name: str, network: Mapping[str, Any]) -> str:
         name: Folder of the network in the model repository.
         network: Its entry in the manifest.
     """
-    batches = sorted({1, network["max_batch_size"]})
+    batches = network.get("batch_sizes") or sorted({1, network["max_batch_size"]})
     parts = [
         "# Written by `export.triton_config` from manifest.json.",
         f'name: "{name}"',

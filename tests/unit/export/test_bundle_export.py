@@ -9,11 +9,12 @@ import torch
 
 from export.bundle import write_bundle
 from export.cli import main
-from export.manifest import BundleFacts, set_defaults
+from export.manifest import BundleFacts, build_manifest, set_defaults
 from export.networks import graph_specs
 from export.parity import Gate, ParityError, check_network, check_pipeline, draw
 from export.to_onnx import to_onnx
 from export.trained import load_trained, round_weights
+from export.triton_config import config_pbtxt
 from latent_pmrf.evaluation.bundle import BundleRestorer, source_noise
 from tests.tiny_runs import HDIT, SIDE_PX, STATISTICS, UNET, tiny, write_runs
 
@@ -172,6 +173,23 @@ def test_triton_configuration_states_every_tensor_without_its_batch(exported):
     assert '{ name: "t" data_type: TYPE_FP32 dims: [ 1 ] reshape: { shape: [ ] } }' in text
     assert text.count("model_warmup") == 2
     assert all(text.count(opening) == text.count(closing) for opening, closing in ("[]", "{}"))
+
+
+def test_batch_sizes_are_written_when_asked_for(exported):
+    trained = load_trained(exported[0])
+    specs = graph_specs(trained, SIDE_PX)
+    facts = dataclasses.replace(FACTS, max_batch_size=8, batch_sizes=(1, 4, 8))
+    manifest = build_manifest(facts, trained, specs, {spec.name: b"" for spec in specs})
+    assert [network["batch_sizes"] for network in manifest["networks"].values()] == [[1, 4, 8]] * 4
+    text = config_pbtxt("velocity", manifest["networks"]["velocity"])
+    assert [f"batch_size: {rows} " in text for rows in (1, 4, 8)] == [True] * 3
+    assert text.count("model_warmup") == 3
+
+
+@pytest.mark.parametrize("sizes", [(), (1, 8), (16, 1), (0, 16)])
+def test_batch_sizes_that_the_service_would_refuse_are_refused(sizes):
+    with pytest.raises(ValueError, match="batch sizes must ascend from 1 or more to 16"):
+        BundleFacts(batch_sizes=sizes)
 
 
 def test_recommended_defaults_come_with_the_quality_that_still_holds(bundle_copy, tmp_path):

@@ -105,6 +105,27 @@ def test_the_tag_is_another_for_other_weights_under_the_same_name(load, tmp_path
     assert load(changed("networks.velocity.sha256", digest)).tag != before
 
 
+@pytest.mark.parametrize(
+    ("sizes", "rows", "expected"), [(None, 3, 3), ([1, 2, 4], 2, 2), ([1, 2, 4], 3, 4), ([4], 1, 4), ([2, 4], 4, 4)]
+)
+def test_a_call_has_the_next_size_that_is_allowed(load, sizes, rows, expected):
+    networks = {name: network(name) | {"batch_sizes": sizes} for name in NAMES}
+    assert load(GOOD | {"networks": networks}).networks["velocity"].rows_of_call(rows) == expected
+
+
+def test_more_rows_than_fit_one_call_are_refused(load):
+    with pytest.raises(ValueError, match="5 rows, a call takes 4"):
+        load(GOOD).networks["velocity"].rows_of_call(5)
+
+
+@pytest.mark.parametrize("sizes", [[], [1, 2], [4, 1], [1, 1, 4], [0, 4], [1, 8]])
+def test_allowed_batch_sizes_ascend_to_the_largest(load, sizes):
+    networks = {name: network(name) for name in NAMES}
+    networks["velocity"]["batch_sizes"] = sizes
+    with pytest.raises(ManifestMismatch, match=r"networks\.velocity.*batch_sizes"):
+        load(GOOD | {"networks": networks})
+
+
 def test_a_pixel_bundle_needs_no_autoencoder(load):
     manifest = pixel(channels=3, downscale=1)
     assert load(manifest).space == "pixel"
