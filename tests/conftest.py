@@ -9,7 +9,14 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-hypothesis.settings.register_profile("house", deadline=None, derandomize=True, print_blob=True)
+# Nothing may depend on how fast a machine is, nor on what else it does.
+hypothesis.settings.register_profile(
+    "house",
+    deadline=None,
+    derandomize=True,
+    print_blob=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
 hypothesis.settings.load_profile("house")
 
 
