@@ -74,7 +74,6 @@ def open_session(content: bytes, num_threads: int = 1) -> Any:  # noqa: ANN401 -
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.set_denormal_as_zero", "1")  # masked attention is full of denormals
     options.intra_op_num_threads = num_threads
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

@@ -11,9 +11,8 @@ MASK_FLOOR = -127.0
 """Least value of an additive attention mask: the least that a byte holds.
 
 Trained networks have logits that differ by 50 and more, so that -60 let hidden keys through (the parity gate showed
-it). onnxruntime's softmax clips its exponent at -88.4 and so fills the matrix with denormal numbers; arithmetic with
-those makes the softmax up to twelve times slower on some processors, unless the session takes denormals for zero, as
-the sessions of this project do.
+it). onnxruntime's softmax clips its exponent at -88.4 and so fills the matrix with denormal numbers, which slows it down
+on some processors. A session could take denormals for zero, but onnxruntime then changes the calling thread for good.
 """
 
 _LEAST_ELEMENTS = 256

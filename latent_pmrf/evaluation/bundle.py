@@ -149,7 +149,6 @@ class BundleRestorer:
         self.manifest = read_manifest(repository)
         self.spec = parse_spec(self.manifest)
         options = ort.SessionOptions()
-        options.add_session_config_entry("session.set_denormal_as_zero", "1")  # masked attention is full of denormals
         options.intra_op_num_threads = num_threads
         options.log_severity_level = 3
         self._sessions: dict[str, Any] = {}

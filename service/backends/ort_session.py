@@ -155,7 +155,6 @@ class OrtBackend:
 
 def _load(name: str, file: Path, spec: NetworkSpec | None, threads: int) -> _Network:
     options = ort.SessionOptions()
-    options.add_session_config_entry("session.set_denormal_as_zero", "1")  # masked attention is full of denormals
     options.intra_op_num_threads = threads
     options.log_severity_level = _ERRORS_ONLY
     # Threads that wait for work in a loop burn 2 % of a core at rest and slow down whatever runs beside them.

@@ -58,7 +58,7 @@ def test_many_photos_at_once_equal_one_by_one(service):
         assert sorted(distances)[1] > 5
         left, top, right, bottom = (round(value) for value in box)
         face = np.s_[max(0, top) : bottom, max(0, left) : right]
-        assert (result[face] != photos[number][face]).mean() > 0.8, f"photo {number}: the face is as it was"
+        assert (result[face] != photos[number][face]).mean() > 0.5, f"photo {number}: the face is as it was"
         own = [np.abs(result[face].mean((0, 1)) - other[face].mean((0, 1))).max() for other in photos]
         assert own[number] < 25, f"photo {number}: another's face"
 
