@@ -11,7 +11,7 @@ MASK_FLOOR = -127.0
 """Least value of an additive attention mask: the least that a byte holds.
 
 Trained networks have logits that differ by 50 and more, so that -60 let hidden keys through (the parity gate showed
-it). onnxruntime's softmax clips its exponent at -88.4 and so fills the matrix with denormal numbers, which slows it down
+it). onnxruntime clips the exponent of its softmax at -88.4 and so fills the matrix with denormals, which slows it down
 on some processors. A session could take denormals for zero, but onnxruntime then changes the calling thread for good.
 """
 
