@@ -58,7 +58,9 @@ def import_without(module, forbidden):
 @pytest.mark.parametrize(
     ("module", "forbidden"),
     [
-        ("service.cli", {"torch", "latent_pmrf", "export", "loadtest", "onnx"}),
+        ("service.cli", {"torch", "latent_pmrf", "export", "loadtest", "onnx", "onnxruntime", "fastapi", "cv2"}),
+        ("service.composition.worker", {"torch", "latent_pmrf", "export", "loadtest", "onnx", "fastapi"}),
+        ("service.composition.gateway, service.local.progress", {"torch", "latent_pmrf", "export", "loadtest", "onnx"}),
         ("export.detector", {"torch", "latent_pmrf", "service"}),
     ],
 )
