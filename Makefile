@@ -92,7 +92,7 @@ endef
 
 .PHONY: help
 help: ## list the commands
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 # The stamps: an environment is brought up to date when the recipe is newer than its last complete installation.
 $(VENV)/.installed: $(RECIPE)
@@ -160,6 +160,11 @@ defaults: install-dev ## take the steps and fidelity that the last `make evaluat
 bench: install-dev ## speed and memory of the embedded service, and of its networks beside PyTorch
 	@$(VENV_DEV)/bin/python -m loadtest.bench $(ARGS)
 	@$(VENV_DEV)/bin/python -m export.cli bench
+
+.PHONY: bench-batching
+bench-batching: install-dev ## what step-level batching brings, on modelled accelerators and the bundled networks; draws the plot
+	@$(VENV_DEV)/bin/python -m service.bench.batching --real $(REPOSITORY) --json build/batching.json $(ARGS)
+	@$(VENV_DEV)/bin/python -m loadtest.curves build/batching.json docs/images/batching.png
 
 .PHONY: showcase
 showcase: install-dev ## the README's before and after picture, made by the service

@@ -15,8 +15,8 @@ faces in the same order give the same calls on every machine. The rules:
 * Parking. A face left out keeps its state and loses nothing but time; it needs no rows while it waits.
 * Entering is for those who will step. A face enters when it would have a row in the steps that follow; before that, the
   call would cost the others time and bring it nothing.
-* Company. When more than half of the rows step, entering and leaving wait until those who wait have waited as long,
-  together, as there are faces to hold up beyond that half; a call of two networks holds up twice as long.
+* Company. When more faces step than half of the rows, entering and leaving wait until those who wait have waited,
+  together, a quarter of a step for each face beyond that half and each network that they call.
 * Sizes. Where a bundle allows certain batch sizes only, a call takes the next smaller size if the larger one would be
   filled with padding by more than half of the difference. A call of both lanes is filled with batch faces instead.
 """
@@ -33,6 +33,7 @@ from service.sampling.slots import Slot
 
 PATIENCE = 16
 ROWS_PER_BATCH_ROW = 5  # as the queue, which hands out every fifth face of the batch lane
+_STEPS_PER_CALL = 0.25  # how long company is waited for; docs/EXPERIMENTS.md has other values
 
 Call = tuple[Phase, list[Slot]]
 
@@ -148,7 +149,7 @@ class Schedule:
         held_up = sum(only_batch or not slot.is_batch for slot in stepping)
         free = self._shapes[Phase.ADVANCE].rows / 2
         waited = sum(1 + slot.passed_over for slot in ready)
-        worth = 2 * waited >= self._shapes[phase].networks * (held_up - free)
+        worth = waited >= _STEPS_PER_CALL * self._shapes[phase].networks * (held_up - free)
         return worth or any(_is_overdue(slot) for slot in ready)
 
 

@@ -170,17 +170,17 @@ def test_an_interactive_face_enters_at_once_whatever_batch_faces_do():
 
 
 def test_entering_waits_for_company_while_more_than_half_of_the_rows_step():
-    few, crowd = many(stepping, 8), many(stepping, 12)
+    few, crowd = many(stepping, 8), many(stepping, 14)
     assert begun([*few, waiting("new")], rows=16)[0] is Phase.ENTER
-    assert begun([*crowd, waiting("new", passed_over=2)], rows=16)[0] is Phase.ADVANCE
+    assert begun([*crowd, waiting("new", passed_over=1)], rows=16)[0] is Phase.ADVANCE
     free(crowd)
-    assert begun([*crowd, waiting("new", passed_over=3)], rows=16)[0] is Phase.ENTER
+    assert begun([*crowd, waiting("new", passed_over=2)], rows=16)[0] is Phase.ENTER
     free(crowd)
-    assert begun([*crowd, *many(waiting, 4)], rows=16)[0] is Phase.ENTER
+    assert begun([*crowd, *many(waiting, 3)], rows=16)[0] is Phase.ENTER
 
 
 def test_leaving_waits_half_as_long_because_it_is_one_call_and_not_two():
-    crowd = many(stepping, 12)
+    crowd = many(stepping, 14)
     assert begun([*crowd, stepping("done", 0)], rows=16)[0] is Phase.ADVANCE
     free(crowd)
     assert begun([*crowd, *many(stepping, 2, left=0)], rows=16)[0] is Phase.LEAVE
