@@ -1,4 +1,4 @@
-"""What step-level batching must bring on the modelled accelerator, in virtual time: the same figures on every machine."""
+"""What step-level batching must bring on the modelled accelerator, in virtual time: the same on every machine."""
 
 import pytest
 
