@@ -224,6 +224,8 @@ class Gateway:
         faces = tuple(report_face(pick, image, blended) for pick in picks)
         for face in faces:
             self.metrics.faces(face.status.value)
+            if face.ind_rmse is not None:
+                self.metrics.observe_ind_rmse(face.ind_rmse)
         report = Report(
             id=plan.job_id,
             model=f"{self.manifest.name}@{self.manifest.version}",

@@ -11,10 +11,20 @@ import time
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
+from service.core.errors import DeadlineExceeded, DependencyUnavailable, InferenceFailed, QueueFull
+from service.core.types import Lane
+
 _REQUEST_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 120.0)
 _STAGE_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _WAIT_BUCKETS_S = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 _BATCH_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 32, 64)
+_IND_RMSE_BUCKETS = (0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.075, 0.1, 0.2)
+
+# What alarms wait for stands at zero from the start: a counter that appears with its first event seems not to rise.
+_DEAD_REASONS = ("deliveries", "payload_lost", "payload_unreadable")
+_PHOTO_OUTCOMES = ("succeeded", "failed", "cancelled")
+_ALARMING_REFUSALS = (QueueFull.code, InferenceFailed.code, DeadlineExceeded.code, DependencyUnavailable.code)
+_NOTICES_LOST = ("gone", "given_up")
 
 
 class Metrics:
@@ -73,15 +83,23 @@ class Metrics:
         self._dead = Counter("restore_dead", "Entries given up, by reason.", ("reason",), registry=own)
         self._photos_waiting = Gauge("restore_photo_queue_depth", "Photos waiting.", ("lane",), registry=own)
         self._slots = Gauge("restore_batch_slots_active", "Faces in the sampler.", registry=own)
+        self._room = Gauge("restore_batch_slots", "Faces that the sampler has room for.", registry=own)
         self._steps = Counter("restore_ode_steps", "Euler steps, one per face and step.", registry=own)
         self._photos = Counter("restore_photos", "Photos by what became of them.", ("outcome",), registry=own)
         self._notices = Counter("restore_notices", "Deliveries to webhooks by outcome.", ("outcome",), registry=own)
         self._faces = Counter("restore_faces", "Faces by what became of them.", ("outcome",), registry=own)
+        self._ind_rmse = Histogram(
+            "restore_ind_rmse",
+            "RMSE between a pasted face and its posterior mean, on [0, 1] pixels.",
+            buckets=_IND_RMSE_BUCKETS,
+            registry=own,
+        )
         self._rejected = Counter("restore_rejected", "Photos refused, by error code.", ("reason",), registry=own)
         self._cancelled = Counter(
             "restore_cancelled", "Faces withdrawn or past their deadline, by phase.", ("phase",), registry=own
         )
         self._build = Info("restore_build", "Version of the service and name of its bundle.", registry=own)
+        self._begin_at_zero()
 
     def requests(self, route: str, code: int | str) -> None:
         """Count an answered request; `route` is the template (`/v1/restorations/{id}`), never the path itself."""
@@ -128,6 +146,10 @@ class Metrics:
         """Set the number of faces in the sampler."""
         self._slots.set(faces)
 
+    def slots(self, faces: int) -> None:
+        """State how many faces the sampler has room for; a process without a sampler has none."""
+        self._room.set(faces)
+
     def ode_steps(self, rows: int) -> None:
         """Count Euler steps: one per row of a velocity call."""
         self._steps.inc(rows)
@@ -144,6 +166,10 @@ class Metrics:
         """Count a face: `restored`, `skipped` or an error code."""
         self._faces.labels(outcome).inc()
 
+    def observe_ind_rmse(self, ind_rmse: float) -> None:
+        """Record how far a pasted face is from its posterior mean, 0 to 1."""
+        self._ind_rmse.observe(ind_rmse)
+
     def rejected(self, reason: str) -> None:
         """Count a refused photo by its error code."""
         self._rejected.labels(reason).inc()
@@ -159,3 +185,14 @@ class Metrics:
     def render(self) -> bytes:
         """Everything in the Prometheus text format; serve it with `content_type`."""
         return generate_latest(self.registry)
+
+    def _begin_at_zero(self) -> None:
+        for counter, values in (
+            (self._dead, _DEAD_REASONS),
+            (self._reclaimed, tuple(Lane)),
+            (self._photos, _PHOTO_OUTCOMES),
+            (self._rejected, _ALARMING_REFUSALS),
+            (self._notices, _NOTICES_LOST),
+        ):
+            for value in values:
+                counter.labels(str(value))

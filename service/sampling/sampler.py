@@ -78,6 +78,7 @@ class Sampler:
         self._clock = clock
         self._slots: list[Slot] = []
         self._calls: dict[asyncio.Task[_Results], tuple[Phase, list[Slot]]] = {}
+        metrics.slots(slots)
 
     @property
     def free_slots(self) -> int:

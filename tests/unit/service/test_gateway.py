@@ -200,6 +200,7 @@ async def test_refusals_are_counted_by_code():
         text = gateway.metrics.render().decode()
     assert 'restore_rejected_total{reason="corrupt_image"} 1.0' in text
     assert 'restore_faces_total{outcome="restored"} 1.0' in text
+    assert "restore_ind_rmse_count 1.0" in text
 
 
 @pytest.mark.parametrize("error", [InferenceFailed("velocity"), Cancelled("withdrawn")])

@@ -22,6 +22,8 @@ def test_every_metric_is_rendered_under_the_prefix_with_its_labels() -> None:
     metrics.photos("succeeded")
     metrics.notices("delivered")
     metrics.slots_active(2)
+    metrics.slots(4)
+    metrics.observe_ind_rmse(0.017)
     metrics.ode_steps(3)
     metrics.faces("restored")
     metrics.rejected("queue_full")
@@ -43,6 +45,9 @@ def test_every_metric_is_rendered_under_the_prefix_with_its_labels() -> None:
         'restore_photos_total{outcome="succeeded"} 1.0',
         'restore_notices_total{outcome="delivered"} 1.0',
         "restore_batch_slots_active 2.0",
+        "restore_batch_slots 4.0",
+        'restore_ind_rmse_bucket{le="0.015"} 0.0',
+        'restore_ind_rmse_bucket{le="0.02"} 1.0',
         "restore_ode_steps_total 3.0",
         'restore_faces_total{outcome="restored"} 1.0',
         'restore_rejected_total{reason="queue_full"} 1.0',
@@ -51,6 +56,23 @@ def test_every_metric_is_rendered_under_the_prefix_with_its_labels() -> None:
     ):
         assert line in text.splitlines()
     assert metrics.content_type.startswith("text/plain")
+
+
+def test_what_alarms_wait_for_stands_at_zero_before_it_happens() -> None:
+    lines = Metrics().render().decode().splitlines()
+    for line in (
+        'restore_dead_total{reason="deliveries"} 0.0',
+        'restore_dead_total{reason="payload_lost"} 0.0',
+        'restore_dead_total{reason="payload_unreadable"} 0.0',
+        'restore_reclaimed_total{lane="interactive"} 0.0',
+        'restore_reclaimed_total{lane="batch"} 0.0',
+        'restore_photos_total{outcome="failed"} 0.0',
+        'restore_rejected_total{reason="queue_full"} 0.0',
+        'restore_rejected_total{reason="deadline_exceeded"} 0.0',
+        'restore_notices_total{outcome="given_up"} 0.0',
+        "restore_batch_slots 0.0",
+    ):
+        assert line in lines
 
 
 def test_two_instances_do_not_meet() -> None:
