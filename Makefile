@@ -28,7 +28,7 @@ VENV_DEV := .venv-dev
 REPOSITORY := model_repository
 DETECTOR := $(REPOSITORY)/detector/1/model.onnx
 PRESETS := latent_pmrf/training/presets/$(PRESET)
-RECIPE := pyproject.toml constraints.txt
+RECIPE := pyproject.toml constraints.txt hatch_build.py service/rpc/restoration.proto
 EVERYTHING := .[train,evaluate,test,lint]
 
 PYTHON ?= $(shell for candidate in python3.11 python3; do \
@@ -188,4 +188,5 @@ lock: ## renew constraints.txt from a scratch environment (run the tests afterwa
 .PHONY: clean
 clean: ## remove environments and caches; keeps weights and training runs
 	@rm -rf $(VENV) $(VENV_DEV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	@rm -f service/rpc/restoration_pb2*
 	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
