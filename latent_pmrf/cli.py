@@ -6,6 +6,7 @@ torch is imported by the first three alone; dlib, onnxruntime and matplotlib by 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import sys
 from collections.abc import Sequence
@@ -108,8 +109,9 @@ def _train(options: argparse.Namespace) -> int:
 
     overrides = {} if options.steps is None else {"steps": options.steps}
     places = Places(options.data, options.runs, options.vgg19)
-    with joined(options.device) as (group, device):
+    with contextlib.ExitStack() as processes:
         try:
+            group, device = processes.enter_context(joined(options.device))
             recipe = load_recipe(options.config, overrides)
             if recipe.stage != options.stage:
                 raise ValueError(f"{options.config} is a recipe for stage {recipe.stage}, not {options.stage}")

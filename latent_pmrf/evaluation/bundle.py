@@ -11,12 +11,13 @@ two together.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -132,26 +133,46 @@ def source_noise(shape: Sequence[int], seed: int, face_index: int = 0) -> F32Arr
     return generator.standard_normal(tuple(shape), dtype=np.float32)
 
 
+class Named(Protocol):
+    """An input or output of a session."""
+
+    @property
+    def name(self) -> str:
+        """Its name in the graph."""
+
+
+class Session(Protocol):
+    """What runs a network: the part of onnxruntime's `InferenceSession` that is used here."""
+
+    def get_inputs(self) -> Sequence[Named]:
+        """The inputs."""
+
+    def get_outputs(self) -> Sequence[Named]:
+        """The outputs."""
+
+    def run(self, output_names: None, feeds: Mapping[str, F32Array]) -> Sequence[F32Array]:
+        """Every output for inputs by name."""
+
+
 class BundleRestorer:
     """The networks of one bundle behind the steps of the method.
 
     Args:
         repository: Folder with `manifest.json`.
         num_threads: Threads of one network call; 0 uses all cores.
+        open_session: Makes what runs a network of the content of its file; None takes onnxruntime on the CPU.
 
     Raises:
         ValueError: The manifest and the files do not agree; the message names the field.
     """
 
-    def __init__(self, repository: Path, num_threads: int = 0) -> None:
-        import onnxruntime as ort  # deferred: reading a manifest needs no runtime
-
+    def __init__(
+        self, repository: Path, num_threads: int = 0, open_session: Callable[[bytes], Session] | None = None
+    ) -> None:
         self.manifest = read_manifest(repository)
         self.spec = parse_spec(self.manifest)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = num_threads
-        options.log_severity_level = 3
-        self._sessions: dict[str, Any] = {}
+        open_session = open_session or functools.partial(_onnxruntime, num_threads=num_threads)
+        self._sessions: dict[str, Session] = {}
         self._max_batch: dict[str, int] = {}
         self._in_pixels = self.spec.space == "pixel"
         self._mean_conditioned = False
@@ -159,7 +180,7 @@ class BundleRestorer:
             if self._in_pixels and network.startswith("vae_"):
                 continue
             content = _checked_file(repository, self.manifest, network)
-            session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            session = open_session(content)
             found = {value.name for value in session.get_inputs()}, {value.name for value in session.get_outputs()}
             if network == "velocity" and SOURCE_MEAN in found[0]:
                 self._mean_conditioned, inputs = True, inputs | {SOURCE_MEAN}
@@ -219,6 +240,16 @@ class BundleRestorer:
             for start in range(0, rows, limit)
         ]
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+
+def _onnxruntime(content: bytes, num_threads: int) -> Session:
+    import onnxruntime as ort  # deferred: reading a manifest needs no runtime
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    options.log_severity_level = 3
+    session: Session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return session
 
 
 def _checked_file(repository: Path, manifest: Mapping[str, Any], network: str) -> bytes:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import distributed
 
+from latent_pmrf.training.device import check_device
+
 
 @dataclass(frozen=True, slots=True)
 class ProcessGroup:
@@ -64,12 +66,16 @@ def joined(device: str) -> Iterator[tuple[ProcessGroup, str]]:
 
     Yields:
         This process's place and its device.
+
+    Raises:
+        ValueError: torchrun started more processes than this machine has GPUs.
     """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         yield ProcessGroup(), device
         return
     if device == "cuda":
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        check_device(device)
         torch.cuda.set_device(device)
     if device.startswith("cuda"):
         distributed.init_process_group("nccl", device_id=torch.device(device))
