@@ -82,6 +82,15 @@ define offer_redis
 	fi
 endef
 
+# Debian's Prometheus for the tests of dashboards and alerts, likewise.
+define offer_prometheus
+	@if ! command -v promtool >/dev/null && [ "$$(id -u)" = 0 ] && grep -qsx 'ID=debian' /etc/os-release; then \
+		echo "==> installing prometheus"; \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -qq -y --no-install-recommends \
+			prometheus; } >/dev/null 2>&1 || echo "prometheus could not be installed; going on without it" >&2; \
+	fi
+endef
+
 # $(call fetch_detector,FOLDER)
 define fetch_detector
 	@if [ ! -s $(DETECTOR) ]; then \
@@ -116,9 +125,10 @@ serve: install ## set up what is missing and serve on HOST:PORT
 	@exec $(VENV)/bin/python -m service.cli serve --host $(HOST) --port $(PORT) $(ARGS)
 
 .PHONY: test
-test: install-dev ## every test; those that need a GPU, a browser or a Redis server are skipped visibly
+test: install-dev ## every test; what needs a GPU, a browser, Redis or Prometheus is skipped visibly without it
 	$(call offer_browser)
 	$(call offer_redis)
+	$(call offer_prometheus)
 	@$(VENV_DEV)/bin/python -m pytest $(ARGS)
 
 .PHONY: integration

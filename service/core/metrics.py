@@ -25,6 +25,7 @@ _DEAD_REASONS = ("deliveries", "payload_lost", "payload_unreadable")
 _PHOTO_OUTCOMES = ("succeeded", "failed", "cancelled")
 _ALARMING_REFUSALS = (QueueFull.code, InferenceFailed.code, DeadlineExceeded.code, DependencyUnavailable.code)
 _NOTICES_LOST = ("gone", "given_up")
+_PHASES = ("queued", "running")
 
 
 class Metrics:
@@ -193,6 +194,7 @@ class Metrics:
             (self._photos, _PHOTO_OUTCOMES),
             (self._rejected, _ALARMING_REFUSALS),
             (self._notices, _NOTICES_LOST),
+            (self._cancelled, _PHASES),
         ):
             for value in values:
                 counter.labels(str(value))

@@ -70,6 +70,7 @@ def test_what_alarms_wait_for_stands_at_zero_before_it_happens() -> None:
         'restore_rejected_total{reason="queue_full"} 0.0',
         'restore_rejected_total{reason="deadline_exceeded"} 0.0',
         'restore_notices_total{outcome="given_up"} 0.0',
+        'restore_cancelled_total{phase="queued"} 0.0',
         "restore_batch_slots 0.0",
     ):
         assert line in lines

@@ -1,0 +1,64 @@
+"""Alert rules: well formed, each tried in a history in which it fires, each with a runbook that exists."""
+
+import shutil
+import subprocess
+
+import pytest
+import yaml
+
+from tests.monitoring import ALERTS, alerts, runbooks
+from tests.processes import ROOT
+
+HISTORIES = ALERTS.with_name("alerts_test.yml")
+NAMES = [rule["alert"] for rule in alerts()]
+
+
+@pytest.fixture
+def promtool():
+    found = shutil.which("promtool")
+    if found is None:
+        pytest.skip("no promtool on this machine: it comes with Debian's package prometheus")
+    return found
+
+
+def run(*arguments):
+    return subprocess.run(list(map(str, arguments)), cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def asked():
+    return [case for test in yaml.safe_load(HISTORIES.read_text())["tests"] for case in test["alert_rule_test"]]
+
+
+def test_the_rules_are_well_formed(promtool):
+    done = run(promtool, "check", "rules", ALERTS)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_rules_fire_when_they_should_and_only_then(promtool):
+    done = run(promtool, "test", "rules", HISTORIES)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_rule_that_is_altered_fails_its_histories(promtool, tmp_path):
+    (tmp_path / "alerts.yml").write_text(ALERTS.read_text().replace("sum(restore_batch_slots) == 0", "vector(1) == 0"))
+    (tmp_path / HISTORIES.name).write_text(HISTORIES.read_text())
+    done = run(promtool, "test", "rules", tmp_path / HISTORIES.name)
+    assert done.returncode == 1
+    assert "LatentPmrfNoWorkers" in done.stdout + done.stderr
+
+
+def test_every_rule_has_a_history_in_which_it_fires_and_one_in_which_it_is_quiet():
+    assert {case["alertname"] for case in asked() if case.get("exp_alerts")} == set(NAMES)
+    assert {case["alertname"] for case in asked() if not case.get("exp_alerts")} == set(NAMES)
+
+
+def test_names_are_unique():
+    assert len(set(NAMES)) == len(NAMES)
+
+
+@pytest.mark.parametrize("rule", alerts(), ids=NAMES)
+def test_whoever_is_woken_is_told_what_to_do(rule):
+    assert rule["labels"]["severity"] in ("critical", "warning")
+    assert rule["annotations"]["summary"]
+    document, _, anchor = rule["annotations"]["runbook_url"].partition("#")
+    assert anchor in runbooks(ROOT / document)
