@@ -1,0 +1,169 @@
+"""Messages of `restoration.v1` in, the client's own types out; and photos and options the other way.
+
+Enumerations are words here, as in HTTP's JSON: `FACE_SELECTION_ALL` is `all`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any, cast
+
+from google.protobuf.descriptor import EnumDescriptor
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from service.client.errors import RestorationError
+from service.client.options import chosen
+from service.client.results import Face, Job, JobStatus, Limits, Progress, Report, Restored
+from service.rpc import restoration_pb2 as pb
+
+_ENVELOPE_BYTES = 32 * 1024  # for all that is not image bytes in a message
+
+
+def options_message(options: Mapping[str, object]) -> pb.RestoreOptions:
+    """The caller's choices.
+
+    Raises:
+        TypeError: A name is no option, or a value has the wrong type.
+        ValueError: A word is none of those allowed, or a number does not fit into its field.
+    """
+    fields = pb.RestoreOptions.DESCRIPTOR.fields_by_name
+    values: dict[str, Any] = {}
+    for name, value in chosen(options).items():
+        kind = fields[name].enum_type
+        values[name] = value if kind is None else _number(kind, name, value)
+    return pb.RestoreOptions(**values)
+
+
+def fits(size_bytes: int, max_message_bytes: int) -> bool:
+    """Whether an image travels in one message."""
+    return size_bytes <= max_message_bytes - _ENVELOPE_BYTES
+
+
+def parts_of(image: bytes, max_message_bytes: int) -> Iterator[tuple[bytes, bool]]:
+    """An image in parts that fit into messages, each with whether further ones follow; at least one."""
+    part_bytes = max(1, max_message_bytes - _ENVELOPE_BYTES)
+    for begin in range(0, max(1, len(image)), part_bytes):
+        yield image[begin : begin + part_bytes], begin + part_bytes < len(image)
+
+
+def restored_of(image: bytes, report: pb.Report) -> Restored:
+    """A restored photo."""
+    own = report_of(report)
+    return Restored(image, f"image/{own.output_format}", own)
+
+
+def report_of(report: pb.Report) -> Report:
+    """What was done with a photo."""
+    return Report(
+        id=report.id,
+        model=report.model,
+        width=report.width,
+        height=report.height,
+        output_format=_word(pb.OutputFormat.DESCRIPTOR, report.output_format),
+        seed=report.seed,
+        num_steps=report.num_steps,
+        fidelity=report.fidelity,
+        faces=tuple(_face(face) for face in report.faces),
+        timings_ms=dict(report.timings_ms),
+    )
+
+
+def progress_of(progress: pb.Progress) -> Progress:
+    """How far a photo is."""
+    return Progress(progress.num_faces, progress.faces_done, progress.num_steps, progress.steps_done)
+
+
+def job_of(job: pb.Job) -> Job:
+    """Where a job is."""
+    return Job(
+        id=job.id,
+        status=cast(JobStatus, _word(pb.JobStatus.DESCRIPTOR, job.status)),
+        created_at=_moment(job.created_at) if job.HasField("created_at") else None,
+        expires_at=_moment(job.expires_at) if job.HasField("expires_at") else None,
+        position=job.position if job.HasField("position") else None,
+        progress=progress_of(job.progress) if job.HasField("progress") else None,
+        error=error_of(job.error) if job.HasField("error") else None,
+        report=report_of(job.report) if job.HasField("report") else None,
+    )
+
+
+def error_of(problem: pb.Problem) -> RestorationError:
+    """Why a photo was not restored, where the call goes on."""
+    return RestorationError(
+        problem.detail,
+        code=problem.code,
+        title=problem.title,
+        hint=problem.hint,
+        retryable=problem.retryable,
+        retry_after_s=problem.retry_after.ToTimedelta().total_seconds() if problem.HasField("retry_after") else None,
+        values={name: value_of(text) for name, text in problem.metadata.items()},
+    )
+
+
+def limits_of(limits: pb.GetLimitsResponse) -> Limits:
+    """What the service accepts."""
+    formats = pb.OutputFormat.DESCRIPTOR
+    return Limits(
+        model=limits.model,
+        input_formats=tuple(_word(formats, known) for known in limits.input_formats),
+        output_formats=tuple(_word(formats, known) for known in limits.output_formats),
+        max_upload_bytes=limits.max_upload_bytes,
+        max_image_px=limits.max_image_px,
+        min_image_side_px=limits.min_image_side_px,
+        max_output_px=limits.max_output_px,
+        max_faces=limits.max_faces,
+        max_queued_photos=limits.max_queued_photos,
+        request_timeout_s=limits.request_timeout_s,
+        job_timeout_s=limits.job_timeout_s,
+        result_ttl_s=limits.result_ttl_s,
+        webhooks=limits.webhooks,
+        max_num_steps=limits.max_num_steps,
+        default_num_steps=limits.defaults.num_steps,
+        default_fidelity=limits.defaults.fidelity,
+    )
+
+
+def value_of(text: str) -> object:
+    """A value for machines: numbers, lists and objects travel as JSON, words as they are."""
+    try:
+        value: object = json.loads(text)
+    except ValueError:
+        return text
+    return value
+
+
+def _face(face: pb.Face) -> Face:
+    return Face(
+        index=face.index,
+        box=(face.box.left, face.box.top, face.box.right, face.box.bottom),
+        landmarks_5=tuple((point.x, point.y) for point in face.landmarks_5) or None,
+        score=face.score if face.HasField("score") else None,
+        status=_word(pb.FaceStatus.DESCRIPTOR, face.status),
+        reason=face.reason if face.HasField("reason") else None,
+        ind_rmse=face.ind_rmse if face.HasField("ind_rmse") else None,
+    )
+
+
+def _word(kind: EnumDescriptor, number: int) -> str:
+    """A value of an enumeration in words; one that a newer service has sent, as a number."""
+    known = kind.values_by_number.get(number)
+    return str(number) if known is None else known.name.removeprefix(_prefix(kind)).lower()
+
+
+def _number(kind: EnumDescriptor, name: str, word: object) -> int:
+    found = kind.values_by_name.get(f"{_prefix(kind)}{str(word).upper()}")
+    if found is None or found.number == 0:
+        words = ", ".join(_word(kind, value.number) for value in kind.values if value.number)
+        raise ValueError(f"{name}={word!r} is not one of {words}")
+    return found.number
+
+
+def _prefix(kind: EnumDescriptor) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.name).upper() + "_"
+
+
+def _moment(moment: Timestamp) -> datetime:
+    return moment.ToDatetime(tzinfo=UTC)

@@ -1,0 +1,280 @@
+"""The service over gRPC: `service/rpc/restoration.proto`."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TypeVar, Unpack
+
+import grpc
+from grpc import aio
+
+from service.client.errors import ServerUnreachable
+from service.client.interface import TIMEOUT_S, WINDOW
+from service.client.messages import fits, job_of, limits_of, options_message, parts_of, restored_of
+from service.client.options import Options
+from service.client.photo_files import read_photo
+from service.client.results import Answer, ImageSource, Job, Limits, Photo, Restored
+from service.client.retry import Retry, retried, watched
+from service.client.statuses import of_status
+from service.client.stream import BatchCall, OnProgress
+from service.client.supply import PhotoSource, Supply
+from service.rpc import restoration_pb2 as pb
+from service.rpc.restoration_pb2_grpc import RestorationServiceStub
+
+if TYPE_CHECKING:  # the generated types know it, the generated code does not
+    from service.rpc.restoration_pb2_grpc import RestorationServiceAsyncStub
+
+T = TypeVar("T")
+_ONCE = Retry(attempts=1)
+_CHANNEL = (
+    ("grpc.max_receive_message_length", -1),  # the operator of the service sets the size
+    ("grpc.max_send_message_length", -1),  # we keep to what it tells
+    ("grpc.enable_retries", 0),  # ours know what may be repeated, and when the service wants to be asked again
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 2000),  # a service that is back is found soon
+    ("grpc.keepalive_time_ms", 60_000),  # a machine that has vanished says nothing more
+    ("grpc.keepalive_timeout_ms", 20_000),
+)
+
+
+class AsyncGrpcClient:
+    """See `AsyncRestorationClient`. A context manager.
+
+    Args:
+        address: Where the service is, such as `127.0.0.1:50051`.
+        timeout_s: Longest time of a call with all its attempts.
+        retry: When to try again.
+        headers: Sent with every call, such as an `authorization` that a proxy asks for.
+        credentials: TLS (`grpc.ssl_channel_credentials()`), or None for a connection in the clear.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        retry: Retry | None = None,
+        headers: Mapping[str, str] | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        self._address = address
+        self._timeout_s = timeout_s
+        self._retry = retry or Retry()
+        self._metadata = tuple((name.lower(), value) for name, value in (headers or {}).items())
+        self._credentials = credentials
+        self._connected: tuple[aio.Channel, RestorationServiceAsyncStub] | None = None
+        self._accepted: pb.GetLimitsResponse | None = None
+
+    async def __aenter__(self) -> Self:
+        """Nothing is connected before the first call."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let go of the connection."""
+        await self.close()
+
+    async def close(self) -> None:
+        """Let go of the connection."""
+        if self._connected is not None:
+            channel, self._connected = self._connected[0], None
+            await channel.close()
+
+    async def restore(
+        self, image: ImageSource, *, timeout_s: float | None = None, **options: Unpack[Options]
+    ) -> Restored:
+        """Restore one photo; one above the message limit travels in parts, by a stream of its own."""
+        wanted = options_message(options)
+
+        async def attempt(left_s: float) -> Restored:
+            accepted = await self._limits(left_s)
+            data = await read_photo(image, accepted.max_upload_bytes)
+            if not fits(len(data), accepted.max_message_bytes):
+                return await self._restore_in_parts(data, wanted)
+            request = pb.RestoreRequest(image=data, options=wanted)
+            response = await self._stub.Restore(request, timeout=left_s, metadata=self._metadata)
+            if response.image:
+                return restored_of(response.image, response.report)
+            return await self._result(response.report.id, left_s)
+
+        return await self._retried(attempt, timeout_s)
+
+    async def restore_batch(
+        self,
+        photos: PhotoSource,
+        *,
+        window: int = WINDOW,
+        on_progress: OnProgress | None = None,
+        **options: Unpack[Options],
+    ) -> AsyncGenerator[Answer, None]:
+        """Restore any number of photos by one stream; see `AsyncRestorationClient`.
+
+        Args:
+            photos: Photos, or paths, which name themselves.
+            window: Photos that may be unanswered at once; the service's own window if that is smaller.
+            on_progress: Told how far photos are, by their names.
+            **options: For photos without options of their own.
+        """
+        supply = Supply(photos, window, self._retry)
+        batch = self._batch(options_message(options), self._retry, on_progress)
+        try:
+            async with contextlib.aclosing(batch.answers(supply)) as answers:
+                async for answer in answers:
+                    yield answer
+        finally:
+            await supply.close()
+
+    async def submit(
+        self,
+        image: ImageSource,
+        *,
+        idempotency_key: str | None = None,
+        webhook_url: str | None = None,
+        timeout_s: float | None = None,
+        **options: Unpack[Options],
+    ) -> Job:
+        """Queue a photo as a job; see `AsyncRestorationClient`."""
+        first = pb.SubmitRequest(
+            options=options_message(options),
+            idempotency_key=idempotency_key or uuid.uuid4().hex,
+            webhook_url=webhook_url or "",
+        )
+
+        async def attempt(left_s: float) -> Job:
+            accepted = await self._limits(left_s)
+            data = await read_photo(image, accepted.max_upload_bytes)
+            messages = _submission(first, data, accepted.max_message_bytes)
+            return job_of((await self._stub.Submit(messages, timeout=left_s, metadata=self._metadata)).job)
+
+        return await self._retried(attempt, timeout_s)
+
+    async def get(self, job_id: str) -> Job:
+        """Where a job is."""
+
+        async def attempt(left_s: float) -> Job:
+            call = self._stub.Get(pb.GetRequest(id=job_id), timeout=left_s, metadata=self._metadata)
+            return job_of((await call).job)
+
+        return await self._retried(attempt)
+
+    def watch(self, job_id: str) -> AsyncGenerator[Job, None]:
+        """Where a job is, until it has ended; see `AsyncRestorationClient`."""
+        return watched(lambda: self._states(job_id), self._retry)
+
+    async def result(self, job_id: str) -> Restored:
+        """The image of a job that has succeeded."""
+        return await self._retried(lambda left_s: self._result(job_id, left_s))
+
+    async def cancel(self, job_id: str) -> Job:
+        """Withdraw a job."""
+
+        async def attempt(left_s: float) -> Job:
+            call = self._stub.Cancel(pb.CancelRequest(id=job_id), timeout=left_s, metadata=self._metadata)
+            return job_of((await call).job)
+
+        return await self._retried(attempt)
+
+    async def delete(self, job_id: str) -> None:
+        """Withdraw a job and forget everything of it."""
+
+        async def attempt(left_s: float) -> None:
+            await self._stub.Delete(pb.DeleteRequest(id=job_id), timeout=left_s, metadata=self._metadata)
+
+        await self._retried(attempt)
+
+    async def limits(self) -> Limits:
+        """What the service accepts."""
+
+        async def attempt(left_s: float) -> Limits:
+            self._accepted = None
+            return limits_of(await self._limits(left_s))
+
+        return await self._retried(attempt)
+
+    @property
+    def _stub(self) -> RestorationServiceAsyncStub:
+        """Made in the loop that uses it."""
+        if self._connected is None:
+            if self._credentials is None:
+                channel = aio.insecure_channel(self._address, options=_CHANNEL)
+            else:
+                channel = aio.secure_channel(self._address, self._credentials, options=_CHANNEL)
+            self._connected = channel, RestorationServiceStub(channel)
+        return self._connected[1]
+
+    async def _limits(self, left_s: float) -> pb.GetLimitsResponse:
+        """What the service accepts, asked for once."""
+        if self._accepted is None:
+            request = pb.GetLimitsRequest()
+            self._accepted = await self._stub.GetLimits(request, timeout=left_s, metadata=self._metadata)
+        return self._accepted
+
+    def _batch(self, options: pb.RestoreOptions, retry: Retry, on_progress: OnProgress | None) -> BatchCall:
+        async def max_upload_bytes() -> int:
+            self._accepted = None
+            try:
+                return (await self._limits(self._timeout_s)).max_upload_bytes
+            except aio.AioRpcError as error:
+                raise of_status(error) from error
+
+        return BatchCall(
+            open=lambda: self._stub.RestoreBatch(metadata=self._metadata),
+            max_upload_bytes=max_upload_bytes,
+            options=options,
+            on_progress=on_progress,
+            policy=retry,
+        )
+
+    async def _restore_in_parts(self, image: bytes, options: pb.RestoreOptions) -> Restored:
+        supply = Supply([Photo("photo", image)], 1, _ONCE)
+        async with contextlib.aclosing(self._batch(options, _ONCE, None).answers(supply)) as answers:
+            async for answer in answers:
+                if answer.restored is not None:
+                    return answer.restored
+                if answer.error is not None:
+                    raise answer.error
+        raise ServerUnreachable("the stream ended without an answer")
+
+    async def _result(self, job_id: str, left_s: float) -> Restored:
+        report, image = pb.Report(), bytearray()
+        call = self._stub.GetResult(pb.GetResultRequest(id=job_id), timeout=left_s, metadata=self._metadata)
+        async for part in call:
+            if part.HasField("report"):
+                report = part.report
+            image += part.data
+        return restored_of(bytes(image), report)
+
+    async def _states(self, job_id: str) -> AsyncGenerator[Job, None]:
+        """The states of a job as one call tells them."""
+        call = self._stub.Watch(pb.WatchRequest(id=job_id), metadata=self._metadata)
+        try:
+            async for response in call:
+                yield job_of(response.job)
+        except aio.AioRpcError as error:
+            raise of_status(error) from error
+        finally:
+            call.cancel()
+
+    async def _retried(self, attempt: Callable[[float], Awaitable[T]], timeout_s: float | None = None) -> T:
+        longest_s = self._timeout_s if timeout_s is None else timeout_s
+
+        async def translated(left_s: float) -> T:
+            try:
+                return await attempt(left_s)
+            except aio.AioRpcError as error:
+                raise of_status(error, longest_s) from error
+
+        return await retried(translated, self._retry, longest_s)
+
+
+def _submission(first: pb.SubmitRequest, image: bytes, max_message_bytes: int) -> Iterator[pb.SubmitRequest]:
+    """A photo as `Submit` takes it."""
+    for number, (data, _) in enumerate(parts_of(image, max_message_bytes)):
+        request = pb.SubmitRequest(image=data)
+        if number == 0:
+            request.MergeFrom(first)
+        yield request

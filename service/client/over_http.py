@@ -1,0 +1,224 @@
+"""The service over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import ssl
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack
+
+import httpx
+
+from service.client.errors import RestorationError, ServerUnreachable, of_problem, unreadable
+from service.client.interface import TIMEOUT_S, WINDOW
+from service.client.options import Options, as_fields
+from service.client.photo_files import read_photo
+from service.client.results import Answer, ImageSource, Job, Limits, Photo, Report, Restored
+from service.client.retry import Retry, retried, watched
+from service.client.supply import PhotoSource, Supply
+
+T = TypeVar("T")
+_CONNECT_S = 10.0
+_SILENCE_S = 60.0  # of events: the service sends a sign of life every fifteen seconds
+_JOBS = "/v1/restorations"
+
+
+class AsyncHttpClient:
+    """See `AsyncRestorationClient`. A context manager.
+
+    Args:
+        url: Where the service is, such as `http://127.0.0.1:8000`.
+        timeout_s: Longest time of a call with all its attempts.
+        retry: When to try again.
+        headers: Sent with every request, such as an `Authorization` that a proxy asks for.
+        verify: TLS: certificates to trust, by default the system's.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        retry: Retry | None = None,
+        headers: Mapping[str, str] | None = None,
+        verify: ssl.SSLContext | bool = True,
+    ) -> None:
+        self._timeout_s = timeout_s
+        self._retry = retry or Retry()
+        self._max_upload_bytes: int | None = None
+        # Times are counted per call, not per read: a photo may take minutes without a byte on the connection.
+        patience = httpx.Timeout(None, connect=_CONNECT_S)
+        self._http = httpx.AsyncClient(base_url=url, headers=dict(headers or {}), timeout=patience, verify=verify)
+
+    async def __aenter__(self) -> Self:
+        """Nothing is connected before the first call."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let go of the connections."""
+        await self.close()
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+        await self._http.aclose()
+
+    async def restore(
+        self, image: ImageSource, *, timeout_s: float | None = None, **options: Unpack[Options]
+    ) -> Restored:
+        """Restore one photo; see `AsyncRestorationClient`."""
+        fields = as_fields(options)
+
+        async def attempt(_left_s: float) -> Restored:
+            response = await self._send("POST", "/restore", **await self._form(image, fields))
+            where = response.headers.get("location")
+            report = None
+            if where is not None:
+                with contextlib.suppress(RestorationError):  # the photo is restored; only its report is gone
+                    report = Report.of((await self._send("GET", where)).json())
+            return Restored(response.content, response.headers["content-type"], report)
+
+        return await self._retried(attempt, timeout_s)
+
+    async def restore_batch(
+        self, photos: PhotoSource, *, window: int = WINDOW, **options: Unpack[Options]
+    ) -> AsyncGenerator[Answer, None]:
+        """Restore any number of photos, some at once; see `AsyncRestorationClient`."""
+        supply = Supply(photos, window, Retry(attempts=1))
+        pulling: asyncio.Task[Photo | None] | None = asyncio.create_task(supply.next())
+        restoring: set[asyncio.Task[Answer]] = set()
+        try:
+            while pulling is not None or restoring:
+                waiting: set[asyncio.Task[Any]] = {*restoring, *([] if pulling is None else [pulling])}
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                if pulling is not None and pulling.done():
+                    photo = pulling.result()
+                    if photo is not None:
+                        restoring.add(asyncio.create_task(self._answer(photo, options)))
+                    pulling = None if photo is None else asyncio.create_task(supply.next())
+                for task in [task for task in restoring if task.done()]:
+                    restoring.remove(task)
+                    answer = task.result()
+                    supply.answered(answer.client_id)
+                    yield answer
+        finally:
+            left: list[asyncio.Task[Any]] = [*restoring, *([] if pulling is None else [pulling])]
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+            await supply.close()
+
+    async def submit(
+        self,
+        image: ImageSource,
+        *,
+        idempotency_key: str | None = None,
+        webhook_url: str | None = None,
+        timeout_s: float | None = None,
+        **options: Unpack[Options],
+    ) -> Job:
+        """Queue a photo as a job; see `AsyncRestorationClient`."""
+        fields = as_fields(options) | ({"webhook_url": webhook_url} if webhook_url else {})
+        headers = {"Prefer": "respond-async", "Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+
+        async def attempt(_left_s: float) -> Job:
+            form = await self._form(image, fields)
+            return Job.of((await self._send("POST", _JOBS, headers=headers, **form)).json())
+
+        return await self._retried(attempt, timeout_s)
+
+    async def get(self, job_id: str) -> Job:
+        """Where a job is."""
+        return Job.of((await self._ask("GET", f"{_JOBS}/{job_id}")).json())
+
+    def watch(self, job_id: str) -> AsyncGenerator[Job, None]:
+        """Where a job is, until it has ended; see `AsyncRestorationClient`."""
+        return watched(lambda: self._events(job_id), self._retry)
+
+    async def result(self, job_id: str) -> Restored:
+        """The image of a job that has succeeded."""
+        response = await self._ask("GET", f"{_JOBS}/{job_id}/result")
+        report = Report.of((await self._ask("GET", f"{_JOBS}/{job_id}")).json())
+        return Restored(response.content, response.headers["content-type"], report)
+
+    async def cancel(self, job_id: str) -> Job:
+        """Withdraw a job."""
+        return Job.of((await self._ask("POST", f"{_JOBS}/{job_id}/cancel")).json())
+
+    async def delete(self, job_id: str) -> None:
+        """Withdraw a job and forget everything of it."""
+        await self._ask("DELETE", f"{_JOBS}/{job_id}")
+
+    async def limits(self) -> Limits:
+        """What the service accepts."""
+        return Limits.of((await self._ask("GET", "/v1/limits")).json())
+
+    async def _answer(self, photo: Photo, options: Options) -> Answer:
+        try:
+            restored = await self.restore(photo.image, **(options if photo.options is None else photo.options))
+        except ServerUnreachable:
+            raise
+        except RestorationError as error:
+            return Answer(photo.client_id, error=error)
+        except OSError as error:
+            return Answer(photo.client_id, error=unreadable(error))
+        return Answer(photo.client_id, restored=restored)
+
+    async def _form(self, image: ImageSource, fields: Mapping[str, str]) -> dict[str, Any]:
+        """A multipart form; a file that the service would refuse for its size is not read."""
+        if self._max_upload_bytes is None:
+            response = await self._send("GET", "/v1/limits")
+            self._max_upload_bytes = int(response.json()["max_upload_bytes"])
+        return {"files": {"image": ("photo", await read_photo(image, self._max_upload_bytes))}, "data": dict(fields)}
+
+    async def _events(self, job_id: str) -> AsyncGenerator[Job, None]:
+        """The states of a job as one connection tells them."""
+        silence = httpx.Timeout(_SILENCE_S, connect=_CONNECT_S)
+        try:
+            async with self._http.stream("GET", f"{_JOBS}/{job_id}/events", timeout=silence) as response:
+                await _check(response)
+                async for line in response.aiter_lines():
+                    if line.startswith("data:"):
+                        yield Job.of(json.loads(line.removeprefix("data:")))
+        except httpx.TransportError as error:
+            raise _unreachable(error) from error
+
+    async def _ask(self, method: str, path: str) -> httpx.Response:
+        """A request without a body, which may be repeated."""
+        return await self._retried(lambda _left_s: self._send(method, path), None)
+
+    async def _retried(self, attempt: Callable[[float], Awaitable[T]], timeout_s: float | None) -> T:
+        return await retried(attempt, self._retry, self._timeout_s if timeout_s is None else timeout_s)
+
+    async def _send(self, method: str, path: str, **content: Any) -> httpx.Response:
+        """One attempt.
+
+        Raises:
+            RestorationError: The service refuses.
+            ServerUnreachable: There is no answer.
+        """
+        try:
+            response = await self._http.request(method, path, **content)
+        except httpx.TransportError as error:
+            raise _unreachable(error) from error
+        await _check(response)
+        return response
+
+
+async def _check(response: httpx.Response) -> None:
+    if response.is_success:
+        return
+    await response.aread()
+    document = {}
+    if response.headers.get("content-type", "").startswith("application/problem+json"):
+        document = response.json()
+    raise of_problem(document, status=response.status_code, retry_after=response.headers.get("retry-after"))
+
+
+def _unreachable(error: httpx.TransportError) -> ServerUnreachable:
+    return ServerUnreachable(str(error) or type(error).__name__)

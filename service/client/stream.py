@@ -1,0 +1,222 @@
+"""Photos in, answers in order of completion out, over RestoreBatch: one stream, and another when that is lost.
+
+    Supply ──► sending task ──► RestoreBatch ──► receiving task ──► one answer ahead ──► the caller
+
+A caller who does not take answers stops the receiving, and with it the service: no side collects results. A photo
+whose answer was lost with a stream is sent again under the same name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass, field
+
+from grpc import aio
+
+from service.client.errors import RestorationError, ServerUnreachable, unreadable
+from service.client.messages import error_of, options_message, parts_of, progress_of, restored_of
+from service.client.photo_files import read_photo
+from service.client.results import Answer, Photo, Progress, Restored
+from service.client.retry import Retry
+from service.client.statuses import of_status
+from service.client.supply import Supply
+from service.rpc import restoration_pb2 as pb
+
+OnProgress = Callable[[str, Progress], None]
+Call = aio.StreamStreamCall[pb.RestoreBatchRequest, pb.RestoreBatchResponse]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchCall:
+    """What every stream of a batch has in common.
+
+    Attributes:
+        open: Begins a stream.
+        max_upload_bytes: Asks the service for its largest photo; a restarted one may accept something else.
+        options: For photos without options of their own.
+        on_progress: Told how far photos are, or None.
+        policy: When a lost stream is opened again; attempts count from the last answer.
+    """
+
+    open: Callable[[], Call]
+    max_upload_bytes: Callable[[], Awaitable[int]]
+    options: pb.RestoreOptions
+    on_progress: OnProgress | None
+    policy: Retry
+
+    async def answers(self, supply: Supply) -> AsyncGenerator[Answer, None]:
+        """Send all that the supply has.
+
+        Raises:
+            RestorationError: The service refuses the stream, or stays away.
+        """
+        failures = 0
+        while not supply.finished:
+            try:
+                async with contextlib.aclosing(self._one_stream(supply)) as answers:
+                    async for answer in answers:
+                        failures = 0
+                        yield answer
+                if not supply.finished:
+                    raise ServerUnreachable("the stream ended before every photo was answered")
+            except RestorationError as error:
+                failures += 1
+                wait_s = self.policy.wait_s(failures, error)
+                if wait_s is None:
+                    raise
+                supply.lost()
+                await asyncio.sleep(wait_s)
+
+    async def _one_stream(self, supply: Supply) -> AsyncGenerator[Answer, None]:
+        max_upload_bytes = await self.max_upload_bytes()
+        call = self.open()
+        stream = _Stream(call, supply, max_upload_bytes, self.on_progress)
+        setup = pb.BatchSetup(options=self.options, progress=self.on_progress is not None, window=supply.window)
+        sending = asyncio.create_task(stream.send(setup), name="send photos")
+        receiving = asyncio.create_task(stream.receive(), name="receive answers")
+        try:
+            while (answer := await _next(stream.arrived, sending, receiving)) is not None:
+                yield answer
+        finally:
+            call.cancel()
+            for task in (sending, receiving):
+                task.cancel()
+            await asyncio.gather(sending, receiving, return_exceptions=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    """One call of RestoreBatch."""
+
+    call: Call
+    supply: Supply
+    max_upload_bytes: int
+    on_progress: OnProgress | None
+    opened: asyncio.Future[pb.BatchOpening] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    arrived: asyncio.Queue[Answer] = field(default_factory=lambda: asyncio.Queue(1))
+
+    async def send(self, setup: pb.BatchSetup) -> None:
+        """Send photos until every one is answered, then close this side."""
+        if not await self._write(pb.RestoreBatchRequest(setup=setup)):
+            return
+        opening = await self.opened
+        self.supply.window = min(self.supply.window, opening.window)
+        while (photo := await self.supply.next()) is not None:
+            try:
+                image = await read_photo(photo.image, self.max_upload_bytes)
+            except OSError as error:
+                await self._tell(photo.client_id, unreadable(error))
+            except RestorationError as error:
+                await self._tell(photo.client_id, error)
+            else:
+                for message in _messages_of(photo, image, opening.max_message_bytes):
+                    if not await self._write(message):
+                        return
+        with contextlib.suppress(aio.AioRpcError, asyncio.InvalidStateError):
+            await self.call.done_writing()
+
+    async def receive(self) -> None:
+        """Read answers until the service closes the stream.
+
+        Raises:
+            RestorationError: It ended with an error.
+        """
+        coming = _ComingResult()
+        try:
+            while isinstance(message := await self.call.read(), pb.RestoreBatchResponse):
+                answer = self._answer_in(message, coming)
+                if answer is not None:
+                    await self.arrived.put(answer)
+        except aio.AioRpcError as error:
+            raise of_status(error) from error
+
+    async def _write(self, message: pb.RestoreBatchRequest) -> bool:
+        """Send a message; False if the stream has ended: who receives is told why."""
+        try:
+            await self.call.write(message)
+        except (aio.AioRpcError, asyncio.InvalidStateError):
+            return False
+        return True
+
+    def _answer_in(self, message: pb.RestoreBatchResponse, coming: _ComingResult) -> Answer | None:
+        """The answer that a message completes, if it does, to a photo that is not given out again."""
+        match message.WhichOneof("message"):
+            case "opening":
+                self.opened.set_result(message.opening)
+            case "progress":
+                if self.on_progress is not None:
+                    self.on_progress(message.progress.client_id, progress_of(message.progress.progress))
+            case "failure":
+                client_id, error = message.failure.client_id, error_of(message.failure.error)
+                if not self.supply.failed(client_id, error):
+                    return Answer(client_id, error=error)
+            case "result" | "part":
+                if coming.add(message) and self.supply.answered(coming.first.client_id):
+                    return Answer(coming.first.client_id, restored=coming.restored())
+        return None
+
+    async def _tell(self, client_id: str, error: RestorationError) -> None:
+        if self.supply.answered(client_id):
+            await self.arrived.put(Answer(client_id, error=error))
+
+
+class _ComingResult:
+    """A result of which some parts have arrived."""
+
+    def __init__(self) -> None:
+        self.first = pb.BatchResult()
+        self._parts: list[bytes] = []
+
+    def add(self, message: pb.RestoreBatchResponse) -> bool:
+        """Take a result, its first part or its next one; True if it is complete now."""
+        if message.HasField("part"):
+            self._parts.append(message.part.data)
+            return not message.part.has_more
+        self.first, self._parts = message.result, [message.result.image]
+        return not self.first.has_more
+
+    def restored(self) -> Restored:
+        """The photo, once it is complete."""
+        return restored_of(b"".join(self._parts), self.first.report)
+
+
+def _messages_of(photo: Photo, image: bytes, max_message_bytes: int) -> list[pb.RestoreBatchRequest]:
+    """A photo as the stream takes it."""
+    options = None if photo.options is None else options_message(photo.options)
+    messages = []
+    for number, (data, has_more) in enumerate(parts_of(image, max_message_bytes)):
+        if number == 0:
+            first = pb.BatchPhoto(client_id=photo.client_id, image=data, options=options, has_more=has_more)
+            messages.append(pb.RestoreBatchRequest(photo=first))
+        else:
+            part = pb.BatchPart(client_id=photo.client_id, data=data, has_more=has_more)
+            messages.append(pb.RestoreBatchRequest(part=part))
+    return messages
+
+
+async def _next(
+    arrived: asyncio.Queue[Answer], sending: asyncio.Task[None], receiving: asyncio.Task[None]
+) -> Answer | None:
+    """The next answer, or None at the end of the stream.
+
+    Raises:
+        RestorationError: The stream was lost.
+        Exception: Whatever the caller's source of photos has raised.
+    """
+    getting = asyncio.ensure_future(arrived.get())
+    try:
+        while not getting.done():
+            if not arrived.empty():  # before the end is looked at: the last answer comes with it
+                return arrived.get_nowait()
+            if sending.done():
+                sending.result()
+            if receiving.done():
+                receiving.result()
+                return None
+            tasks = {task for task in (sending, receiving) if not task.done()}
+            await asyncio.wait({getting, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+        return getting.result()
+    finally:
+        getting.cancel()

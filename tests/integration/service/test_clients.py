@@ -1,0 +1,134 @@
+"""The Python clients against a real service: every call, over HTTP and over gRPC, blocking and not."""
+
+import contextlib
+
+import pytest
+
+from service.client import AsyncHttpClient, HttpClient, Photo, RestorationError, Retry, ServerUnreachable
+from tests.numbered_photos import is_restored, number_of, numbered
+from tests.pictures import decoded, encoded
+from tests.processes import service_process
+
+ONCE = Retry(attempts=1)
+
+
+@pytest.fixture(scope="module")
+def running(arithmetic_bundle, tmp_path_factory):
+    with service_process(arithmetic_bundle, tmp_path_factory.mktemp("log") / "service.log") as service:
+        yield service
+
+
+@pytest.fixture(scope="module", params=["http"])
+def client(request, running):
+    with HttpClient(f"http://127.0.0.1:{running.port}") as made:
+        yield made
+
+
+def test_a_photo_comes_back_restored(client):
+    restored = client.restore(numbered(7), aligned=True, seed=3, num_steps=1, output_format="png")
+    assert number_of(restored.image) == 7
+    assert is_restored(restored.image)
+    assert restored.media_type == "image/png"
+    assert (restored.report.seed, restored.report.num_steps, restored.report.faces_restored) == (3, 1, 1)
+
+
+def test_a_photo_by_its_path(client, tmp_path):
+    path = tmp_path / "photo.png"
+    path.write_bytes(numbered(8))
+    client.restore(path, aligned=True).save(tmp_path / "restored.png")
+    assert number_of((tmp_path / "restored.png").read_bytes()) == 8
+    with pytest.raises(FileNotFoundError):
+        client.restore(tmp_path / "missing.png")
+
+
+def test_refusals_have_the_code_and_the_hint(client):
+    with pytest.raises(RestorationError) as refused:
+        client.restore(encoded())
+    assert (refused.value.code, refused.value.retryable) == ("no_face_found", False)
+    assert "faces=any" in refused.value.hint
+    with pytest.raises(RestorationError) as refused:
+        client.restore(numbered(1), num_steps=999)
+    assert (refused.value.code, refused.value.values["option"]) == ("invalid_option", "num_steps")
+
+
+def test_an_option_that_does_not_exist_is_refused_here(client):
+    with pytest.raises(TypeError, match="did you mean 'fidelity'"):
+        client.restore(numbered(1), fidelty=0.5)
+
+
+def test_a_batch_answers_every_photo_by_its_name(client, tmp_path):
+    (tmp_path / "text.jpg").write_text("hello")
+    photos = [Photo(str(number), numbered(number), {"aligned": True}) for number in range(12)]
+    photos += [Photo("wall", encoded()), Photo("text", tmp_path / "text.jpg"), Photo("gone", tmp_path / "gone.jpg")]
+    answers = {answer.client_id: answer for answer in client.restore_batch(iter(photos), window=3)}
+    numbers = {name: number_of(answer.restored.image) for name, answer in answers.items() if answer.restored}
+    assert numbers == {str(number): number for number in range(12)}
+    failed = {name: answer.error.code for name, answer in answers.items() if answer.error}
+    assert failed == {"wall": "no_face_found", "text": "unsupported_format", "gone": "unreadable"}
+
+
+def test_a_batch_that_is_left_early_ends_its_work(client):
+    pulled = []
+
+    def photos():
+        for number in range(1000):
+            pulled.append(number)
+            yield Photo(str(number), numbered(number), {"aligned": True})
+
+    with contextlib.closing(client.restore_batch(photos(), window=2)) as answers:
+        assert next(answers).restored
+    assert len(pulled) < 20
+
+
+def test_a_job_is_watched_and_fetched(client):
+    job = client.submit(numbered(9), aligned=True, idempotency_key="nine")
+    assert client.submit(numbered(9), aligned=True, idempotency_key="nine").id == job.id
+    states = list(client.watch(job.id))
+    assert states[-1].status == "succeeded"
+    assert states[-1].report.faces_restored == 1
+    assert client.get(job.id).report == states[-1].report
+    result = client.result(job.id)
+    assert number_of(result.image) == 9
+    assert result.report.id == job.id
+    client.delete(job.id)
+    with pytest.raises(RestorationError) as gone:
+        client.get(job.id)
+    assert gone.value.code == "not_found"
+
+
+def test_a_job_that_fails_says_why(client):
+    job = client.submit(encoded())
+    last = list(client.watch(job.id))[-1]
+    assert (last.status, last.error.code) == ("failed", "no_face_found")
+    assert client.cancel(job.id).status == "failed"
+
+
+def test_limits(client):
+    limits = client.limits()
+    assert (limits.model, limits.default_num_steps, limits.max_num_steps) == ("arithmetic@1", 2, 8)
+    assert limits.input_formats == ("jpeg", "png", "webp")
+
+
+def test_a_file_above_the_limit_is_not_sent(client, tmp_path):
+    huge = tmp_path / "huge.jpg"
+    with huge.open("wb") as file:
+        file.truncate(10 * 2**30)
+    with pytest.raises(RestorationError) as refused:
+        client.restore(huge)
+    assert refused.value.code == "upload_too_large"
+
+
+def test_the_caller_s_own_deadline(client):
+    with pytest.raises(RestorationError) as late:
+        client.restore(numbered(1), aligned=True, timeout_s=0.0001)
+    assert late.value.code == "deadline_exceeded"
+
+
+async def test_without_blocking(running):
+    async with AsyncHttpClient(f"http://127.0.0.1:{running.port}") as client:
+        assert decoded((await client.restore(numbered(5), aligned=True)).image).shape == (64, 64, 3)
+
+
+def test_nothing_listens():
+    with HttpClient("http://127.0.0.1:9", retry=ONCE) as client, pytest.raises(ServerUnreachable):
+        client.limits()
