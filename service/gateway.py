@@ -120,7 +120,9 @@ class Gateway:
         """Bounds of options that depend on the bundle and the operator."""
         return OptionLimits(self.manifest.max_num_steps, self.settings.max_faces)
 
-    async def restore(self, upload: Upload, options: RestoreOptions, *, job_id: str | None = None) -> Restoration:
+    async def restore(
+        self, upload: Upload, options: RestoreOptions, *, job_id: str | None = None, until_s: float | None = None
+    ) -> Restoration:
         """Restore the faces of one photo.
 
         Cancelling the call withdraws the photo's faces from the queue.
@@ -129,6 +131,7 @@ class Gateway:
             upload: The photo's bytes.
             options: The caller's choices.
             job_id: Id of the photo's job; None makes one.
+            until_s: Unix time after which the caller does not wait, or None.
 
         Returns:
             The encoded result and the report.
@@ -137,13 +140,13 @@ class Gateway:
             InputError: The photo or an option is at fault.
             QueueFull: There is no room; come back later.
             Draining: The process is shutting down.
-            DeadlineExceeded: It took longer than `request_timeout_s`.
+            DeadlineExceeded: It took longer than `request_timeout_s`, or than the caller waits.
             InferenceFailed: A network failed.
         """
         try:
             check_options(options, self.option_limits)
-            async with self._deadline(), self.admission.place():
-                restoration = await self._pipeline(upload, self._plan(options, job_id or new_job_id()))
+            async with self._deadline(until_s), self.admission.place():
+                restoration = await self._pipeline(upload, self._plan(options, job_id or new_job_id(), until_s))
         except ServiceError as error:
             self.metrics.rejected(error.code)
             if not isinstance(error, QueueFull | Draining):  # those were not begun
@@ -155,23 +158,27 @@ class Gateway:
         self.metrics.photos("succeeded")
         return restoration
 
-    async def work_off(self, job: PhotoJob, on_progress: OnProgress) -> Restoration:
+    async def work_off(
+        self, job: PhotoJob, on_progress: OnProgress | None, *, until_s: float | None = None
+    ) -> Restoration:
         """Restore the photo of a job that was admitted before: the same, but waiting where `restore` is refused.
 
         Args:
             job: What is to be done; `deadline_s` is the caller's to check.
             on_progress: Told whenever a face has moved on.
+            until_s: Unix time after which nobody waits for the photo, however far it is, or None.
 
         Raises:
             InputError: The photo or an option is at fault.
-            DeadlineExceeded: It took longer than `request_timeout_s`, counted from its place among the photos.
+            DeadlineExceeded: It took longer than `request_timeout_s`, counted from its place among the photos, or than
+                somebody waits.
             InferenceFailed: A network failed.
             DependencyUnavailable: A server this needs does not answer.
             Cancelled: Its faces were withdrawn by somebody else.
         """
         check_options(job.options, self.option_limits)
-        async with self.admission.patient_place(), self._deadline():
-            plan = self._plan(job.options, job.job_id)
+        async with self.admission.patient_place(), self._deadline(until_s):
+            plan = self._plan(job.options, job.job_id, until_s)
             return await self._pipeline(job.upload, replace(plan, lane=job.lane, patient=True, on_progress=on_progress))
 
     async def check(self, upload: Upload, options: RestoreOptions) -> None:
@@ -184,17 +191,22 @@ class Gateway:
         await asyncio.get_running_loop().run_in_executor(self.pool, check_header, upload, self._decode_limits())
 
     @contextlib.asynccontextmanager
-    async def _deadline(self) -> AsyncIterator[None]:
-        timeout_s = self.settings.request_timeout_s
+    async def _deadline(self, until_s: float | None) -> AsyncIterator[None]:
+        timeout_s = max(0.0, self._end_s(until_s) - time.time())
         try:
             async with asyncio.timeout(timeout_s) as deadline:
                 yield
         except TimeoutError as error:
             if not deadline.expired():
                 raise
-            raise DeadlineExceeded(f"the photo took longer than {timeout_s:g} s") from error
+            raise DeadlineExceeded(f"the photo took longer than {round(timeout_s, 1):g} s") from error
 
-    def _plan(self, options: RestoreOptions, job_id: str) -> _Plan:
+    def _end_s(self, until_s: float | None) -> float:
+        """Unix time at which a photo that begins now is given up."""
+        longest_s = time.time() + self.settings.request_timeout_s
+        return longest_s if until_s is None else min(longest_s, until_s)
+
+    def _plan(self, options: RestoreOptions, job_id: str, until_s: float | None) -> _Plan:
         bundle = self.manifest
         return _Plan(
             options=options,
@@ -202,7 +214,7 @@ class Gateway:
             seed=new_seed() if options.seed is None else options.seed,
             num_steps=bundle.default_num_steps if options.num_steps is None else options.num_steps,
             fidelity=bundle.default_fidelity if options.fidelity is None else options.fidelity,
-            deadline_s=time.time() + self.settings.request_timeout_s,
+            deadline_s=self._end_s(until_s),
         )
 
     async def _pipeline(self, upload: Upload, plan: _Plan) -> Restoration:

@@ -16,7 +16,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
-from service.core.errors import Cancelled, DeadlineExceeded, DependencyUnavailable, Draining, ServiceError
+from service.core.errors import Cancelled, DeadlineExceeded, DependencyUnavailable, Draining, ServiceError, defect
 from service.core.interfaces import JobQueue, OnProgress
 from service.core.jobs import PhotoJob, Progress
 from service.core.types import Restoration
@@ -179,7 +179,7 @@ class PhotoRunner:
                 return error
             except Exception:
                 logger.exception("unexpected error with a photo")
-                return _defect()
+                return defect()
         return Cancelled("nobody waits for the photo")
 
     async def _restore(self, job: PhotoJob) -> Restoration:
@@ -201,7 +201,7 @@ class PhotoRunner:
                 logger.exception("unexpected error with an outcome")
                 if isinstance(outcome, ServiceError):
                     return
-                outcome = _defect()
+                outcome = defect()
             else:
                 self._count(outcome)
                 return
@@ -276,8 +276,3 @@ class PhotoRunner:
 
 async def _always() -> bool:
     return True
-
-
-def _defect() -> ServiceError:
-    """What callers are told of an error that is none of the tree's."""
-    return ServiceError("the service failed; the operator finds the cause in the log", hint="try again")

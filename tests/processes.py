@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 _PATIENCE_S = 120.0
 _PAUSE_S = 0.02
 _ADDRESS = re.compile(r"http://127\.0\.0\.1:(\d+)$", re.MULTILINE)
+_RPC_ADDRESS = re.compile(r"^gRPC on (127\.0\.0\.1:\d+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,11 @@ class ServiceProcess:
         """Its metrics as text."""
         return self.client.get("/metrics").text
 
+    @property
+    def rpc_address(self) -> str:
+        """Where it answers gRPC; `grpc_port` -1 among its settings lets it."""
+        return _RPC_ADDRESS.findall(self.log.read_text())[0]
+
     def counted(self, name: str) -> float:
         """Sum of a metric over its labels, by the name before the braces."""
         lines = [line.rsplit(" ", 1) for line in self.metrics().splitlines() if re.match(rf"{name}[ {{]", line)]
@@ -68,7 +74,7 @@ def command(*arguments: str) -> list[str]:
 def environment(bundle: Path, **settings: object) -> dict[str, str]:
     """An environment with these settings and no others of ours."""
     foreign = {name: value for name, value in os.environ.items() if not name.upper().startswith("LATENT_PMRF_")}
-    own = {f"LATENT_PMRF_{name.upper()}": str(value) for name, value in settings.items()}
+    own = {f"LATENT_PMRF_{name.upper()}": str(value) for name, value in {"grpc_port": 0, **settings}.items()}
     return {**foreign, **own, "LATENT_PMRF_MODEL_REPOSITORY": str(bundle)}
 
 

@@ -18,6 +18,7 @@ from service.core import errors
 from service.core.errors import ServiceError
 from service.core.options import option_schemas
 from service.core.types import OutputFormat
+from service.submission import MAX_KEY_CHARS
 from service.webhooks.targets import OPTION
 
 _PROBLEM = "Problem"
@@ -120,7 +121,7 @@ def job_headers(status: int) -> dict[str, Any]:
 def job_parameters() -> list[dict[str, Any]]:
     """Request headers of a job."""
     prefer = "`respond-async` to be answered at once, `wait=N` to be answered after N seconds at the latest."
-    key = {"type": "string", "minLength": 1, "maxLength": idempotency.MAX_CHARS}
+    key = {"type": "string", "minLength": 1, "maxLength": MAX_KEY_CHARS}
     return [
         {"in": "header", "name": "Prefer", "schema": _TEXT, "description": prefer, "example": "respond-async"},
         {

@@ -1,4 +1,4 @@
-"""A process that takes photos: HTTP -> gateway -> queue of faces -> a worker elsewhere, or in this process, too.
+"""A process that takes photos: HTTP, gRPC -> gateway -> queue of faces -> a worker elsewhere, or in this process, too.
 
 `restoring` is all that without HTTP; with a queue in this process it is the whole service.
 """
@@ -22,6 +22,7 @@ from service.composition.http import Ended, address_of, serve_until_told
 from service.composition.loops import Loops, part_with
 from service.composition.queues import FaceQueue, keep_gauges, open_faces, open_photos
 from service.composition.release import version
+from service.composition.rpc import rpc_beside, stream_room
 from service.composition.worker import working
 from service.core.admission import Admission
 from service.core.interfaces import InferenceBackend, JobQueue
@@ -29,6 +30,7 @@ from service.core.manifest import load_manifest
 from service.core.metrics import Metrics
 from service.core.settings import Settings
 from service.gateway import Gateway
+from service.rpc.context import RpcContext
 from service.runner import PhotoRunner
 from service.stages.detect import FaceDetector
 from service.webhooks.courier import Courier
@@ -159,7 +161,7 @@ async def restoring(settings: Settings, ending: Ending, *, with_worker: bool) ->
 async def restore_photos(
     settings: Settings, listener: socket.socket, say: Callable[[str], None], *, with_worker: bool
 ) -> Ended:
-    """Serve HTTP until a signal comes or one of the loops fails.
+    """Serve HTTP and gRPC until a signal comes or one of the loops fails.
 
     Args:
         settings: The operator's.
@@ -169,24 +171,35 @@ async def restore_photos(
 
     Raises:
         ManifestMismatch: The bundle is not usable.
-        UnusableSettings: `redis_url` is not the address of a server.
+        UnusableSettings: `redis_url` is not the address of a server, or `grpc_port` is taken.
     """
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # bodies it cannot read are the caller's affair
     with Ending(settings.grace_s) as ending:
         async with restoring(settings, ending, with_worker=with_worker) as process:
             ending.hear_signals()
+            uploads = Admission(_UPLOADS_PER_PHOTO * settings.max_concurrent_photos, 0)
             context = ApiContext(
                 gateway=process.gateway,
                 jobs=process.jobs,
-                uploads=Admission(_UPLOADS_PER_PHOTO * settings.max_concurrent_photos, 0),
+                uploads=uploads,
                 webhooks=process.webhooks,
                 reasons_not_ready=process.reasons_not_ready,
                 version=version(),
             )
-            address = address_of(listener)
-            await serve_until_told(
-                create_app(context), listener, process, lambda: say(f"Restoring photos on {address}")
+            rpc_context = RpcContext(
+                gateway=process.gateway,
+                jobs=process.jobs,
+                uploads=uploads,
+                room=stream_room(settings),
+                webhooks=process.webhooks,
+                reasons_not_ready=process.reasons_not_ready,
+                draining=ending.wait,
             )
+            address = address_of(listener)
+            async with rpc_beside(process, rpc_context, listener.getsockname()[0], say) as whole:
+                await serve_until_told(
+                    create_app(context), listener, whole, lambda: say(f"Restoring photos on {address}")
+                )
         return Ended(process.loops.failures(), ending.hurried)
 
 

@@ -28,7 +28,8 @@
     ├── InferenceFailed            inference_failed      retryable
     └── Abandoned                  abandoned             given up after several attempts
 
-`service.api.problems` maps every class to an HTTP status; a contract test proves the map total.
+`service.api.problems` maps every class to an HTTP status, `service.rpc.status` to one of gRPC; contract tests prove
+both maps total.
 """
 
 from __future__ import annotations
@@ -246,3 +247,8 @@ class Abandoned(ServiceError):
 
     code = "abandoned"
     title = "The work was given up"
+
+
+def defect() -> ServiceError:
+    """What callers are told of an error that is none of the tree's; the log tells the rest."""
+    return ServiceError("the service failed; the operator finds the cause in the log", hint="try again")

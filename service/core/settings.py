@@ -47,6 +47,15 @@ class Settings(BaseSettings):
     request_timeout_s: float = Field(
         120.0, gt=0, allow_inf_nan=False, description="Longest time a photo may take from upload to result."
     )
+    grpc_port: int = Field(
+        50051, ge=-1, le=65535, description="Port of gRPC on HTTP's host. 0: no gRPC; -1: any that is free."
+    )
+    grpc_max_message_bytes: int = Field(
+        4 * 1024 * 1024, ge=64 * 1024, le=2**31 - 1, description="Largest gRPC message; clients take 4 MiB by default."
+    )
+    stream_bytes: int = Field(
+        256 * 1024 * 1024, gt=0, description="Memory for photos and results of gRPC streams, all together."
+    )
     grace_s: float = Field(
         120.0, ge=0, allow_inf_nan=False, description="After a signal to end, longest time for what was admitted."
     )

@@ -2,9 +2,10 @@ from dataclasses import fields, replace
 
 import pytest
 
-from service.api.idempotency import fingerprint, parse_key
+from service.api.idempotency import parse_key
 from service.core.errors import MalformedRequest
 from service.core.types import Background, FaceSelection, OutputFormat, RestoreOptions, Upload
+from service.submission import fingerprint
 
 
 @pytest.mark.parametrize(

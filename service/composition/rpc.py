@@ -1,0 +1,106 @@
+"""gRPC beside HTTP in one process: the same parts behind both, and one way to end.
+
+signal -> drain (both still answer) -> calls under way end -> HTTP stops -> gRPC stops
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+from service.composition.ending import Ending
+from service.composition.http import Process
+from service.composition.loops import Loops
+from service.core.settings import ENV_PREFIX, Settings, UnusableSettings
+from service.rpc.context import RpcContext
+from service.rpc.server import RpcServer
+from service.stream import StreamRoom
+
+_ANY_PORT = -1
+_PHOTOS_PER_PLACE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class WithRpc:
+    """A process that answers gRPC, too.
+
+    Attributes:
+        process: The rest of it.
+        server: Answers.
+    """
+
+    process: Process
+    server: RpcServer
+
+    @property
+    def ending(self) -> Ending:
+        """When to stop."""
+        return self.process.ending
+
+    @property
+    def loops(self) -> Loops:
+        """Who takes work."""
+        return self.process.loops
+
+    async def drain(self) -> None:
+        """Take nothing more; finish what was taken, and the calls about it, as far as the time allows."""
+        await self.process.drain()
+        finishing = asyncio.create_task(self.server.finish(), name="finish")
+        try:
+            await self.ending.allow(finishing)
+        finally:
+            finishing.cancel()
+            await asyncio.gather(finishing, return_exceptions=True)
+
+    async def dismiss(self) -> None:
+        """Send everybody away who still waits for something."""
+        await self.process.dismiss()
+
+
+@contextlib.asynccontextmanager
+async def rpc_beside(
+    process: Process, context: RpcContext, host: str, say: Callable[[str], None]
+) -> AsyncIterator[Process]:
+    """Serve gRPC for the duration of the block, unless the operator wants none.
+
+    A default port that is taken is no reason not to serve HTTP; one that the operator has chosen is.
+
+    Args:
+        process: What is behind both.
+        context: The parts behind the calls.
+        host: Where HTTP listens.
+        say: Told the address.
+
+    Raises:
+        UnusableSettings: The port that the operator has chosen cannot be listened on.
+    """
+    settings = context.gateway.settings
+    if settings.grpc_port == 0:
+        yield process
+        return
+    shown_host = f"[{host}]" if ":" in host else host
+    address = f"{shown_host}:{0 if settings.grpc_port == _ANY_PORT else settings.grpc_port}"
+    try:
+        server = RpcServer(context, address)
+    except RuntimeError as error:
+        if "grpc_port" in settings.model_fields_set:
+            raise UnusableSettings(f"{ENV_PREFIX}GRPC_PORT: cannot listen on {address}") from error
+        say(f"No gRPC: {address} is taken. {ENV_PREFIX}GRPC_PORT chooses another port, or 0 for none")
+        yield process
+        return
+    try:
+        await server.start()
+        say(f"gRPC on {shown_host}:{server.port}")
+        yield WithRpc(process, server)
+    finally:
+        await server.stop()
+
+
+def stream_room(settings: Settings) -> StreamRoom:
+    """What gRPC streams may hold: half of the photos that are restored at once, and a line in front of them."""
+    places = settings.max_concurrent_photos
+    return StreamRoom(
+        at_once=max(1, places // 2), max_photos=_PHOTOS_PER_PLACE * places, max_bytes=settings.stream_bytes
+    )

@@ -1,0 +1,121 @@
+"""Around every call of ours: its count and duration for the metrics, its errors as statuses.
+
+behaviour -> answer | ServiceError | anything else -> answer | status with details
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+from grpc_status import rpc_status
+
+from service.core.errors import ServiceError, defect
+from service.core.metrics import Metrics
+from service.rpc.status import code_of, status_of
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+logger = logging.getLogger(__name__)
+
+
+class Answering(grpc.aio.ServerInterceptor):
+    """Wraps the calls of one service; others pass.
+
+    Args:
+        service: Full name of the service.
+        metrics: Told about every call.
+    """
+
+    def __init__(self, service: str, metrics: Metrics) -> None:
+        self._prefix = f"/{service}/"
+        self._metrics = metrics
+        self._active = 0
+        self._left = asyncio.Event()
+
+    async def emptied(self) -> None:
+        """Wait until no call is under way."""
+        while self._active:
+            self._left.clear()
+            await self._left.wait()
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        """Find who answers a call, and watch him."""
+        handler = await continuation(handler_call_details)
+        method = str(handler_call_details.method)
+        if handler is None or not method.startswith(self._prefix):
+            return handler
+        kind = f"{_arity(handler.request_streaming)}_{_arity(handler.response_streaming)}"
+        make = getattr(grpc, f"{kind}_rpc_method_handler")
+        wrapped: grpc.RpcMethodHandler[Any, Any] = make(
+            self._watched(method, getattr(handler, kind)),
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+        return wrapped
+
+    def _watched(self, method: str, behaviour: Callable[[Any, Context], Any]) -> Callable[[Any, Context], Any]:
+        if inspect.isasyncgenfunction(behaviour):
+            # A coroutine to the server, so that a call which ends early closes the generator then and there.
+            async def write_all(request: Any, context: Context) -> None:  # noqa: ANN401 - any of the service's
+                async with self._told(method, context), contextlib.aclosing(behaviour(request, context)) as responses:
+                    async for response in responses:
+                        await context.write(response)
+
+            return write_all
+
+        async def answer(request: Any, context: Context) -> Any:  # noqa: ANN401 - any of the service's
+            async with self._told(method, context):
+                return await behaviour(request, context)
+
+        return answer
+
+    @contextlib.asynccontextmanager
+    async def _told(self, method: str, context: Context) -> AsyncIterator[None]:
+        begin_s = time.perf_counter()
+        code = grpc.StatusCode.OK
+        self._active += 1
+        try:
+            yield
+        except ServiceError as error:
+            code = code_of(error)
+            if code is grpc.StatusCode.INTERNAL:
+                logger.error("%s %s: %s", method, error.code, error.detail)
+            await _abort(context, error)
+        except asyncio.CancelledError:
+            left_s = context.time_remaining()
+            is_late = left_s is not None and left_s <= 0
+            code = grpc.StatusCode.DEADLINE_EXCEEDED if is_late else grpc.StatusCode.CANCELLED
+            raise
+        except Exception:
+            code = grpc.StatusCode.INTERNAL
+            instance = uuid.uuid4().urn
+            logger.exception("%s %s", instance, method)
+            error = defect()
+            error.extra["instance"] = instance
+            await _abort(context, error)
+        finally:
+            self._active -= 1
+            self._left.set()
+            self._metrics.requests(method, code.name)
+            self._metrics.observe_request(method, time.perf_counter() - begin_s)
+
+
+async def _abort(context: Context, error: ServiceError) -> None:
+    status = rpc_status.to_status(status_of(error))
+    await context.abort(status.code, status.details, status.trailing_metadata)
+
+
+def _arity(is_stream: bool) -> str:
+    return "stream" if is_stream else "unary"

@@ -1,0 +1,209 @@
+"""Messages of RestoreBatch in and out, `service.stream` in between.
+
+    requests -> _Reader -> PhotoStream -> responses
+
+The reader knows the order in which messages may come, and puts photos together that come in parts. It reads a photo's
+first message before there is room for the photo, and no further message then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager
+
+from service.core.errors import Cancelled, Draining, MalformedRequest, ServiceError
+from service.core.types import Restoration
+from service.rpc import restoration_pb2 as pb
+from service.rpc.context import RpcContext
+from service.rpc.messages import check_size, options_of, parts_of, progress_of, report_of, upload_of
+from service.rpc.status import problem_of
+from service.stream import PhotoEnded, PhotoMoved, PhotoStream, Window
+
+_MAX_ID_BYTES = 255
+
+
+async def restore_batch(
+    context: RpcContext, requests: AsyncIterator[pb.RestoreBatchRequest], until_s: float | None
+) -> AsyncGenerator[pb.RestoreBatchResponse, None]:
+    """Serve one stream.
+
+    Args:
+        context: The parts behind it.
+        requests: What the caller sends.
+        until_s: Unix time after which the caller does not wait, or None.
+
+    Raises:
+        MalformedRequest: The order of messages is broken.
+        Draining: The process shuts down; what was read is answered.
+    """
+    max_message_bytes = context.max_message_bytes
+    with context.room.window() as window:
+        opening = pb.BatchOpening(window=window.size, max_message_bytes=max_message_bytes)
+        yield pb.RestoreBatchResponse(opening=opening)
+        async with (
+            PhotoStream(context.gateway, window, until_s=until_s) as stream,
+            _feeding(context, _Reader(context, stream, window), requests, stream) as feeding,
+            aclosing(stream.events()) as events,
+        ):
+            async for event in events:
+                for response in _responses(event, max_message_bytes):
+                    yield response
+            await feeding
+
+
+@asynccontextmanager
+async def _feeding(
+    context: RpcContext, reader: _Reader, requests: AsyncIterator[pb.RestoreBatchRequest], stream: PhotoStream
+) -> AsyncIterator[asyncio.Task[None]]:
+    """Photos are brought to the stream for the duration of the block, or until none come any more."""
+    feeding = asyncio.create_task(_feed(context, reader, requests, stream), name="feed")
+    try:
+        yield feeding
+    finally:
+        feeding.cancel()
+        await asyncio.gather(feeding, return_exceptions=True)
+
+
+async def _feed(
+    context: RpcContext, reader: _Reader, requests: AsyncIterator[pb.RestoreBatchRequest], stream: PhotoStream
+) -> None:
+    """Read until the caller has closed his side or the process drains.
+
+    Raises:
+        Draining: The latter.
+        Exception: What went wrong with reading; the stream ends with it, too.
+    """
+    reading = asyncio.create_task(reader.read(requests), name="read")
+    draining = asyncio.ensure_future(context.draining())
+    try:
+        await asyncio.wait({reading, draining}, return_when=asyncio.FIRST_COMPLETED)
+        all_read = reading.done()
+        if all_read:
+            reading.result()
+    except Exception as error:
+        stream.break_off(error)
+        raise
+    finally:
+        for task in (reading, draining):
+            task.cancel()
+        await asyncio.gather(reading, draining, return_exceptions=True)
+    stream.close()
+    if not all_read:
+        raise Draining("the service is shutting down and reads no further photo", hint="try another instance")
+
+
+class _Reader:
+    """Takes the caller's messages one by one.
+
+    Args:
+        context: The parts behind the stream.
+        stream: Where photos go.
+        window: Narrowed if the setup says so.
+    """
+
+    def __init__(self, context: RpcContext, stream: PhotoStream, window: Window) -> None:
+        self._context = context
+        self._stream = stream
+        self._window = window
+        self._default_options = pb.RestoreOptions()
+        self._begun: str | None = None  # the photo that has further parts
+        self._options = pb.RestoreOptions()
+        self._parts: list[bytes] | None = None  # None when it is refused already
+        self._size_bytes = 0
+
+    async def read(self, requests: AsyncIterator[pb.RestoreBatchRequest]) -> None:
+        """Read to the end.
+
+        Raises:
+            MalformedRequest: The order of messages is broken.
+        """
+        is_first = True
+        async for request in requests:
+            match request.WhichOneof("message"):
+                case "setup" if is_first:
+                    self._set_up(request.setup)
+                case "photo" if self._begun is None:
+                    await self._begin(request.photo)
+                case "part" if self._begun == request.part.client_id:
+                    self._go_on(request.part.data, has_more=request.part.has_more)
+                case "cancel":
+                    self._withdraw(request.cancel.client_id)
+                case kind:
+                    raise MalformedRequest(f"a message of kind {kind!r} may not come here", hint="see RestoreBatch")
+            is_first = False
+        if self._begun is not None:
+            raise MalformedRequest(f"the photo {self._begun[:80]!r} is not complete", hint="send its last part")
+
+    def _set_up(self, setup: pb.BatchSetup) -> None:
+        self._default_options = setup.options
+        if setup.progress:
+            self._stream.tell_progress()
+        if setup.window:
+            self._window.narrow(setup.window)
+
+    async def _begin(self, photo: pb.BatchPhoto) -> None:
+        client_id = photo.client_id
+        if not 0 < len(client_id.encode()) <= _MAX_ID_BYTES:
+            raise MalformedRequest(f"client_id must have 1 to {_MAX_ID_BYTES} bytes", hint="a number will do")
+        await self._stream.open(client_id)
+        self._begun = client_id
+        self._options = photo.options if photo.HasField("options") else self._default_options
+        self._parts, self._size_bytes = [], 0
+        self._go_on(photo.image, has_more=photo.has_more)
+
+    def _go_on(self, data: bytes, *, has_more: bool) -> None:
+        client_id = self._begun
+        if client_id is None:
+            raise ValueError("no photo has begun")
+        if self._parts is not None:
+            self._size_bytes += len(data)
+            try:
+                self._take(client_id, self._parts, data, has_more=has_more)
+            except ServiceError as error:
+                self._refuse(client_id, error)
+        if not has_more:
+            self._begun = self._parts = None
+
+    def _take(self, client_id: str, parts: list[bytes], data: bytes, *, has_more: bool) -> None:
+        check_size(self._size_bytes, self._context.max_upload_bytes)
+        parts.append(data)
+        self._stream.hold(client_id, len(data))
+        if not has_more:
+            upload = upload_of(parts[0] if len(parts) == 1 else b"".join(parts), self._context.max_upload_bytes)
+            self._stream.start(client_id, upload, options_of(self._options, self._context.gateway.option_limits))
+
+    def _withdraw(self, client_id: str) -> None:
+        if not self._stream.withdraw(client_id) and client_id == self._begun and self._parts is not None:
+            self._refuse(client_id, Cancelled("the photo was withdrawn"))
+
+    def _refuse(self, client_id: str, error: ServiceError) -> None:
+        self._stream.refuse(client_id, error)
+        self._parts = None
+
+
+def _responses(event: PhotoMoved | PhotoEnded, max_message_bytes: int) -> Iterator[pb.RestoreBatchResponse]:
+    client_id = event.client_id
+    if isinstance(event, PhotoMoved):
+        progress = pb.BatchProgress(client_id=client_id, progress=progress_of(event.progress))
+        yield pb.RestoreBatchResponse(progress=progress)
+    elif isinstance(event.outcome, Restoration):
+        yield from _result(client_id, event.outcome, max_message_bytes)
+    else:
+        failure = pb.BatchFailure(client_id=client_id, error=problem_of(event.outcome))
+        yield pb.RestoreBatchResponse(failure=failure)
+
+
+def _result(client_id: str, restoration: Restoration, max_message_bytes: int) -> Iterator[pb.RestoreBatchResponse]:
+    report, size_bytes = report_of(restoration.report, None), len(restoration.data)
+    sent_bytes = 0
+    for index, part in enumerate(parts_of(restoration.data, report, max_message_bytes)):
+        sent_bytes += len(part)
+        has_more = sent_bytes < size_bytes
+        if index:
+            yield pb.RestoreBatchResponse(part=pb.BatchPart(client_id=client_id, data=part, has_more=has_more))
+        else:
+            result = pb.BatchResult(
+                client_id=client_id, image=part, report=report, has_more=has_more, size_bytes=size_bytes
+            )
+            yield pb.RestoreBatchResponse(result=result)

@@ -1,0 +1,62 @@
+"""What the servicer needs, put together by the composition root."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+
+from service.core.admission import Admission
+from service.core.errors import ServiceError
+from service.core.interfaces import JobQueue
+from service.gateway import Gateway
+from service.stream import StreamRoom
+from service.submission import Submissions
+from service.webhooks.targets import WebhookTargets
+
+
+@dataclass(frozen=True, slots=True)
+class RpcContext:
+    """The parts behind the calls.
+
+    Attributes:
+        gateway: Restores photos.
+        jobs: Queue of photos, and what became of them.
+        uploads: Bounds the photos that are received for calls of one photo; HTTP's bound, too.
+        room: Bounds what streams hold.
+        webhooks: Where notices may go, or None where none are sent.
+        reasons_not_ready: Why photos cannot be restored now; empty when they can.
+        draining: Returns when the process begins to shut down.
+    """
+
+    gateway: Gateway
+    jobs: JobQueue
+    uploads: Admission
+    room: StreamRoom
+    webhooks: WebhookTargets | None
+    reasons_not_ready: Callable[[], Awaitable[list[str]]]
+    draining: Callable[[], Awaitable[object]]
+
+    @property
+    def submissions(self) -> Submissions:
+        """Where jobs are brought."""
+        return Submissions(self.gateway, self.jobs, self.webhooks)
+
+    @property
+    def max_upload_bytes(self) -> int:
+        """Largest photo."""
+        return self.gateway.settings.max_upload_bytes
+
+    @property
+    def max_message_bytes(self) -> int:
+        """Largest message in either direction."""
+        return self.gateway.settings.grpc_max_message_bytes
+
+    @contextlib.contextmanager
+    def refusals_counted(self) -> Iterator[None]:
+        """Count what is refused before the gateway sees it."""
+        try:
+            yield
+        except ServiceError as error:
+            self.gateway.metrics.rejected(error.code)
+            raise

@@ -1,0 +1,192 @@
+"""The service's own types in, messages of `restoration.v1` out; and options the other way.
+
+Names are the same on both sides, and so are the words of enumerations: `FaceSelection.ALL` is `FACE_SELECTION_ALL`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from enum import StrEnum
+
+from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from service.core.errors import EmptyUpload, UploadTooLarge
+from service.core.jobs import JobStatus, Progress
+from service.core.manifest import Manifest
+from service.core.options import OptionFields, OptionLimits, check_options
+from service.core.results import StoredResult
+from service.core.settings import Settings
+from service.core.types import FaceReport, OutputFormat, Report, RestoreOptions, Upload
+from service.rpc import restoration_pb2 as pb
+from service.rpc.status import problem_of
+
+_ENVELOPE_BYTES = 1024  # for all in a message that is neither image nor report
+
+
+def upload_of(data: bytes, max_bytes: int) -> Upload:
+    """A photo that has arrived.
+
+    Raises:
+        EmptyUpload: It has no bytes.
+        UploadTooLarge: It has more than `max_bytes`.
+    """
+    if not data:
+        raise EmptyUpload("the image has no bytes", hint="was the file read?")
+    check_size(len(data), max_bytes)
+    return Upload(data)
+
+
+def check_size(size_bytes: int, max_bytes: int) -> None:
+    """Refuse a photo that is too large, if it need be before it has arrived.
+
+    Raises:
+        UploadTooLarge: It has more than `max_bytes`.
+    """
+    if size_bytes > max_bytes:
+        raise UploadTooLarge(
+            f"at least {size_bytes} bytes were sent; the limit is {max_bytes}",
+            hint="send a smaller file",
+            max_upload_bytes=max_bytes,
+        )
+
+
+def options_of(message: pb.RestoreOptions, limits: OptionLimits) -> RestoreOptions:
+    """The caller's choices; what is left out is the default.
+
+    Raises:
+        InvalidOption: A value is wrong; `extra` holds the option and what is allowed.
+    """
+    fields = {descriptor.name: _value(descriptor, value) for descriptor, value in message.ListFields()}
+    options = OptionFields.read(fields).to_options()
+    check_options(options, limits)
+    return options
+
+
+def report_of(report: Report, stored: StoredResult | None) -> pb.Report:
+    """What was done with a photo, and how long that can be fetched."""
+    return pb.Report(
+        id=report.id,
+        model=report.model,
+        width=report.width,
+        height=report.height,
+        output_format=_format(report.output_format),
+        seed=report.seed,
+        num_steps=report.num_steps,
+        fidelity=report.fidelity,
+        faces=[_face(face) for face in report.faces],
+        timings_ms=report.timings_ms,
+        expires_at=None if stored is None else _moment(stored.expires_at_s),
+    )
+
+
+def progress_of(progress: Progress) -> pb.Progress:
+    """How far a photo is."""
+    return pb.Progress(
+        num_faces=progress.num_faces,
+        faces_done=progress.faces_done,
+        num_steps=progress.num_steps,
+        steps_done=progress.steps_done,
+    )
+
+
+def job_of(status: JobStatus) -> pb.Job:
+    """A job that has no result: not yet, or never."""
+    return pb.Job(
+        id=status.job_id,
+        status=pb.JobStatus.Value(f"JOB_STATUS_{status.state.name}"),
+        created_at=_moment(status.created_s),
+        expires_at=None if status.expires_s is None else _moment(status.expires_s),
+        position=status.position,
+        progress=None if status.progress is None else progress_of(status.progress),
+        error=None if status.failure is None else problem_of(status.failure.to_error()),
+    )
+
+
+def succeeded_job_of(stored: StoredResult) -> pb.Job:
+    """A job that has a result."""
+    report = stored.restoration.report
+    return pb.Job(
+        id=report.id,
+        status=pb.JOB_STATUS_SUCCEEDED,
+        expires_at=_moment(stored.expires_at_s),
+        report=report_of(report, stored),
+    )
+
+
+def limits_of(settings: Settings, manifest: Manifest, *, max_window: int) -> pb.GetLimitsResponse:
+    """What the service accepts."""
+    fields = OptionFields(fidelity=manifest.default_fidelity, num_steps=manifest.default_num_steps)
+    chosen = {name: value for name, value in dict(fields).items() if value is not None}
+    defaults = {name: _number(name, value) if isinstance(value, StrEnum) else value for name, value in chosen.items()}
+    formats = [_format(known) for known in OutputFormat]
+    return pb.GetLimitsResponse(
+        model=f"{manifest.name}@{manifest.version}",
+        input_formats=formats,
+        output_formats=formats,
+        max_upload_bytes=settings.max_upload_bytes,
+        max_image_px=settings.max_image_px,
+        min_image_side_px=settings.min_image_side_px,
+        max_output_px=settings.max_output_px,
+        max_faces=settings.max_faces,
+        max_queued_photos=settings.max_queued_photos,
+        request_timeout_s=settings.request_timeout_s,
+        job_timeout_s=settings.job_timeout_s,
+        result_ttl_s=settings.result_ttl_s,
+        webhooks=settings.webhook_secret is not None,
+        max_num_steps=manifest.max_num_steps,
+        defaults=pb.RestoreOptions(**defaults),
+        max_message_bytes=settings.grpc_max_message_bytes,
+        max_window=max_window,
+    )
+
+
+def parts_of(data: bytes, report: pb.Report, max_message_bytes: int) -> Iterator[bytes]:
+    """An image in parts that each fit into a message; the first, which may be empty, together with its report."""
+    room_bytes = max_message_bytes - _ENVELOPE_BYTES
+    begin = max(0, room_bytes - report.ByteSize())
+    yield data[:begin]
+    for at in range(begin, len(data), room_bytes):
+        yield data[at : at + room_bytes]
+
+
+def _face(face: FaceReport) -> pb.Face:
+    left, top, right, bottom = face.box
+    return pb.Face(
+        index=face.index,
+        box=pb.Box(left=left, top=top, right=right, bottom=bottom),
+        landmarks_5=[pb.Point(x=x, y=y) for x, y in face.landmarks_5 or ()],
+        score=face.score,
+        status=pb.FaceStatus.Value(f"FACE_STATUS_{face.status.name}"),
+        reason=face.reason,
+        ind_rmse=face.ind_rmse,
+    )
+
+
+def _format(known: OutputFormat) -> pb.OutputFormat.ValueType:
+    return pb.OutputFormat.Value(f"OUTPUT_FORMAT_{known.name}")
+
+
+def _moment(unix_s: float) -> Timestamp:
+    """A time as clients see it, in whole seconds."""
+    return Timestamp(seconds=round(unix_s))
+
+
+def _value(field: FieldDescriptor, value: object) -> object:
+    """An option as text fields have it: words for enumerations; one that is not known is left for the check."""
+    if field.enum_type is None or not isinstance(value, int):
+        return value
+    known = field.enum_type.values_by_number.get(value)
+    return str(value) if known is None else known.name.removeprefix(_prefix(field.enum_type)).lower()
+
+
+def _number(option: str, word: StrEnum) -> int:
+    kind = pb.RestoreOptions.DESCRIPTOR.fields_by_name[option].enum_type
+    if kind is None:
+        raise ValueError(f"{option} is no enumeration")
+    return kind.values_by_name[f"{_prefix(kind)}{word.name}"].number
+
+
+def _prefix(kind: EnumDescriptor) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.name).upper() + "_"

@@ -1,0 +1,176 @@
+"""The calls of `restoration.v1`: messages in, one call of the core each, messages out. Errors are the caller's."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from service.core.errors import (
+    DeadlineExceeded,
+    DependencyUnavailable,
+    Draining,
+    ImageTooLarge,
+    MalformedRequest,
+)
+from service.core.jobs import JobState, JobStatus
+from service.core.types import Lane
+from service.rpc import restoration_pb2 as pb
+from service.rpc.batch import restore_batch
+from service.rpc.context import RpcContext
+from service.rpc.messages import (
+    check_size,
+    job_of,
+    limits_of,
+    options_of,
+    parts_of,
+    report_of,
+    succeeded_job_of,
+    upload_of,
+)
+from service.rpc.restoration_pb2_grpc import RestorationServiceServicer
+from service.rpc.watching import while_here
+from service.submission import MAX_KEY_CHARS, Submission, is_idempotency_key
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class RestorationServicer(RestorationServiceServicer):
+    """Answers calls; safe for many at once.
+
+    Args:
+        context: The parts behind it.
+        left: Set when jobs are better watched elsewhere.
+    """
+
+    def __init__(self, context: RpcContext, left: asyncio.Event) -> None:
+        self._context = context
+        self._left = left
+
+    async def Restore(self, request: pb.RestoreRequest, context: Context) -> pb.RestoreResponse:
+        """A photo while the caller waits."""
+        parts = self._context
+        async with parts.uploads.place():
+            with parts.refusals_counted():
+                upload = upload_of(request.image, parts.max_upload_bytes)
+                options = options_of(request.options, parts.gateway.option_limits)
+            restoration = await parts.gateway.restore(upload, options, until_s=_until_s(context))
+        stored = None
+        with contextlib.suppress(DependencyUnavailable):  # the photo is restored; it only cannot be fetched again
+            stored = await parts.jobs.keep(restoration)
+        response = pb.RestoreResponse(image=restoration.data, report=report_of(restoration.report, stored))
+        if response.ByteSize() <= parts.max_message_bytes:
+            return response
+        if stored is None:
+            raise ImageTooLarge(
+                f"the result has {len(restoration.data)} bytes, and could not be kept to be fetched in parts",
+                hint="use RestoreBatch, or choose a smaller upscale or another output_format",
+                result_bytes=len(restoration.data),
+                max_message_bytes=parts.max_message_bytes,
+            )
+        return pb.RestoreResponse(report=response.report)
+
+    async def RestoreBatch(
+        self, request_iterator: AsyncIterator[pb.RestoreBatchRequest], context: Context
+    ) -> AsyncIterator[pb.RestoreBatchResponse]:
+        """Many photos."""
+        responses = restore_batch(self._context, request_iterator, _until_s(context))
+        async with contextlib.aclosing(responses):
+            async for response in responses:
+                yield response
+
+    async def Submit(self, request_iterator: AsyncIterator[pb.SubmitRequest], _context: Context) -> pb.SubmitResponse:
+        """A photo as a job."""
+        parts = self._context
+        submissions = parts.submissions
+        with parts.refusals_counted():
+            submissions.refuse_while_draining()
+            async with parts.uploads.place():
+                admitted = await submissions.bring(await self._read_submission(request_iterator))
+        return pb.SubmitResponse(
+            job=await self._describe(await self._status_of_new(admitted.job_id)),
+            idempotent_replayed=not admitted.is_new,
+        )
+
+    async def Get(self, request: pb.GetRequest, _context: Context) -> pb.GetResponse:
+        """A job."""
+        return pb.GetResponse(job=await self._describe(await self._context.jobs.status(request.id)))
+
+    async def Watch(self, request: pb.WatchRequest, _context: Context) -> AsyncIterator[pb.WatchResponse]:
+        """A job, again and again."""
+        async with contextlib.aclosing(while_here(self._context.jobs.watch(request.id), self._left)) as statuses:
+            async for status in statuses:
+                yield pb.WatchResponse(job=await self._describe(status))
+
+    async def GetResult(self, request: pb.GetResultRequest, _context: Context) -> AsyncIterator[pb.GetResultResponse]:
+        """A job's image."""
+        stored = await self._context.jobs.result(request.id)
+        data, report = stored.restoration.data, report_of(stored.restoration.report, stored)
+        for index, part in enumerate(parts_of(data, report, self._context.max_message_bytes)):
+            if index:
+                yield pb.GetResultResponse(data=part)
+            else:
+                yield pb.GetResultResponse(report=report, size_bytes=len(data), data=part)
+
+    async def Cancel(self, request: pb.CancelRequest, _context: Context) -> pb.CancelResponse:
+        """The end of a job."""
+        return pb.CancelResponse(job=await self._describe(await self._context.jobs.cancel(request.id)))
+
+    async def Delete(self, request: pb.DeleteRequest, _context: Context) -> pb.DeleteResponse:
+        """The end of all that is known of a job."""
+        await self._context.jobs.delete(request.id)
+        return pb.DeleteResponse()
+
+    async def GetLimits(self, _request: pb.GetLimitsRequest, _context: Context) -> pb.GetLimitsResponse:
+        """What is accepted."""
+        gateway = self._context.gateway
+        return limits_of(gateway.settings, gateway.manifest, max_window=self._context.room.max_photos)
+
+    async def _read_submission(self, requests: AsyncIterator[pb.SubmitRequest]) -> Submission:
+        parts = self._context
+        timeout_s = parts.gateway.settings.request_timeout_s
+        images: list[bytes] = []
+        first = pb.SubmitRequest()
+        try:
+            async with asyncio.timeout(timeout_s):
+                async for request in requests:
+                    if not images:
+                        first = request
+                    elif [field.name for field, _ in request.ListFields()] not in ([], ["image"]):
+                        raise MalformedRequest("messages after the first have nothing but an image")
+                    images.append(request.image)
+                    check_size(sum(map(len, images)), parts.max_upload_bytes)
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"the photo took longer than {timeout_s:g} s to arrive") from error
+        if first.idempotency_key and not is_idempotency_key(first.idempotency_key):
+            raise MalformedRequest(
+                f"idempotency_key must have 1 to {MAX_KEY_CHARS} visible ASCII characters", hint="a UUID will do"
+            )
+        return Submission(
+            upload=upload_of(b"".join(images), parts.max_upload_bytes),
+            options=options_of(first.options, parts.gateway.option_limits),
+            lane=Lane.BATCH,
+            webhook_url=first.webhook_url,
+            idempotency_key=first.idempotency_key or None,
+        )
+
+    async def _status_of_new(self, job_id: str) -> JobStatus:
+        """Where a job is that has just been admitted, whatever else happens."""
+        with contextlib.suppress(DependencyUnavailable, Draining):
+            return await self._context.jobs.status(job_id)
+        return JobStatus(job_id, JobState.QUEUED, created_s=time.time())
+
+    async def _describe(self, status: JobStatus) -> pb.Job:
+        if status.state is not JobState.SUCCEEDED:
+            return job_of(status)
+        return succeeded_job_of(await self._context.jobs.result(status.job_id))
+
+
+def _until_s(context: Context) -> float | None:
+    """Unix time of a call's deadline, or None if it has none."""
+    left_s = context.time_remaining()
+    return None if left_s is None else time.time() + left_s

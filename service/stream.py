@@ -1,0 +1,318 @@
+"""Many photos of one caller in, outcomes out as they are ready; what is in between stays small, however slow he is.
+
+    open -> (hold) -> start -> gateway -> PhotoEnded ... read by the caller: only now there is room for another one
+
+A stream holds at most a window of photos that are not answered, and its share of a number of bytes. Both are shares of
+what all streams of a process may hold together: with each stream that comes the others' shares get smaller. A stream
+without any photo may always open one, so nothing stands still.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+from service.core.errors import Cancelled, MalformedRequest, ServiceError, defect
+from service.core.jobs import PhotoJob, Progress
+from service.core.types import Lane, Restoration, RestoreOptions, Upload
+from service.gateway import Gateway, new_job_id, new_seed
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PhotoMoved:
+    """A photo is on its way."""
+
+    client_id: str
+    progress: Progress
+
+
+@dataclass(frozen=True, slots=True)
+class PhotoEnded:
+    """A photo is restored, or will not be."""
+
+    client_id: str
+    outcome: Restoration | ServiceError
+
+
+class StreamRoom:
+    """What all streams of a process may hold; used within one event loop.
+
+    Args:
+        at_once: Photos of streams restored at once. The rest of the gateway's places is for those who send one photo.
+        max_photos: Photos that are not answered.
+        max_bytes: Memory for photos and results.
+    """
+
+    def __init__(self, *, at_once: int, max_photos: int, max_bytes: int) -> None:
+        if min(at_once, max_photos, max_bytes) < 1:
+            raise ValueError("at_once, max_photos and max_bytes must be at least 1")
+        self.turns = asyncio.Semaphore(at_once)
+        self.max_photos = max_photos
+        self._max_bytes = max_bytes
+        self._windows: set[Window] = set()
+
+    @property
+    def photos_each(self) -> int:
+        """A stream's share of the photos."""
+        return max(1, self.max_photos // max(1, len(self._windows)))
+
+    @property
+    def bytes_each(self) -> int:
+        """A stream's share of the bytes."""
+        return self._max_bytes // max(1, len(self._windows))
+
+    @contextlib.contextmanager
+    def window(self) -> Iterator[Window]:
+        """A share of the room for the duration of the block."""
+        window = Window(self)
+        self._windows.add(window)
+        try:
+            yield window
+        finally:
+            self._windows.discard(window)
+            for other in self._windows:
+                other.changed.set()
+
+
+class Window:
+    """How much of a stream may be without an answer.
+
+    Args:
+        room: What it is a share of.
+    """
+
+    def __init__(self, room: StreamRoom) -> None:
+        self._room = room
+        self._wanted: int | None = None
+        self.changed = asyncio.Event()
+        self.photos = 0
+        self.held_bytes = 0
+
+    @property
+    def turns(self) -> asyncio.Semaphore:
+        """Who may be at the gateway."""
+        return self._room.turns
+
+    @property
+    def size(self) -> int:
+        """Photos that may be without an answer now."""
+        each = self._room.photos_each
+        return each if self._wanted is None else min(each, self._wanted)
+
+    def narrow(self, wanted: int) -> None:
+        """Let no more than `wanted` photos be without an answer.
+
+        Raises:
+            ValueError: That is none at all.
+        """
+        if wanted < 1:
+            raise ValueError("wanted must be at least 1")
+        self._wanted = wanted
+
+    async def enter(self) -> None:
+        """Take a photo in, as soon as there is room."""
+        while self.photos and (self.photos >= self.size or self.held_bytes >= self._room.bytes_each):
+            self.changed.clear()
+            await self.changed.wait()
+        self.photos += 1
+
+    def hold(self, more_bytes: int) -> None:
+        """Count bytes that are held from now on, or, if negative, not any more."""
+        self.held_bytes += more_bytes
+        if more_bytes < 0:
+            self.changed.set()
+
+    def leave(self) -> None:
+        """Let a photo go."""
+        self.photos -= 1
+        self.changed.set()
+
+
+@dataclass(slots=True, eq=False)
+class _Photo:
+    """A photo without an answer.
+
+    Attributes:
+        client_id: The caller's name for it.
+        held_bytes: Memory that it takes.
+        work: The gateway at work on it, once it is complete.
+        withdrawn: The caller does not want it any more.
+    """
+
+    client_id: str
+    held_bytes: int = 0
+    work: asyncio.Task[Restoration | ServiceError] | None = None
+    withdrawn: bool = False
+
+
+class PhotoStream:
+    """The photos of one caller. A context manager: what is not finished at its end is withdrawn.
+
+    Args:
+        gateway: Restores them.
+        window: How many at once.
+        until_s: Unix time after which the caller waits for none of them, or None.
+    """
+
+    def __init__(self, gateway: Gateway, window: Window, *, until_s: float | None = None) -> None:
+        self._gateway = gateway
+        self._window = window
+        self._until_s = until_s
+        self._photos: dict[str, _Photo] = {}
+        self._ended: deque[tuple[_Photo, Restoration | ServiceError]] = deque()
+        self._moved: dict[str, Progress] = {}
+        self._news = asyncio.Event()
+        self._closed = False
+        self._error: Exception | None = None
+        self._tells_progress = False
+
+    async def __aenter__(self) -> Self:
+        """Begin without a photo."""
+        return self
+
+    async def __aexit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        """Withdraw what is not finished."""
+        working = [photo.work for photo in self._photos.values() if photo.work is not None]
+        for work in working:
+            work.cancel()
+        await asyncio.gather(*working, return_exceptions=True)
+
+    def tell_progress(self) -> None:
+        """Let `events` tell how far photos are, too."""
+        self._tells_progress = True
+
+    async def open(self, client_id: str) -> None:
+        """Take a photo in, as soon as there is room for it; its bytes and options may follow later.
+
+        Raises:
+            MalformedRequest: A photo of this name has no answer yet.
+        """
+        if client_id in self._photos:
+            raise MalformedRequest(
+                f"client_id {client_id[:80]!r} belongs to a photo that is not answered yet", hint="use each name once"
+            )
+        await self._window.enter()
+        self._photos[client_id] = _Photo(client_id)
+
+    def hold(self, client_id: str, more_bytes: int) -> None:
+        """Count bytes of a photo that have arrived."""
+        photo = self._photos[client_id]
+        photo.held_bytes += more_bytes
+        self._window.hold(more_bytes)
+
+    def start(self, client_id: str, upload: Upload, options: RestoreOptions) -> None:
+        """Begin with a photo that is complete."""
+        photo = self._photos[client_id]
+        job = PhotoJob(
+            job_id=new_job_id(),
+            upload=upload,
+            options=replace(options, seed=new_seed() if options.seed is None else options.seed),
+            lane=Lane.BATCH,
+            deadline_s=time.time() + self._gateway.settings.request_timeout_s,
+        )
+        photo.work = asyncio.create_task(self._work(client_id, job), name="stream photo")
+        photo.work.add_done_callback(partial(self._settle, photo))
+
+    def refuse(self, client_id: str, error: ServiceError) -> None:
+        """Answer a photo that was not started."""
+        self._gateway.metrics.rejected(error.code)
+        self._end(self._photos[client_id], error)
+
+    def withdraw(self, client_id: str) -> bool:
+        """Let a photo end that the caller does not want any more; False if it is not known, or not started yet."""
+        photo = self._photos.get(client_id)
+        if photo is None or photo.work is None:
+            return False
+        photo.withdrawn = True
+        photo.work.cancel()
+        return True
+
+    def close(self) -> None:
+        """No more photos come; `events` ends when all are answered. One that is not started is forgotten."""
+        self._closed = True
+        self._photos = {client_id: photo for client_id, photo in self._photos.items() if photo.work is not None}
+        self._news.set()
+
+    def break_off(self, error: Exception) -> None:
+        """Let `events` end with an error, whatever is not answered."""
+        self._error = error
+        self._news.set()
+
+    async def events(self) -> AsyncGenerator[PhotoMoved | PhotoEnded, None]:
+        """What happens, as it happens; only when the next event is asked for, the one before has been answered.
+
+        Raises:
+            Exception: What `break_off` was given.
+        """
+        while True:
+            self._news.clear()
+            if self._error is not None:
+                raise self._error
+            if self._ended:
+                photo, outcome = self._ended.popleft()
+                try:
+                    yield PhotoEnded(photo.client_id, outcome)
+                finally:
+                    self._window.hold(-photo.held_bytes)
+                    self._window.leave()
+            elif self._moved:
+                client_id = next(iter(self._moved))
+                yield PhotoMoved(client_id, self._moved.pop(client_id))
+            elif self._closed and not self._photos:
+                return
+            else:
+                await self._news.wait()
+
+    async def _work(self, client_id: str, job: PhotoJob) -> Restoration | ServiceError:
+        """One photo from its turn to its outcome."""
+        tell = partial(self._move, client_id) if self._tells_progress else None
+        try:
+            async with self._window.turns:
+                return await self._gateway.work_off(job, tell, until_s=self._until_s)
+        except ServiceError as error:
+            return error
+        except Exception:
+            logger.exception("unexpected error with a photo of a stream")
+            return defect()
+
+    def _settle(self, photo: _Photo, work: asyncio.Task[Restoration | ServiceError]) -> None:
+        metrics = self._gateway.metrics
+        if work.cancelled():
+            metrics.photos("cancelled")
+            if photo.withdrawn:
+                self._end(photo, Cancelled("the photo was withdrawn"))
+            return
+        outcome = work.result()
+        if isinstance(outcome, Restoration):
+            metrics.photos("succeeded")
+        else:
+            metrics.photos("failed")
+            metrics.rejected(outcome.code)
+        self._end(photo, outcome)
+
+    def _move(self, client_id: str, progress: Progress) -> None:
+        if client_id in self._photos:
+            self._moved[client_id] = progress
+            self._news.set()
+
+    def _end(self, photo: _Photo, outcome: Restoration | ServiceError) -> None:
+        """Queue an answer; from now on the name is free, the place is not."""
+        del self._photos[photo.client_id]
+        self._moved.pop(photo.client_id, None)
+        size_bytes = len(outcome.data) if isinstance(outcome, Restoration) else 0
+        self._window.hold(size_bytes - photo.held_bytes)
+        photo.held_bytes = size_bytes
+        self._ended.append((photo, outcome))
+        self._news.set()

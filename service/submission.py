@@ -1,0 +1,113 @@
+"""A photo and what is wanted of it in, an admitted job out: the same for every interface that takes jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import time
+from dataclasses import asdict, dataclass, replace
+
+from service.core.errors import Draining, InvalidOption
+from service.core.interfaces import JobQueue
+from service.core.jobs import Admitted, Idempotency, PhotoJob
+from service.core.types import Lane, RestoreOptions, Upload
+from service.gateway import Gateway, new_job_id, new_seed
+from service.webhooks.targets import OPTION, WebhookTargets
+
+MAX_KEY_CHARS = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What a caller asks for.
+
+    Attributes:
+        upload: The photo.
+        options: The caller's choices.
+        lane: Interactive if the caller waits for the end, else batch.
+        webhook_url: Who is told how it ended; empty for nobody.
+        idempotency_key: Makes a repetition the same job; None for a job of its own.
+    """
+
+    upload: Upload
+    options: RestoreOptions
+    lane: Lane
+    webhook_url: str = ""
+    idempotency_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Submissions:
+    """Where jobs are brought.
+
+    Attributes:
+        gateway: Knows what is bound to fail, and whether the process takes photos.
+        jobs: Queue of photos.
+        webhooks: Where notices may go, or None where none are sent.
+    """
+
+    gateway: Gateway
+    jobs: JobQueue
+    webhooks: WebhookTargets | None
+
+    def refuse_while_draining(self) -> None:
+        """Take nothing that nobody will work on.
+
+        Raises:
+            Draining: The process is shutting down.
+        """
+        if self.gateway.admission.closed:
+            raise Draining("the service is shutting down and takes no new photo", hint="try another instance")
+
+    async def bring(self, submission: Submission) -> Admitted:
+        """Refuse what is bound to fail, and queue the rest.
+
+        Raises:
+            InputError: The photo's header, an option or the webhook is at fault.
+            IdempotencyConflict: The key belongs to another request.
+            QueueFull: There is no room; come back later.
+            Draining: The process is shutting down.
+        """
+        webhook_url = self._webhook_url(submission.webhook_url)
+        upload, options = submission.upload, submission.options
+        await self.gateway.check(upload, options)
+        same = None
+        if submission.idempotency_key is not None:
+            digest = await asyncio.to_thread(fingerprint, upload, options, webhook_url)
+            same = Idempotency(submission.idempotency_key, digest)
+        job = PhotoJob(
+            job_id=new_job_id(),
+            upload=upload,
+            options=replace(options, seed=new_seed() if options.seed is None else options.seed),
+            lane=submission.lane,
+            deadline_s=time.time() + self.gateway.settings.job_timeout_s,
+            webhook_url=webhook_url,
+        )
+        self.refuse_while_draining()  # the upload may have taken long, and nobody is left to take the job
+        return await self.jobs.admit(job, same)
+
+    def _webhook_url(self, text: str) -> str | None:
+        if not text:
+            return None
+        if self.webhooks is None:
+            raise InvalidOption(
+                f"{OPTION}: this service sends no notices",
+                hint="its operator sets LATENT_PMRF_WEBHOOK_SECRET; without it, watch the restoration's events",
+                option=OPTION,
+            )
+        self.webhooks.check(text)
+        return text
+
+
+def is_idempotency_key(text: str) -> bool:
+    """Whether a text can be a key: 1 to `MAX_KEY_CHARS` visible ASCII characters, not only spaces."""
+    return bool(text.strip()) and len(text) <= MAX_KEY_CHARS and all(" " <= character <= "~" for character in text)
+
+
+def fingerprint(upload: Upload, options: RestoreOptions, webhook_url: str | None) -> str:
+    """Digest of what a request asks for: the photo's bytes, the options as the caller chose them, the webhook."""
+    digest = hashlib.sha256(json.dumps([asdict(options), webhook_url]).encode())
+    digest.update(b"\0")  # no JSON text holds one: where it ends and the photo begins is plain
+    digest.update(upload.data)
+    return digest.hexdigest()
