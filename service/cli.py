@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from service.composition.release import version
-from service.core.errors import InputError, ManifestMismatch
+from service.core.errors import DependencyUnavailable, InputError, ManifestMismatch
 from service.core.manifest import load_manifest
 from service.core.options import OptionFields, OptionLimits, option_schemas, parse_options
 from service.core.settings import ENV_PREFIX, Settings, UnusableSettings, load_settings
@@ -50,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(console, str(error), USAGE)
     except ManifestMismatch as error:
         return _complain(console, f"{error.title}: {error.detail}. {error.hint}", BAD_BUNDLE)
+    except DependencyUnavailable as error:
+        return _complain(console, f"{error.title}: {error.detail}", FAILED)
     except KeyboardInterrupt:
         return _complain(console, "interrupted", INTERRUPTED)
 

@@ -39,7 +39,7 @@ def main() -> int:
             await asyncio.sleep(given.call_s)
             return await super().infer(network, inputs)
 
-    def networks(settings, manifest, metrics):
+    async def networks(settings, manifest, metrics):
         threads = settings.inference_threads
         return OddBackend(manifest, settings.model_repository, threads, metrics=metrics, only=manifest.networks)
 

@@ -1,4 +1,4 @@
-"""A real Triton server, the one of NVIDIA's wheel, as tests need it: on free ports, with a bundle, killed and restarted.
+"""A real Triton server, the one of NVIDIA's wheel, as tests need it: with a bundle, slow, killed and restarted.
 
 `make triton` unpacks the wheel into an environment of its own, for it wants NumPy 1. That server has no backend for
 ONNX files: `tests/triton_backend/` stands in for it.
@@ -6,13 +6,16 @@ ONNX files: `tests/triton_backend/` stands in for it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import httpx
 import pytest
@@ -42,25 +45,20 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-def copy_repository(bundle: Path, target: Path, *, call_s: Mapping[str, float] | None = None) -> Path:
-    """A bundle as a model repository of its own, with the configurations that `export` writes for it.
-
-    Args:
-        bundle: What to copy.
-        target: Folder to make.
-        call_s: Seconds that a call of a network takes longer than it must, by its name.
-    """
+def copy_repository(bundle: Path, target: Path) -> Path:
+    """A bundle as a model repository of its own, with the configurations that `export` writes for it."""
     shutil.copytree(bundle, target, ignore=shutil.ignore_patterns("*.pbtxt", "configs"))
     write_configurations(target, json.loads((target / "manifest.json").read_text()))
-    for name, seconds in (call_s or {}).items():
-        config = target / name / "config.pbtxt"
-        slow = f'parameters {{ key: "test.call_s" value {{ string_value: "{seconds}" }} }}\n'
-        config.write_text(config.read_text() + slow)
+    for config in target.glob("*/config.pbtxt"):
+        delay = config.with_name("delay_s")
+        delay.write_text("0")
+        entry = f'parameters {{ key: "test.delay_file" value {{ string_value: "{delay}" }} }}\n'
+        config.write_text(config.read_text() + entry)
     return target
 
 
 class TritonServer:
-    """One server; whoever makes it ends it.
+    """One server, for the duration of a block.
 
     Args:
         repository: Models to serve, all of them.
@@ -93,6 +91,15 @@ class TritonServer:
             "PYTHONPATH": str(packages),
             "OMP_NUM_THREADS": "1",
         }
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self.kill()
 
     @property
     def url(self) -> str:
@@ -135,6 +142,21 @@ class TritonServer:
         text = httpx.get(f"http://127.0.0.1:{self._metrics_port}/metrics", timeout=10).text
         found = re.findall(rf'^{name}{{[^}}]*model="{model}"[^}}]*}} (\S+)$', text, re.MULTILINE)
         return sum(map(float, found))
+
+    @contextlib.contextmanager
+    def slow(self, model: str, call_s: float) -> Iterator[None]:
+        """A call of one model takes so much longer for the duration of the block."""
+        delay = self._repository / model / "delay_s"
+        delay.write_text(str(call_s))
+        try:
+            yield
+        finally:
+            delay.write_text("0")
+
+    def known_regions(self) -> list[str]:
+        """Names of the shared memory it was told of."""
+        found = httpx.get(f"http://127.0.0.1:{self._http_port}/v2/systemsharedmemory/status", timeout=10).json()
+        return [region["name"] for region in found]
 
     def log(self) -> str:
         """What it has written."""

@@ -21,12 +21,12 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from service.core.detector import DETECTOR
 from service.core.errors import InferenceFailed, ManifestMismatch
 from service.core.interfaces import Tensors
 from service.core.manifest import Manifest, NetworkSpec, TensorSpec
 from service.core.metrics import Metrics
 
-DETECTOR = "detector"
 DETECTOR_FILE = "detector/1/model.onnx"
 
 _ERRORS_ONLY = 3

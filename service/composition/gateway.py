@@ -16,15 +16,16 @@ from functools import partial
 
 from service.api.app import create_app
 from service.api.context import ApiContext
-from service.backends.ort_session import DETECTOR, OrtBackend
 from service.composition.ending import Ending
 from service.composition.http import Ended, address_of, serve_until_told
 from service.composition.loops import Loops, part_with
+from service.composition.networks import open_backend
 from service.composition.queues import FaceQueue, keep_gauges, open_faces, open_photos
 from service.composition.release import version
 from service.composition.rpc import rpc_beside, stream_room
 from service.composition.worker import working
 from service.core.admission import Admission
+from service.core.detector import DETECTOR
 from service.core.interfaces import InferenceBackend, JobQueue
 from service.core.manifest import load_manifest
 from service.core.metrics import Metrics
@@ -110,7 +111,8 @@ async def restoring(settings: Settings, ending: Ending, *, with_worker: bool) ->
 
     Raises:
         ManifestMismatch: The bundle is not usable.
-        UnusableSettings: `redis_url` is not the address of a server.
+        DependencyUnavailable: No Triton server was ready in time.
+        UnusableSettings: `redis_url` is not the address of a server, or Triton's client is not installed.
     """
     manifest = load_manifest(settings.model_repository)
     metrics = Metrics()
@@ -118,13 +120,7 @@ async def restoring(settings: Settings, ending: Ending, *, with_worker: bool) ->
     loops = Loops(ending)
     async with contextlib.AsyncExitStack() as parts:
         pool = parts.enter_context(ThreadPoolExecutor(settings.cpu_workers, thread_name_prefix="stage"))
-        backend = OrtBackend(
-            manifest,
-            settings.model_repository,
-            settings.inference_threads,
-            metrics=metrics,
-            only=None if with_worker else (DETECTOR,),
-        )
+        backend = await open_backend(settings, manifest, metrics, only=None if with_worker else (DETECTOR,))
         parts.push_async_callback(backend.close)
         faces = open_faces(settings, manifest, metrics)
         parts.push_async_callback(part_with, faces.close)
@@ -171,6 +167,7 @@ async def restore_photos(
 
     Raises:
         ManifestMismatch: The bundle is not usable.
+        DependencyUnavailable: No Triton server was ready in time.
         UnusableSettings: `redis_url` is not the address of a server, or `grpc_port` is taken.
     """
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # bodies it cannot read are the caller's affair

@@ -7,15 +7,15 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 
-from service.backends.ort_session import OrtBackend
 from service.backends.watched import WatchedBackend
 from service.composition.ending import Ending
 from service.composition.http import Ended, address_of, serve_until_told
 from service.composition.loops import Loops, part_with
+from service.composition.networks import open_backend
 from service.composition.probes import Probes
 from service.composition.queues import FaceQueue, open_faces
 from service.composition.release import version
@@ -26,7 +26,7 @@ from service.core.settings import Settings
 from service.sampling.sampler import Sampler
 from service.worker import Worker
 
-OpenNetworks = Callable[[Settings, Manifest, Metrics], InferenceBackend]
+OpenNetworks = Callable[[Settings, Manifest, Metrics], Awaitable[InferenceBackend]]
 
 _WORKER = "worker"
 _LONGEST_BEAT_S = 5.0
@@ -74,19 +74,14 @@ class WorkerProcess:
         return reasons
 
 
-def open_networks(settings: Settings, manifest: Manifest, metrics: Metrics) -> InferenceBackend:
+async def open_networks(settings: Settings, manifest: Manifest, metrics: Metrics) -> InferenceBackend:
     """The networks of the sampler.
 
     Raises:
-        ManifestMismatch: The bundle is not usable.
+        ServiceError: As `open_backend` does.
+        UnusableSettings: Likewise.
     """
-    return OrtBackend(
-        manifest,
-        settings.model_repository,
-        settings.inference_threads,
-        metrics=metrics,
-        only=manifest.networks,
-    )
+    return await open_backend(settings, manifest, metrics, only=manifest.networks)
 
 
 @contextlib.asynccontextmanager
@@ -112,7 +107,8 @@ async def worker_process(
 
     Raises:
         ManifestMismatch: The bundle is not usable.
-        UnusableSettings: `redis_url` is not the address of a server.
+        DependencyUnavailable: No Triton server was ready in time.
+        UnusableSettings: `redis_url` is not the address of a server, or Triton's client is not installed.
     """
     manifest = load_manifest(settings.model_repository)
     metrics = Metrics()
@@ -120,7 +116,7 @@ async def worker_process(
     async with contextlib.AsyncExitStack() as parts:
         faces = open_faces(settings, manifest, metrics)
         parts.push_async_callback(part_with, faces.close)
-        backend = WatchedBackend(networks(settings, manifest, metrics))
+        backend = WatchedBackend(await networks(settings, manifest, metrics))
         parts.push_async_callback(backend.close)
         loops = Loops(ending)
         await parts.enter_async_context(loops.running("watchdog", partial(_watch, backend, settings.call_timeout_s)))
@@ -157,7 +153,8 @@ async def restore_faces(
 
     Raises:
         ManifestMismatch: The bundle is not usable.
-        UnusableSettings: `redis_url` is not the address of a server.
+        DependencyUnavailable: No Triton server was ready in time.
+        UnusableSettings: `redis_url` is not the address of a server, or Triton's client is not installed.
     """
     with Ending(settings.grace_s) as ending:
         async with worker_process(settings, ending, networks) as process:

@@ -6,12 +6,14 @@ import base64
 import binascii
 import ipaddress
 import os
+import re
 from pathlib import Path
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ENV_PREFIX = "LATENT_PMRF_"
+_TRITON_URL = re.compile(r"grpcs?://(\[[0-9a-fA-F:.]+\]|[^\s/:@\[\]]+):\d{1,5}")
 _SECRET_BYTES = range(24, 65)  # what the Standard Webhooks scheme allows
 
 
@@ -87,6 +89,32 @@ class Settings(BaseSettings):
         description="Networks (CIDR, by commas) that notices may reach though they are not public, also by plain HTTP.",
     )
 
+    triton_urls: str = Field(
+        "",
+        description="Triton servers that run the networks, by commas: grpc://HOST:PORT, or grpcs:// with TLS. "
+        "Empty: onnxruntime in this process.",
+    )
+    triton_timeout_s: float = Field(
+        30.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Longest time of one network call through Triton, retries included.",
+    )
+    triton_start_timeout_s: float = Field(
+        120.0, gt=0, allow_inf_nan=False, description="How long a process waits at its start for Triton to be ready."
+    )
+    triton_shared_memory: bool = Field(
+        False, description="Pass pixels to Triton through /dev/shm: only where all of `triton_urls` are on this host."
+    )
+    triton_ca_file: Path | None = Field(None, description="PEM of who vouches for Triton's servers, for grpcs://.")
+    triton_certificate_file: Path | None = Field(None, description="PEM of our certificate, where Triton asks for one.")
+    triton_key_file: Path | None = Field(None, description="PEM of the key of `triton_certificate_file`.")
+
+    @property
+    def triton_addresses(self) -> tuple[str, ...]:
+        """The servers of `triton_urls`, one by one."""
+        return tuple(filter(None, map(str.strip, self.triton_urls.split(","))))
+
     @field_validator("redis_url")
     @classmethod
     def _well_formed_address(cls, address: SecretStr | None) -> SecretStr | None:
@@ -94,6 +122,14 @@ class Settings(BaseSettings):
         if text and not text.startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("Input should be an address that begins with redis://, rediss:// or unix://")
         return SecretStr(text) if text else None
+
+    @field_validator("triton_urls")
+    @classmethod
+    def _well_formed_servers(cls, urls: str) -> str:
+        for url in filter(None, map(str.strip, urls.split(","))):
+            if not _TRITON_URL.fullmatch(url):
+                raise ValueError(f"Input should be servers such as grpc://triton:8001, by commas, not {url}")
+        return urls
 
     @field_validator("webhook_secret")
     @classmethod

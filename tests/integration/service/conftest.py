@@ -8,12 +8,25 @@ from tests.fleet import Fleet
 from tests.processes import ROOT, service_process
 from tests.redis_servers import durable_server
 from tests.running_bundle import write_bundle
+from tests.triton_servers import TritonServer, copy_repository, require_triton
 
 
 @pytest.fixture(scope="package")
 def arithmetic_bundle(tmp_path_factory):
     """Runs everywhere, in milliseconds."""
     return write_bundle(tmp_path_factory.mktemp("bundle"))
+
+
+@pytest.fixture(scope="package")
+def triton(arithmetic_bundle, tmp_path_factory):
+    """A Triton server with that bundle, ready; tests may slow it down, and must not kill it."""
+    require_triton()
+    if not (arithmetic_bundle / "detector").exists():
+        pytest.skip("the detector is not fetched: make install")
+    folder = tmp_path_factory.mktemp("triton")
+    with TritonServer(copy_repository(arithmetic_bundle, folder / "models"), folder) as server:
+        server.until_ready()
+        yield server
 
 
 @pytest.fixture

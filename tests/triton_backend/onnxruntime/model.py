@@ -1,7 +1,8 @@
 """A backend for Triton that runs a model's ONNX file with pip's onnxruntime: the wheel's server has none of its own.
 
 It stands where NVIDIA's backend stands, under the same name, so that the server loads the configurations of production.
-What a call may take longer for, tests say by a parameter of the model's configuration: `test.call_s`.
+Tests say how many seconds a call takes longer than it must: in a file, whose path is the parameter `test.delay_file` of
+the model's configuration.
 """
 
 import json
@@ -20,7 +21,7 @@ class TritonPythonModel:
         """Load the file that the configuration names."""
         config = json.loads(args["model_config"])
         parameters = {name: entry["string_value"] for name, entry in config.get("parameters", {}).items()}
-        self._call_s = float(parameters.get("test.call_s", 0))
+        self._delay_file = Path(parameters["test.delay_file"])
         file = config["default_model_filename"]
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
@@ -32,8 +33,7 @@ class TritonPythonModel:
 
     def execute(self, requests):
         """Run all requests as one batch; Triton has seen to it that they fit together."""
-        if self._call_s:
-            time.sleep(self._call_s)
+        time.sleep(float(self._delay_file.read_text()))
         feeds = [
             {name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self._inputs}
             for request in requests
@@ -41,14 +41,16 @@ class TritonPythonModel:
         joined = {name: np.concatenate([feed[name] for feed in feeds]) for name in self._inputs}
         try:
             values = self._session.run(self._outputs, joined)
-        except Exception as error:  # onnxruntime's errors have no root of their own
+        except Exception as error:  # noqa: BLE001 - onnxruntime's errors have no root of their own
             failure = pb_utils.TritonError(str(error))
             return [pb_utils.InferenceResponse(error=failure) for _ in requests]
         ends = np.cumsum([len(feed[self._inputs[0]]) for feed in feeds])
         rows = [np.split(value, ends[:-1]) for value in values]
         return [
             pb_utils.InferenceResponse(
-                output_tensors=[pb_utils.Tensor(name, part[index]) for name, part in zip(self._outputs, rows)]
+                output_tensors=[
+                    pb_utils.Tensor(name, part[index]) for name, part in zip(self._outputs, rows, strict=True)
+                ]
             )
             for index in range(len(requests))
         ]

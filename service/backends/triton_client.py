@@ -1,0 +1,146 @@
+"""Network calls by Triton servers: gRPC, several servers in turn, each checked against the manifest.
+
+    infer -> parts of `max_batch_size` rows -> next usable server -> (wire | shared memory) -> finite float32 outputs
+                                                  ▲      │ away, full, ending
+                                                  └──────┘ within the call's time, a few times at most
+
+A network call has no effects, so one that was lost on the way may be made again; one that the server has answered with
+an error never is. Cancelling `infer` withdraws the call from the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Collection, Sequence
+
+import numpy as np
+from tritonclient.utils import InferenceServerException
+
+from service.backends.triton_contract import TritonNetwork, networks_of
+from service.backends.triton_endpoints import Endpoint, Endpoints, TlsFiles
+from service.backends.triton_shared_memory import ThroughSharedMemory
+from service.backends.triton_status import Verdict, verdict_of, words_of
+from service.backends.triton_wire import Arrays, OverTheWire, Transport
+from service.core.errors import DependencyUnavailable, InferenceFailed
+from service.core.interfaces import Tensors
+from service.core.manifest import Manifest
+from service.core.metrics import Metrics
+
+_MOST_ATTEMPTS = 3  # a call that ends its servers must not end them all
+_FIRST_PAUSE_S = 0.05
+
+
+class TritonBackend:
+    """Implements `service.core.interfaces.InferenceBackend`; `start` before use.
+
+    Args:
+        manifest: The bundle's contract.
+        addresses: Servers, as `grpc://HOST:PORT` or `grpcs://HOST:PORT`.
+        metrics: Told about every call.
+        timeout_s: Longest time of one network call, all its attempts together.
+        tls: For servers with `grpcs://`.
+        shared_memory: Pass pixels through /dev/shm; the servers must be on this host and see the same one.
+        only: Names of the networks that this process calls, `detector` among them or not; None for all.
+    """
+
+    concurrent = True
+
+    def __init__(  # noqa: PLR0913 - what a deployment sets
+        self,
+        manifest: Manifest,
+        addresses: Sequence[str],
+        *,
+        metrics: Metrics,
+        timeout_s: float,
+        tls: TlsFiles | None = None,
+        shared_memory: bool = False,
+        only: Collection[str] | None = None,
+    ) -> None:
+        self._networks = networks_of(manifest, only)
+        self._metrics = metrics
+        self._timeout_s = timeout_s
+        self._transport: Transport = ThroughSharedMemory() if shared_memory else OverTheWire()
+        self._endpoints = Endpoints(addresses, self._networks.values(), tls or TlsFiles())
+
+    async def start(self, patience_s: float) -> None:
+        """Wait until a server has every network, ready.
+
+        Raises:
+            ManifestMismatch: A server has other networks; the message names the field.
+            DependencyUnavailable: None was ready within `patience_s`; the message says why.
+        """
+        await self._endpoints.start(patience_s)
+
+    async def infer(self, network: str, inputs: Tensors) -> Arrays:
+        """Run one network on a batch; the rows of every input are the first axis.
+
+        Returns:
+            Every output by name, float32.
+
+        Raises:
+            InferenceFailed: There is no such network, the call failed, or an output is not finite.
+            DependencyUnavailable: No server has answered in time.
+        """
+        found = self._networks.get(network)
+        if found is None:
+            raise InferenceFailed(f"{network}: there is no such network, or the backend is closed")
+        missing = [spec.name for spec in found.inputs if spec.name not in inputs]
+        if missing or len(inputs) != len(found.inputs):
+            raise InferenceFailed(f"{network}: the inputs are {sorted(inputs)}")
+        rows = len(inputs[found.inputs[0].name])
+        limit = found.max_batch_size
+        parts = [
+            await self._call(found, {name: value[start : start + limit] for name, value in inputs.items()})
+            for start in range(0, max(rows, 1), limit)
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        return {spec.name: np.concatenate([part[spec.name] for part in parts]) for spec in found.outputs}
+
+    async def ready(self) -> bool:
+        """Whether a server can be called."""
+        return bool(self._networks) and await self._endpoints.ready()
+
+    async def close(self) -> None:
+        """Take no more calls and hang up."""
+        self._networks = {}
+        await self._transport.close()
+        await self._endpoints.close()
+
+    async def _call(self, network: TritonNetwork, inputs: Tensors) -> Arrays:
+        begin_s = time.perf_counter()
+        outputs = await self._attempts(network, inputs)
+        for name, value in outputs.items():
+            if not np.isfinite(value).all():
+                raise InferenceFailed(f"{network.name}: output {name} is not finite", hint="try again")
+        rows = len(next(iter(outputs.values())))
+        self._metrics.observe_network(network.name, rows, time.perf_counter() - begin_s)
+        return outputs
+
+    async def _attempts(self, network: TritonNetwork, inputs: Tensors) -> Arrays:
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + self._timeout_s
+        last: Endpoint | None = None
+        for attempt in range(_MOST_ATTEMPTS):
+            endpoint = await self._endpoints.pick(until_s, other_than=last)
+            if endpoint is last:
+                await asyncio.sleep(_FIRST_PAUSE_S * 2**attempt)
+            left_s = until_s - loop.time()
+            if left_s <= 0:
+                break
+            last = endpoint
+            try:
+                return await self._transport.call(endpoint, network, inputs, left_s)
+            except InferenceServerException as error:
+                said = words_of(error)
+                verdict = verdict_of(error)
+                if verdict is Verdict.FAILED:
+                    raise InferenceFailed(f"{network.name}: {said}", hint="try again") from error
+                if verdict is not Verdict.BUSY:
+                    self._endpoints.suspect(endpoint, f"{network.name}: {said}")
+                if verdict is Verdict.LATE:
+                    break
+        else:
+            raise DependencyUnavailable(f"{network.name}: no answer of Triton in {_MOST_ATTEMPTS} attempts: {said}")
+        raise DependencyUnavailable(f"{network.name}: no answer of Triton within {self._timeout_s:g} s")

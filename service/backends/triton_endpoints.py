@@ -1,0 +1,254 @@
+"""Triton servers that have the same networks: which of them can be called now, in turn.
+
+    addresses -> checked (ready, the right networks) -> usable -> call ... error -> suspect -> checked again
+
+A server is called only after its networks have been compared with the manifest, and again after every time it was
+suspect: what comes back under an old address may be something else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tritonclient.grpc.aio import InferenceServerClient
+from tritonclient.utils import InferenceServerException
+
+from service.backends.triton_contract import TritonNetwork, check_config, missing
+from service.backends.triton_status import status_of, words_of
+from service.core.errors import DependencyUnavailable, ManifestMismatch
+
+_SECURE = "grpcs://"
+_PLAIN = "grpc://"
+_LONGEST_MESSAGE_BYTES = 2**31 - 1
+# A server that vanished without a word is noticed after the sum of both, in the middle of a call only. gRPC stops after
+# two such questions without data; Triton hangs up on who asks more often than it was told to bear.
+_KEEPALIVE_S = 10.0
+_KEEPALIVE_TIMEOUT_S = 5.0
+_LONGEST_RECONNECT_S = 1.0
+_CHECK_S = 5.0
+_FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 5.0
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM files for servers with `grpcs://`; None takes gRPC's default.
+
+    Attributes:
+        ca: Who vouches for the servers.
+        certificate: Ours, where servers ask for one.
+        key: Its key.
+    """
+
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+
+@dataclass(eq=False, slots=True)
+class Endpoint:
+    """One server.
+
+    Attributes:
+        address: As the operator wrote it.
+        client: The way there.
+        usable: It may be called.
+        trouble: Why it may not.
+        mismatch: That it has other networks, if that is why.
+        checks: How often it was found usable; whoever keeps things on a server must bring them again when this grows.
+    """
+
+    address: str
+    client: Any
+    usable: bool = False
+    trouble: str = "not asked yet"
+    mismatch: ManifestMismatch | None = None
+    checks: int = 0
+
+
+class Endpoints:
+    """The servers of one process.
+
+    Args:
+        addresses: `grpc://HOST:PORT`, or `grpcs://` where the server has TLS.
+        networks: What each of them must have.
+        tls: For those with TLS.
+    """
+
+    def __init__(self, addresses: Sequence[str], networks: Collection[TritonNetwork], tls: TlsFiles) -> None:
+        self._networks = tuple(networks)
+        self._endpoints = [Endpoint(address, _client(address, tls)) for address in addresses]
+        self._turns = itertools.count()
+        self._recoveries: dict[Endpoint, asyncio.Task[None]] = {}
+        self._news = asyncio.Event()
+
+    async def start(self, patience_s: float) -> None:
+        """Wait until a server can be called.
+
+        Raises:
+            ManifestMismatch: A server that answers has other networks.
+            DependencyUnavailable: None was ready within `patience_s`.
+        """
+        until_s = _now() + patience_s
+        await asyncio.gather(*map(self._check, self._endpoints))
+        for endpoint in self._endpoints:
+            if not endpoint.usable:
+                self._recover(endpoint)
+        while True:
+            for endpoint in self._endpoints:
+                if endpoint.mismatch is not None:
+                    raise endpoint.mismatch
+            if any(endpoint.usable for endpoint in self._endpoints):
+                return
+            await self._change(until_s)
+
+    async def pick(self, until_s: float, other_than: Endpoint | None = None) -> Endpoint:
+        """The next server in turn that can be called; waits for one.
+
+        Args:
+            until_s: How long to wait, in the event loop's time.
+            other_than: Not this one, if there is another.
+
+        Raises:
+            DependencyUnavailable: There was none in time; the message says why.
+        """
+        while True:
+            usable = [endpoint for endpoint in self._endpoints if endpoint.usable]
+            choice = [endpoint for endpoint in usable if endpoint is not other_than] or usable
+            if choice:
+                return choice[next(self._turns) % len(choice)]
+            await self._change(until_s)
+
+    def suspect(self, endpoint: Endpoint, trouble: str) -> None:
+        """Do not call a server until it has been checked again."""
+        if endpoint.usable:
+            logger.warning("Triton at %s: %s", endpoint.address, trouble)
+            endpoint.usable, endpoint.trouble = False, trouble
+            self._recover(endpoint)
+
+    async def ready(self) -> bool:
+        """Whether a server can be called; those that seem so are asked."""
+        seemed = [endpoint for endpoint in self._endpoints if endpoint.usable]
+        answers = await asyncio.gather(*map(_is_ready, seemed))
+        for endpoint, answer in zip(seemed, answers, strict=True):
+            if not answer:
+                self.suspect(endpoint, "is not ready")
+        return any(answers)
+
+    def all(self) -> Sequence[Endpoint]:
+        """Every server."""
+        return tuple(self._endpoints)
+
+    async def close(self) -> None:
+        """Check nobody any more, and hang up."""
+        recoveries = list(self._recoveries.values())
+        for task in recoveries:
+            task.cancel()
+        await asyncio.gather(*recoveries, return_exceptions=True)
+        for endpoint in self._endpoints:
+            endpoint.usable, endpoint.trouble = False, "closed"
+            await endpoint.client.close()
+
+    async def _change(self, until_s: float) -> None:
+        """Wait until a server's state is another."""
+        try:
+            async with asyncio.timeout_at(until_s):
+                await self._news.wait()
+        except TimeoutError as error:
+            told = "; ".join(f"{endpoint.address}: {endpoint.trouble}" for endpoint in self._endpoints)
+            raise DependencyUnavailable(f"no Triton server can be called: {told}") from error
+
+    def _recover(self, endpoint: Endpoint) -> None:
+        task = asyncio.create_task(self._recovery(endpoint), name=f"check of {endpoint.address}")
+        self._recoveries[endpoint] = task
+
+    async def _recovery(self, endpoint: Endpoint) -> None:
+        pause_s = _FIRST_PAUSE_S
+        while not await self._check(endpoint):
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+        logger.warning("Triton at %s can be called", endpoint.address)
+
+    async def _check(self, endpoint: Endpoint) -> bool:
+        """Compare a server with what it must have; its state says what was found."""
+        mismatch = None
+        try:
+            async with asyncio.timeout(_CHECK_S):
+                await self._compare(endpoint)
+        except ManifestMismatch as error:
+            mismatch, trouble = error, error.detail
+        except DependencyUnavailable as error:
+            trouble = error.detail
+        except InferenceServerException as error:
+            trouble = words_of(error)
+        except TimeoutError:
+            trouble = f"does not answer within {_CHECK_S:g} s"
+        else:
+            trouble = ""
+        if mismatch is not None and endpoint.mismatch is None:
+            logger.error("Triton at %s: %s", endpoint.address, trouble)
+        endpoint.usable, endpoint.trouble, endpoint.mismatch = not trouble, trouble, mismatch
+        endpoint.checks += endpoint.usable
+        self._news.set()
+        self._news = asyncio.Event()
+        return endpoint.usable
+
+    async def _compare(self, endpoint: Endpoint) -> None:
+        client = endpoint.client
+        for network in self._networks:
+            try:
+                answer = await client.get_model_config(network.name)
+            except InferenceServerException as error:
+                if status_of(error).name == "NOT_FOUND":
+                    raise missing(network) from error
+                raise
+            check_config(network, answer.config)
+            if not await client.is_model_ready(network.name):
+                raise DependencyUnavailable(f"its model {network.name} is not ready")
+
+
+async def _is_ready(endpoint: Endpoint) -> bool:
+    try:
+        return bool(await endpoint.client.is_server_ready(client_timeout=_CHECK_S))
+    except InferenceServerException:
+        return False
+
+
+def _client(address: str, tls: TlsFiles) -> Any:  # noqa: ANN401 - the library has no types
+    return InferenceServerClient(
+        address.removeprefix(_SECURE).removeprefix(_PLAIN),
+        ssl=address.startswith(_SECURE),
+        root_certificates=_text(tls.ca),
+        private_key=_text(tls.key),
+        certificate_chain=_text(tls.certificate),
+        channel_args=[
+            ("grpc.max_send_message_length", _LONGEST_MESSAGE_BYTES),
+            ("grpc.max_receive_message_length", _LONGEST_MESSAGE_BYTES),
+            ("grpc.keepalive_time_ms", round(1000 * _KEEPALIVE_S)),
+            ("grpc.keepalive_timeout_ms", round(1000 * _KEEPALIVE_TIMEOUT_S)),
+            ("grpc.keepalive_permit_without_calls", 0),
+            ("grpc.http2.max_pings_without_data", 2),
+            # gRPC's own pause grows to two minutes, and whoever calls meanwhile is told of the failure before it.
+            ("grpc.initial_reconnect_backoff_ms", round(1000 * _FIRST_PAUSE_S)),
+            ("grpc.min_reconnect_backoff_ms", round(1000 * _LONGEST_RECONNECT_S)),
+            ("grpc.max_reconnect_backoff_ms", round(1000 * _LONGEST_RECONNECT_S)),
+            ("grpc.enable_retries", 0),  # whether a call is made again is decided here
+            ("grpc.use_local_subchannel_pool", 1),
+        ],
+    )
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

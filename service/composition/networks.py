@@ -1,0 +1,66 @@
+"""From the settings to what runs the networks: onnxruntime in this process, or Triton servers.
+
+Each is imported when it is used: a process with Triton needs no onnxruntime, and one without it no tritonclient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from service.core.interfaces import InferenceBackend
+from service.core.manifest import Manifest
+from service.core.metrics import Metrics
+from service.core.settings import ENV_PREFIX, Settings, UnusableSettings
+
+
+async def open_backend(
+    settings: Settings, manifest: Manifest, metrics: Metrics, *, only: Collection[str] | None = None
+) -> InferenceBackend:
+    """What runs the networks, checked against the manifest.
+
+    Args:
+        settings: The operator's.
+        manifest: The bundle's contract.
+        metrics: Told about every call.
+        only: Names of the networks that are called, `detector` among them or not; None for all.
+
+    Raises:
+        ManifestMismatch: The bundle, or what a server has of it, is not usable; the message names the field.
+        DependencyUnavailable: No Triton server was ready within `triton_start_timeout_s`.
+        UnusableSettings: Triton's client is not installed, or a file of `triton_*` cannot be read.
+    """
+    if settings.triton_urls:
+        return await _open_triton(settings, manifest, metrics, only)
+    from service.backends.ort_session import OrtBackend
+
+    return OrtBackend(manifest, settings.model_repository, settings.inference_threads, metrics=metrics, only=only)
+
+
+async def _open_triton(
+    settings: Settings, manifest: Manifest, metrics: Metrics, only: Collection[str] | None
+) -> InferenceBackend:
+    try:
+        from service.backends.triton_client import TritonBackend
+        from service.backends.triton_endpoints import TlsFiles
+    except ModuleNotFoundError as error:
+        raise UnusableSettings(
+            f"{ENV_PREFIX}TRITON_URLS needs Triton's client: pip install 'latent-pmrf[triton]' ({error})"
+        ) from error
+    try:
+        backend = TritonBackend(
+            manifest,
+            settings.triton_addresses,
+            metrics=metrics,
+            timeout_s=settings.triton_timeout_s,
+            tls=TlsFiles(settings.triton_ca_file, settings.triton_certificate_file, settings.triton_key_file),
+            shared_memory=settings.triton_shared_memory,
+            only=only,
+        )
+    except OSError as error:
+        raise UnusableSettings(f"{ENV_PREFIX}TRITON_*_FILE: {error}") from error
+    try:
+        await backend.start(settings.triton_start_timeout_s)
+    except BaseException:
+        await backend.close()
+        raise
+    return backend
