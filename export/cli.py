@@ -1,4 +1,4 @@
-"""`python -m export.cli`: make a bundle, set its defaults, time its networks, count what they cost."""
+"""`python -m export.cli`: make a bundle, also in half precision or as engines; its defaults, times and costs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,16 @@ from typing import Any
 
 from export.bundle import defaults_of, write_bundle
 from export.cost import PIPELINES, cost_table, gpu_name, gpu_table
+from export.engine import BuildOptions, require_tensorrt
+from export.half import PRECISIONS
 from export.manifest import BundleFacts, set_defaults
 from export.parity import Gate, ParityError
+from export.precision import PrecisionGate
+from export.tensorrt_operators import load_table
 from export.timing import HEADER, measure, table_row
+from export.to_tensorrt import plan_graphs, plan_profile, write_engines
 from export.trained import Trained, load_trained, random_networks
+from export.variants import load_original, write_half
 
 _FAILED = 1
 _UNUSABLE = 2
@@ -84,6 +90,22 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--repeats", type=int, default=15, metavar="N", help="measured calls of each")
     bench.add_argument("--threads", type=int, default=os.cpu_count() or 1, metavar="N", help="threads of a call")
 
+    half = commands.add_parser("half", help="the bundle with its products in half precision, for onnxruntime on a GPU")
+    half.set_defaults(run=_half)
+    _add_repository(half)
+    _add_precision(half)
+
+    engines = commands.add_parser("tensorrt", help="the bundle as TensorRT engines for this machine's GPU")
+    engines.set_defaults(run=_tensorrt)
+    _add_repository(engines)
+    _add_precision(engines)
+    engines.add_argument("--workspace-gib", type=float, default=4.0, metavar="X", help="most GPU memory for tuning")
+    engines.add_argument("--timing-cache", type=Path, metavar="FILE", help="measurements of earlier builds; extended")
+    engines.add_argument("--level", type=int, metavar="N", help="time spent on tuning, 0 to 5; default: TensorRT's")
+    engines.add_argument("--version-compatible", action="store_true", help="also for later TensorRT releases; slower")
+    engines.add_argument("--hardware-compatible", action="store_true", help="also for other GPUs since Ampere; slower")
+    engines.add_argument("--dry-run", action="store_true", help="check graphs and plan profiles; needs no TensorRT")
+
     cost = commands.add_parser("cost", help="parameters and arithmetic of the published and the bundled networks")
     cost.set_defaults(run=_cost)
     cost.add_argument("--gpu", action="store_true", help="also time the published Latent-PMRF on the CUDA device")
@@ -95,6 +117,18 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_repository(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model-repository", type=Path, default=Path("model_repository"), metavar="DIR")
+
+
+def _add_precision(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--target", type=Path, required=True, metavar="DIR", help="model repository to write")
+    parser.add_argument("--precision", choices=PRECISIONS, default="float16", help="of the products; default: float16")
+    parser.add_argument(
+        "--min-psnr-db",
+        type=float,
+        default=PrecisionGate().psnr_db,
+        metavar="X",
+        help="least PSNR of a restored picture beside PyTorch's",
+    )
 
 
 def _add_defaults(parser: argparse.ArgumentParser, otherwise: str) -> None:
@@ -145,6 +179,34 @@ def _bench(options: argparse.Namespace) -> int:
     )
     for timing in measure(trained, options.image_size_px, repeats=options.repeats, num_threads=options.threads):
         _say(table_row(timing))
+    return 0
+
+
+def _half(options: argparse.Namespace) -> int:
+    original = load_original(options.model_repository, _say)
+    write_half(original, options.target, options.precision, PrecisionGate(options.min_psnr_db), _say)
+    return 0
+
+
+def _tensorrt(options: argparse.Namespace) -> int:
+    build = BuildOptions(
+        precision=options.precision,
+        workspace_bytes=round(options.workspace_gib * 2**30),
+        timing_cache=options.timing_cache,
+        version_compatible=options.version_compatible,
+        hardware_compatible=options.hardware_compatible,
+        level=options.level,
+    )
+    if not options.dry_run:
+        require_tensorrt()  # said before the work, not after it
+    original = load_original(options.model_repository, _say)
+    if options.dry_run:
+        for name in plan_graphs(original, build.precision):
+            for tensor, shapes in plan_profile(original.manifest["networks"][name]).items():
+                _say(f"{name}: {tensor} {shapes.least} to {shapes.most}, tuned for {shapes.usual}")
+        _say(f"TensorRT {load_table().tensorrt} has every operator of these {build.precision} graphs")
+        return 0
+    write_engines(original, options.target, build, PrecisionGate(options.min_psnr_db), _say)
     return 0
 
 

@@ -27,9 +27,10 @@ from latent_pmrf.restorer import Restored, Restorer
 F32Array = npt.NDArray[np.float32]
 
 BATCH_SIZES = (1, 3)
+PIPELINE_SEEDS = (1, 2)
+"""Of the source noise of the pipeline's comparison."""
 
 _SEED = 20261124
-_PIPELINE_SEEDS = (1, 2)
 
 
 class ParityError(Exception):
@@ -122,9 +123,9 @@ def check_pipeline(restorer: Restorer, repository: Path, num_steps: int, toleran
         ParityError: It is above the tolerance.
     """
     bundle = BundleRestorer(repository, num_threads=1)
-    images = _pipeline_images(restorer, bundle.spec.image_size_px).permute(0, 2, 3, 1).numpy()
+    images = pipeline_images(restorer, bundle.spec.image_size_px).permute(0, 2, 3, 1).numpy()
     means = bundle.estimate(images)
-    sample = bundle.transport(bundle.source(means, _PIPELINE_SEEDS), num_steps)
+    sample = bundle.transport(bundle.source(means, PIPELINE_SEEDS), num_steps)
     expected = reference_sample(restorer, bundle.spec.image_size_px, num_steps)
     pairs = ((expected.sample, sample), (expected.posterior_mean, means))
     levels = max(float(np.abs(a.permute(0, 2, 3, 1).numpy() - b).max()) * 255 for a, b in pairs)
@@ -136,8 +137,8 @@ def check_pipeline(restorer: Restorer, repository: Path, num_steps: int, toleran
 def reference_sample(restorer: Restorer, image_size_px: int, num_steps: int) -> Restored:
     """What PyTorch makes of the drawn images and fixed noise of the pipeline's comparison."""
     shape = restorer.state_shape(image_size_px)
-    noise = torch.from_numpy(np.stack([source_noise(shape, seed) for seed in _PIPELINE_SEEDS]))
-    return restorer.restore(_pipeline_images(restorer, image_size_px), noise, num_steps)
+    noise = torch.from_numpy(np.stack([source_noise(shape, seed) for seed in PIPELINE_SEEDS]))
+    return restorer.restore(pipeline_images(restorer, image_size_px), noise, num_steps)
 
 
 def draw(face: TensorFace, rows: int, statistics: LatentStatistics, seed: int) -> torch.Tensor:
@@ -159,9 +160,10 @@ def draw(face: TensorFace, rows: int, statistics: LatentStatistics, seed: int) -
     return statistics.denormalise(normal) if face.name == "latent" else normal
 
 
-def _pipeline_images(restorer: Restorer, image_size_px: int) -> torch.Tensor:
+def pipeline_images(restorer: Restorer, image_size_px: int) -> torch.Tensor:
+    """The drawn images of the pipeline's comparison, one for each of `PIPELINE_SEEDS`."""
     face = TensorFace("image", (3, image_size_px, image_size_px), (0.0, 1.0), picture=True)
-    return draw(face, len(_PIPELINE_SEEDS), restorer.statistics, _SEED)
+    return draw(face, len(PIPELINE_SEEDS), restorer.statistics, _SEED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,7 +89,7 @@ def test_the_refusal_works():
     [
         ("service", ("triton",)),
         ("loadtest", ("train", "evaluate", "test")),
-        ("export", ("train",)),
+        ("export", ("train", "engines")),
         ("latent_pmrf", ("train", "evaluate", "metrics")),
         ("tests", ("train", "evaluate", "test")),
     ],
