@@ -4,8 +4,10 @@
     gateway    HTTP and all that surrounds the networks; any number of them share a queue in Redis
     worker     sampler and networks, any number of them on the same queue
     restore    files and folders, in this process, without a server
+    batch      folders of any size, by a server; run again, it does what is left
 
-Exit status: 0 done, 1 something failed, 2 wrong usage or settings, 3 the model bundle is not usable, 130 interrupted.
+Exit status: 0 done, 1 something failed, 2 wrong usage or settings, 3 nothing to restore with: the model bundle is not
+usable, or the server of `batch` cannot be reached; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from service.batch.arguments import add_arguments
 from service.composition.release import version
 from service.core.errors import DependencyUnavailable, InputError, ManifestMismatch
 from service.core.manifest import load_manifest
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from service.local.files import FileTask, Outcome
 
 OK, FAILED, USAGE, BAD_BUNDLE, INTERRUPTED = 0, 1, 2, 3, 130
+UNREACHABLE = BAD_BUNDLE
 
 _FILES_AT_ONCE = 4
 
@@ -137,13 +141,13 @@ def _listen(host: str, port: int, console: Console, serve: Serve) -> int:
 def _run_restore(given: argparse.Namespace, settings: Settings, console: Console) -> int:
     from service.local.files import plan_files
 
-    fields = {name: value for name, value in vars(given).items() if name in OptionFields.model_fields and value}
+    fields = _option_fields(given)
     bundle = load_manifest(settings.model_repository)
     try:
         options = parse_options(fields, OptionLimits(bundle.max_num_steps, settings.max_faces))
         tasks = plan_files(given.source, given.target, options.output_format)
     except InputError as error:
-        return _complain(console, ". ".join(filter(None, (error.detail, error.hint))), USAGE)
+        return _complain(console, _in_words(error), USAGE)
     if given.json is not None and not given.json.parent.is_dir():  # said before the work, not after it
         return _complain(console, f"{given.json.parent} is no folder for the report", USAGE)
     outcomes = asyncio.run(restore(settings, tasks, options, console))
@@ -156,6 +160,26 @@ def _run_restore(given: argparse.Namespace, settings: Settings, console: Console
     return FAILED if any(outcome.error for outcome in outcomes) else OK
 
 
+def _run_batch(given: argparse.Namespace, _settings: Settings, console: Console) -> int:
+    from service.batch.command import BatchRequest, restore_folder
+    from service.batch.journal import UnusableJournal
+    from service.client import RestorationError
+
+    try:
+        request = BatchRequest.of(given, _option_fields(given))
+        return OK if asyncio.run(restore_folder(request, console)) else FAILED
+    except InputError as error:
+        return _complain(console, _in_words(error), USAGE)
+    except UnusableJournal as error:
+        return _complain(console, str(error), USAGE)
+    except RestorationError as error:
+        return _complain(console, str(error), UNREACHABLE if error.retryable else FAILED)
+    except OSError as error:
+        return _complain(console, str(error), FAILED)
+    except asyncio.CancelledError:
+        return _complain(console, "interrupted", INTERRUPTED)
+
+
 def _as_json(outcome: Outcome) -> dict[str, object]:
     paths: dict[str, object] = {"source": str(outcome.task.source), "target": str(outcome.task.target)}
     if outcome.report is not None:
@@ -165,6 +189,14 @@ def _as_json(outcome: Outcome) -> dict[str, object]:
         return {**paths, "report": described.model_dump(mode="json", exclude={"expires_at", "urls"})}
     error = outcome.error
     return {**paths, "error": {"code": error.code, "title": error.title, "detail": error.detail} if error else None}
+
+
+def _option_fields(given: argparse.Namespace) -> dict[str, str]:
+    return {name: value for name, value in vars(given).items() if name in OptionFields.model_fields and value}
+
+
+def _in_words(error: InputError) -> str:
+    return ". ".join(filter(None, (error.detail, error.hint)))
 
 
 def _complain(console: Console, message: str, status: int) -> int:
@@ -194,15 +226,26 @@ def _parser() -> argparse.ArgumentParser:
     files.add_argument("source", metavar="IN", type=Path, help="photo or folder")
     files.add_argument("target", metavar="OUT", type=Path, nargs="?", help="default: IN with `_restored` in its name")
     files.add_argument("--json", metavar="FILE", type=Path, help="write a report of every photo; - for standard output")
+    _add_options(files)
+    files.set_defaults(run=_run_restore)
+
+    batch = commands.add_parser(
+        "batch", help="restore a folder of any size by a server; run again, it does what is left"
+    )
+    add_arguments(batch)
+    _add_options(batch)
+    batch.set_defaults(run=_run_batch)
+    return parser
+
+
+def _add_options(command: argparse.ArgumentParser) -> None:
     for name, schema in option_schemas().items():
         flag = f"--{name.replace('_', '-')}"
         if schema.get("type") == "boolean":
-            files.add_argument(flag, action="store_const", const="true", help=schema["description"])
+            command.add_argument(flag, action="store_const", const="true", help=schema["description"])
         else:
             shown = "|".join(schema["enum"]) if "enum" in schema else name.upper()
-            files.add_argument(flag, metavar=shown, help=schema["description"].replace("%", "%%"))
-    files.set_defaults(run=_run_restore)
-    return parser
+            command.add_argument(flag, metavar=shown, help=schema["description"].replace("%", "%%"))
 
 
 def _add_address(command: argparse.ArgumentParser, flag: str, variable: str, port: str, *, of: str = "") -> None:

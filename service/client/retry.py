@@ -28,7 +28,7 @@ class Retry:
 
     attempts: int = 5
     first_s: float = 0.5
-    longest_s: float = 20.0
+    longest_s: float = 10.0
 
     def wait_s(self, failures: int, error: RestorationError) -> float | None:
         """Seconds to wait after so many failed attempts, the last with `error`; None: it is not tried again."""

@@ -13,16 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from service.core.errors import InvalidOption, NotFound, QueueFull, ServiceError, UploadTooLarge
+from service.core.suffixes import SUFFIX_OF, SUFFIXES
 from service.core.types import OutputFormat, Report, RestoreOptions, Upload
 from service.gateway import Gateway
-
-SUFFIXES = {
-    ".jpg": OutputFormat.JPEG,
-    ".jpeg": OutputFormat.JPEG,
-    ".png": OutputFormat.PNG,
-    ".webp": OutputFormat.WEBP,
-}
-_SUFFIX_OF = {OutputFormat.JPEG: ".jpg", OutputFormat.PNG: ".png", OutputFormat.WEBP: ".webp"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +140,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _file_target(source: Path, target: Path | None, output_format: OutputFormat | None) -> Path:
-    suffix = _SUFFIX_OF[output_format] if output_format else source.suffix
+    suffix = SUFFIX_OF[output_format] if output_format else source.suffix
     if target is None:
         return source.with_name(f"{source.stem}_restored{suffix}")
     return target / f"{source.stem}{suffix}" if target.is_dir() or not target.suffix else target
@@ -162,7 +155,7 @@ def _folder_tasks(source: Path, folder: Path, output_format: OutputFormat | None
             continue
         target = folder / photo.relative_to(source)
         if output_format and SUFFIXES[photo.suffix.lower()] is not output_format:
-            target = target.with_suffix(_SUFFIX_OF[output_format])
+            target = target.with_suffix(SUFFIX_OF[output_format])
         if target in taken:  # a.jpg and a.png, both to become a.jpg
             target = target.with_name(f"{target.stem}_{photo.suffix[1:].lower()}{target.suffix}")
         taken.add(target)

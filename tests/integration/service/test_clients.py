@@ -1,10 +1,21 @@
 """The Python clients against a real service: every call, over HTTP and over gRPC, blocking and not."""
 
 import contextlib
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 
-from service.client import AsyncHttpClient, HttpClient, Photo, RestorationError, Retry, ServerUnreachable
+from service.client import (
+    AsyncGrpcClient,
+    AsyncHttpClient,
+    GrpcClient,
+    HttpClient,
+    Photo,
+    RestorationError,
+    Retry,
+    ServerUnreachable,
+)
 from tests.numbered_photos import is_restored, number_of, numbered
 from tests.pictures import decoded, encoded
 from tests.processes import service_process
@@ -14,13 +25,15 @@ ONCE = Retry(attempts=1)
 
 @pytest.fixture(scope="module")
 def running(arithmetic_bundle, tmp_path_factory):
-    with service_process(arithmetic_bundle, tmp_path_factory.mktemp("log") / "service.log") as service:
+    log = tmp_path_factory.mktemp("log") / "service.log"
+    with service_process(arithmetic_bundle, log, grpc_port=-1, grpc_max_message_bytes=65536) as service:
         yield service
 
 
-@pytest.fixture(scope="module", params=["http"])
+@pytest.fixture(scope="module", params=["http", "grpc"])
 def client(request, running):
-    with HttpClient(f"http://127.0.0.1:{running.port}") as made:
+    over_http = request.param == "http"
+    with HttpClient(f"http://127.0.0.1:{running.port}") if over_http else GrpcClient(running.rpc_address) as made:
         yield made
 
 
@@ -124,11 +137,58 @@ def test_the_caller_s_own_deadline(client):
     assert late.value.code == "deadline_exceeded"
 
 
-async def test_without_blocking(running):
-    async with AsyncHttpClient(f"http://127.0.0.1:{running.port}") as client:
+def test_a_photo_above_one_message(client):
+    noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
+    photo = encoded(noise)
+    assert len(photo) > 2 * 65536
+    restored = client.restore(photo, faces="any")
+    np.testing.assert_array_equal(decoded(restored.image), noise)
+    (answer,) = client.restore_batch([Photo("noise", photo)], faces="any")
+    np.testing.assert_array_equal(decoded(answer.restored.image), noise)
+    job = client.submit(photo, faces="any")
+    assert list(client.watch(job.id))[-1].status == "succeeded"
+    np.testing.assert_array_equal(decoded(client.result(job.id).image), noise)
+
+
+def test_several_threads_share_a_client(client):
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda number: client.restore(numbered(number), aligned=True), range(8)))
+    assert [number_of(result.image) for result in results] == list(range(8))
+
+
+@pytest.mark.parametrize("kind", ["http", "grpc"])
+async def test_without_blocking(running, kind):
+    made = (
+        AsyncHttpClient(f"http://127.0.0.1:{running.port}") if kind == "http" else AsyncGrpcClient(running.rpc_address)
+    )
+    async with made as client:
         assert decoded((await client.restore(numbered(5), aligned=True)).image).shape == (64, 64, 3)
 
 
-def test_nothing_listens():
-    with HttpClient("http://127.0.0.1:9", retry=ONCE) as client, pytest.raises(ServerUnreachable):
+async def test_progress_of_a_batch(running):
+    told = []
+    async with AsyncGrpcClient(running.rpc_address) as client:
+        photos = [Photo("a", numbered(1), {"aligned": True, "num_steps": 8})]
+        batch = client.restore_batch(photos, on_progress=lambda name, progress: told.append((name, progress)))
+        answers = [answer async for answer in batch]
+    assert answers[0].restored
+    assert {name for name, _ in told} == {"a"}
+    assert all(progress.num_faces == 1 for _, progress in told)
+
+
+def test_a_wrong_word_is_refused_here(running):
+    with GrpcClient(running.rpc_address) as client, pytest.raises(ValueError, match="all, largest, center, any"):
+        client.restore(numbered(1), faces="none")
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: HttpClient("http://127.0.0.1:9", retry=ONCE), lambda: GrpcClient("127.0.0.1:9", retry=ONCE)]
+)
+def test_nothing_listens(make):
+    with make() as client:
+        with pytest.raises(ServerUnreachable):
+            client.limits()
+        with pytest.raises(ServerUnreachable):
+            list(client.restore_batch([Photo("a", b"x")]))
+    with pytest.raises(RuntimeError, match="closed"):
         client.limits()

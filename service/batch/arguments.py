@@ -1,0 +1,32 @@
+"""Arguments of `latent-pmrf batch` besides the options of a photo."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(batch: argparse.ArgumentParser) -> None:
+    """Declare them; `BatchRequest.of` reads them."""
+    batch.add_argument("source", metavar="IN_DIR", type=Path, help="folder of photos, with those below it")
+    batch.add_argument("target", metavar="OUT_DIR", type=Path, help="folder of the results")
+    batch.add_argument("--server", metavar="HOST:PORT", required=True, help="where gRPC is served")
+    batch.add_argument("--tls", action="store_true", help="encrypt the connection")
+    batch.add_argument("--ca", metavar="FILE", type=Path, help="certificates to trust instead of the system's")
+    batch.add_argument("--token-file", metavar="FILE", type=Path, help="a bearer token for a proxy that asks for one")
+    batch.add_argument(
+        "--window", metavar="N", type=_positive, default=16, help="photos under way at once; default: 16"
+    )
+    told = "attempts in a row before a server that does not answer is given up; default: 12"
+    batch.add_argument("--attempts", metavar="N", type=_positive, default=12, help=told)
+    batch.add_argument("--report", metavar="FILE", type=Path, help="a line of JSON per photo; - for standard output")
+    batch.add_argument("--journal", metavar="FILE", type=Path, help="what was done; default: in OUT_DIR")
+    batch.add_argument("--fresh", action="store_true", help="forget what earlier runs have done")
+    batch.add_argument("--retry-failed", action="store_true", help="try all failed photos again, also hopeless ones")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not positive")
+    return value

@@ -1,0 +1,182 @@
+"""A request for a batch in, what it came to out: server, journal, engine and telling put together.
+
+check folders -> ask the server for its limits -> check options -> open the journal -> run -> report
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Self, cast
+
+import grpc
+from rich.console import Console
+
+from service.batch.folder import FolderPair
+from service.batch.journal import Journal
+from service.batch.run import run_batch, write_report
+from service.batch.streaming import StreamingEngine
+from service.batch.telling import BatchTelling
+from service.client import AsyncGrpcClient, Limits, Options, Retry
+from service.core.errors import InvalidOption, NotFound
+from service.core.options import OptionFields, OptionLimits, parse_options
+
+JOURNAL_NAME = ".latent-pmrf-batch.jsonl"
+_FIRST_ATTEMPTS = 3  # a wrong address is told soon; a server that was there may take its time to come back
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Where the service is.
+
+    Attributes:
+        address: `HOST:PORT` of gRPC.
+        tls: Whether the connection is encrypted.
+        ca_file: Certificates to trust instead of the system's, or None.
+        token_file: Its content is sent as a bearer token, for a proxy that asks for one; or None.
+        attempts: Attempts in a row without an answer before the server counts as gone.
+    """
+
+    address: str
+    tls: bool
+    ca_file: Path | None
+    token_file: Path | None
+    attempts: int
+
+    def client(self, attempts: int | None = None) -> AsyncGrpcClient:
+        """A client of it.
+
+        Raises:
+            InvalidOption: The address is none.
+            OSError: A file cannot be read.
+        """
+        host, _, port = self.address.rpartition(":")
+        if not host or "/" in host or not port.isdigit():
+            raise InvalidOption(f"--server {self.address}: not HOST:PORT", hint="gRPC is on port 50051 by default")
+        headers = {}
+        if self.token_file is not None:
+            headers["authorization"] = f"Bearer {self.token_file.read_text().strip()}"
+        credentials = None
+        if self.tls or self.ca_file is not None:
+            credentials = grpc.ssl_channel_credentials(None if self.ca_file is None else self.ca_file.read_bytes())
+        retry = Retry(attempts=attempts or self.attempts)
+        return AsyncGrpcClient(self.address, retry=retry, headers=headers, credentials=credentials)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRequest:
+    """What the command line asks for.
+
+    Attributes:
+        server: Restores.
+        folders: Where the photos are and the results go.
+        fields: Options as text, by name.
+        journal: What was done before; None: in the folder of the results.
+        report: Where the report goes, `-` for standard output; None: no report.
+        window: Photos that may be unanswered at once.
+        fresh: Forget what was done before.
+        retry_failed: Try photos again, too, that cannot succeed.
+    """
+
+    server: Server
+    folders: FolderPair
+    fields: Mapping[str, str]
+    journal: Path | None
+    report: Path | None
+    window: int
+    fresh: bool
+    retry_failed: bool
+
+    @classmethod
+    def of(cls, given: argparse.Namespace, fields: Mapping[str, str]) -> Self:
+        """Read the command line.
+
+        Args:
+            given: What `service.batch.arguments` declares.
+            fields: Options as text, by name.
+
+        Raises:
+            InvalidOption: An option is wrong; those that depend on the server are checked later.
+        """
+        return cls(
+            server=Server(given.server, given.tls, given.ca, given.token_file, given.attempts),
+            folders=FolderPair(given.source, given.target, OptionFields.read(fields).output_format),
+            fields=fields,
+            journal=given.journal,
+            report=given.report,
+            window=given.window,
+            fresh=given.fresh,
+            retry_failed=given.retry_failed,
+        )
+
+
+async def restore_folder(request: BatchRequest, console: Console) -> bool:
+    """Restore what is left of a folder; True if every photo of it is restored now.
+
+    Raises:
+        InputError: Folders, options or the address are wrong; nothing was begun.
+        UnusableJournal: The journal belongs to another batch; nothing was begun.
+        RestorationError: The server cannot be reached, or refuses; what was done is in the journal.
+        OSError: Nothing can be written any more; what was done is in the journal.
+        CancelledError: A signal came; likewise.
+    """
+    request.folders.check()
+    if request.report is not None and not request.report.parent.is_dir():
+        raise NotFound(f"{request.report.parent} is no folder for the report")
+    with _cancelled_by(signal.SIGTERM):
+        async with request.server.client(_FIRST_ATTEMPTS) as first:
+            options = _options(request.fields, await first.limits())
+        telling = BatchTelling(console)
+        path = request.journal or request.folders.target / JOURNAL_NAME
+        with Journal(path, options, request.folders.target, fresh=request.fresh) as journal:
+            async with _reported(request, journal), request.server.client() as client:
+                engine = StreamingEngine(client, cast(Options, options), request.window)
+                with telling:
+                    await run_batch(request.folders, journal, engine, telling, retry_failed=request.retry_failed)
+    if telling.nothing_found:
+        raise NotFound(f"{request.folders.source} has no photos")
+    return telling.all_restored
+
+
+@contextlib.asynccontextmanager
+async def _reported(request: BatchRequest, journal: Journal) -> AsyncIterator[None]:
+    """The report is written however the block ends."""
+    try:
+        yield
+    finally:
+        if request.report is not None and str(request.report) == "-":
+            write_report(journal, sys.stdout)
+        elif request.report is not None:
+            with request.report.open("w") as out:
+                write_report(journal, out)
+
+
+@contextlib.contextmanager
+def _cancelled_by(number: signal.Signals) -> Iterator[None]:
+    """The signal cancels the block, as Ctrl-C does."""
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    if task is None:
+        raise RuntimeError("not in a task")
+    loop.add_signal_handler(number, task.cancel)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(number)
+
+
+def _options(fields: Mapping[str, str], limits: Limits) -> dict[str, object]:
+    """The options that were chosen, as values.
+
+    Raises:
+        InvalidOption: A value is wrong, or above what this server allows.
+    """
+    parsed = parse_options(fields, OptionLimits(limits.max_num_steps, limits.max_faces))
+    chosen = {name: getattr(parsed, name) for name in fields}
+    return {name: value.value if isinstance(value, Enum) else value for name, value in chosen.items()}

@@ -1,0 +1,120 @@
+"""A folder in, its photos out, one after the other; of 100,000 files those of one folder's listing are in memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.batch.items import Item
+from service.core.errors import InvalidOption, NotFound
+from service.core.suffixes import SUFFIX_OF, SUFFIXES
+from service.core.types import OutputFormat
+
+OnUnreadable = Callable[[Path, OSError], None]
+
+
+@dataclass(frozen=True, slots=True)
+class FolderPair:
+    """Where photos are, and where results go: the same tree below, as `latent-pmrf restore` does it.
+
+    Attributes:
+        source: Folder of the photos.
+        target: Folder of the results.
+        output_format: Encoding of the results, or None for each photo's own.
+    """
+
+    source: Path
+    target: Path
+    output_format: OutputFormat | None
+
+    def check(self) -> None:
+        """Refuse folders that cannot be meant.
+
+        Raises:
+            NotFound: `source` is no folder.
+            InvalidOption: Results would lie among the photos.
+        """
+        if not self.source.is_dir():
+            raise NotFound(f"{self.source} is no folder")
+        if self.source.resolve().is_relative_to(self.target.resolve()):
+            raise InvalidOption(
+                f"{self.target} has the photos in it", hint="choose another folder for the results: none is overwritten"
+            )
+        if self.target.exists() and not self.target.is_dir():
+            raise InvalidOption(f"{self.target} is no folder", hint="choose another place for the results")
+
+    def items(self, on_unreadable: OnUnreadable) -> Iterator[Item]:
+        """Every photo, folder by folder in the order of names; the folder of the results is left out.
+
+        Args:
+            on_unreadable: Told of folders that cannot be listed.
+
+        Raises:
+            InvalidOption: A link below the results leads back to the photos.
+        """
+        for source, target, names in self._folders(on_unreadable):
+            taken: set[str] = set()
+            for name in names:
+                path = source / name
+                result = self._result_name(name, taken)
+                taken.add(result)
+                size_bytes, mtime_ns = _state(path)
+                yield Item(path.relative_to(self.source).as_posix(), path, target / result, size_bytes, mtime_ns)
+
+    def count(self) -> int:
+        """How many photos there are now."""
+        return sum(len(names) for _, _, names in self._folders(lambda _path, _error: None))
+
+    def _folders(self, on_unreadable: OnUnreadable) -> Iterator[tuple[Path, Path, list[str]]]:
+        """Every folder with its counterpart and the names of its photos; only such with photos."""
+        photos, results = self.source.resolve(), self.target.resolve()
+        waiting = [self.source]
+        while waiting:
+            folder = waiting.pop()
+            try:
+                names, folders = _listing(folder)
+            except OSError as error:
+                on_unreadable(folder, error)
+                continue
+            below = [folder / name for name in folders]
+            waiting += [inner for inner in reversed(below) if inner.resolve() != results]
+            if not names:
+                continue
+            target = self.target / folder.relative_to(self.source)
+            landing = target.resolve()
+            if landing.is_relative_to(photos) and not landing.is_relative_to(results):
+                raise InvalidOption(f"{target} leads back to the photos", hint="choose another folder for the results")
+            yield folder, target, names
+
+    def _result_name(self, name: str, taken: set[str]) -> str:
+        stem, suffix = os.path.splitext(name)
+        if self.output_format in (None, SUFFIXES[suffix.lower()]):
+            result = name
+        else:
+            result = f"{stem}{SUFFIX_OF[self.output_format]}"
+        while result in taken:  # a.jpg and a.png, both to become a.jpg
+            begin, end = os.path.splitext(result)
+            result = f"{begin}_{suffix[1:].lower()}{end}"
+        return result
+
+
+def _listing(folder: Path) -> tuple[list[str], list[str]]:
+    """Names of the photos and of the folders in a folder; links to folders are not followed."""
+    names, folders = [], []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(entry.name)
+            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and entry.is_file():
+                names.append(entry.name)
+    return sorted(names), sorted(folders)
+
+
+def _state(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except OSError:
+        return -1, -1  # whoever reads it finds out why
+    return found.st_size, found.st_mtime_ns

@@ -1,0 +1,62 @@
+"""A batch from folder to report: what is left to do goes through an engine, what it did into the journal."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import IO
+
+from service.batch.folder import FolderPair
+from service.batch.items import Engine, Item
+from service.batch.journal import Journal, State
+from service.batch.telling import BatchTelling
+
+
+async def run_batch(
+    folders: FolderPair, journal: Journal, engine: Engine, telling: BatchTelling, *, retry_failed: bool = False
+) -> None:
+    """Do what earlier runs have left.
+
+    Args:
+        folders: Where the photos are and the results go.
+        journal: Knows what was done, and is told what is.
+        engine: Restores.
+        telling: Told how it goes.
+        retry_failed: Do photos again, too, for which trying again does not help.
+
+    Raises:
+        RestorationError: The engine cannot go on.
+        OSError: Results or journal cannot be written any more.
+    """
+    counting = asyncio.create_task(_count(folders, telling), name="count photos")
+    try:
+        todo = _left_to_do(folders, journal, telling, retry_failed=retry_failed)
+        async with contextlib.aclosing(engine.run(todo)) as outcomes:
+            async for outcome in outcomes:
+                await asyncio.to_thread(journal.note, outcome)
+                telling.tell(outcome)
+        await counting
+    finally:
+        counting.cancel()
+        await asyncio.gather(counting, return_exceptions=True)
+
+
+def write_report(journal: Journal, out: IO[str]) -> None:
+    """One line of JSON per photo, with all that is known of it from this run and those before."""
+    for entry in journal.entries():
+        out.write(json.dumps(entry) + "\n")
+
+
+async def _count(folders: FolderPair, telling: BatchTelling) -> None:
+    telling.found(await asyncio.to_thread(folders.count))
+
+
+def _left_to_do(folders: FolderPair, journal: Journal, telling: BatchTelling, *, retry_failed: bool) -> Iterator[Item]:
+    for item in folders.items(telling.unreadable_folder):
+        state = journal.state_of(item)
+        if state is State.RESTORED or (state is State.FAILED and not retry_failed):
+            telling.passed_over(failed=state is State.FAILED)
+        else:
+            yield item

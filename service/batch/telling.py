@@ -1,0 +1,137 @@
+"""How a batch is told: a bar with rate and time left on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from service.batch.items import Outcome
+
+_LINE_S = 10.0
+
+
+class BatchTelling:
+    """Tells failures as they come, how far the batch is, and the sum at the end. A context manager.
+
+    Photos that are done already do not count: rate and time left are those of this run.
+
+    Args:
+        console: Where to write.
+        clock: Seconds.
+    """
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console
+        self._clock = clock
+        self._begin_s = self._told_s = clock()
+        self._found: int | None = None
+        self.restored = 0
+        self.failed = 0
+        self.restored_before = 0
+        self.failed_before = 0
+        self.unreadable_folders = 0
+        self._bar = Progress(
+            TextColumn("restoring"),
+            BarColumn(),
+            TextColumn("{task.fields[shown]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("restoring", total=None, shown="")
+
+    def __enter__(self) -> Self:
+        """Show the bar."""
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Take the bar away and say the sum."""
+        self._bar.stop()
+        parts = [f"{self.restored} restored", f"{self.failed} failed"]
+        parts += [f"{self.restored_before} restored before"] if self.restored_before else []
+        parts += [f"{self.failed_before} failed before"] if self.failed_before else []
+        left = self._left()
+        parts += [f"{left} not begun or not finished"] if left else []
+        self.say(f"{', '.join(parts)}, in {self._clock() - self._begin_s:.1f} s ({self._rate():.2f} photos/s)")
+
+    @property
+    def all_restored(self) -> bool:
+        """Whether every photo that was seen is restored, by this run or before."""
+        return not (self.failed or self.failed_before or self.unreadable_folders)
+
+    @property
+    def nothing_found(self) -> bool:
+        """Whether there is no photo at all."""
+        return self._found == 0 and not self.unreadable_folders
+
+    def found(self, photos: int) -> None:
+        """Note how many photos there are in all."""
+        self._found = photos
+        self._show()
+
+    def passed_over(self, *, failed: bool) -> None:
+        """Note a photo that an earlier run has done. May be called in another thread."""
+        if failed:
+            self.failed_before += 1
+        else:
+            self.restored_before += 1
+
+    def unreadable_folder(self, path: object, error: OSError) -> None:
+        """Tell of a folder whose photos are not seen. May be called in another thread."""
+        self.unreadable_folders += 1
+        self.say(f"{path}: The folder cannot be read: {error.strerror or error}")
+
+    def tell(self, outcome: Outcome) -> None:
+        """Note one photo; failures are always told."""
+        if outcome.error is None:
+            self.restored += 1
+        else:
+            self.failed += 1
+            hint = f" ({outcome.error['hint']})" if outcome.error.get("hint") else ""
+            self.say(f"{outcome.item.source}: {outcome.error['title']}: {outcome.error['detail']}{hint}")
+        self._show()
+        if not self._console.is_terminal and self._clock() - self._told_s >= _LINE_S:
+            self._told_s = self._clock()
+            self.say(self._line())
+
+    def say(self, line: str) -> None:
+        """Write a line above the bar."""
+        self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def _show(self) -> None:
+        total = None if self._found is None else max(self._done, self._found - self._before)
+        shown = f"{self._done}/{'?' if total is None else total}  {self._rate():.2f} photos/s"
+        self._bar.update(self._task, completed=self._done, total=total, shown=shown)
+
+    def _line(self) -> str:
+        left = self._left()
+        words = f"{self._done} done, {self.failed} of them failed, {self._rate():.2f} photos/s"
+        if left is None or self._rate() <= 0:
+            return words
+        return f"{words}, {left} left, {timedelta(seconds=round(left / self._rate()))} to go"
+
+    def _left(self) -> int | None:
+        return None if self._found is None else max(0, self._found - self._before - self._done)
+
+    def _rate(self) -> float:
+        """Photos per second of this run."""
+        return self._done / max(1e-9, self._clock() - self._begin_s)
+
+    @property
+    def _done(self) -> int:
+        return self.restored + self.failed
+
+    @property
+    def _before(self) -> int:
+        return self.restored_before + self.failed_before
