@@ -1,10 +1,14 @@
-"""Every queue of photos, for the tests that all of them have to pass."""
+"""Every queue of photos, for the tests that all of them have to pass; overlays of Kubernetes with a component more."""
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
+import yaml
 
 from tests.job_queues import JOB_QUEUES
+from tests.kubernetes import FOLDER, build
 
 
 @pytest.fixture(params=JOB_QUEUES, ids=lambda factory: factory.__name__)
@@ -18,3 +22,17 @@ async def queue(make_queue):
     """A queue with room."""
     async with make_queue() as made:
         yield made
+
+
+@pytest.fixture
+def with_component(tmp_path):
+    """Builds the overlay of ordinary nodes with one more component, by its name."""
+
+    def built(name):
+        folder = shutil.copytree(FOLDER, tmp_path / "k8s") / "overlays" / "cpu"
+        kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
+        kustomization["components"].append(f"../../components/{name}")
+        (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+        return build(folder)
+
+    return built
