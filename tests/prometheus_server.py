@@ -17,11 +17,11 @@ import yaml
 
 from tests.processes import until
 
-_INTERVAL = "200ms"
+_INTERVAL = "1s"
 
 
 class PrometheusServer:
-    """Scrapes and evaluates several times a second; what an alert waits for (`for`) is left out.
+    """Scrapes and evaluates every second; what an alert waits for (`for`) is left out.
 
     Args:
         folder: For its data and configuration.

@@ -6,10 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+import yaml
 from PIL import Image
 from skimage.data import astronaut
 
 from tests.fleet import Fleet, check_results, submit, until_ready
+from tests.kubernetes import FOLDER
 from tests.monitoring import ALERTS, alert_queries, panel_queries, recorded_triton_metrics
 from tests.numbered_photos import numbered
 from tests.pictures import saved
@@ -22,7 +24,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 PHOTO = saved(Image.fromarray(astronaut()).resize((384, 384)), "PNG")
 BY_FAULT = {"LatentPmrfNoWorkers", "LatentPmrfTargetDown"}
 ROOM = 4
-SETTINGS = {"lease_s": 3, "request_timeout_s": 4, "max_queued_faces": ROOM}
+SCALING = FOLDER / "components" / "scale-by-prometheus" / "scaledobject.yaml"
+SETTINGS = {"lease_s": 3, "max_queued_faces": ROOM}
 
 
 @contextlib.contextmanager
@@ -57,18 +60,20 @@ def load(gateway):
     assert client.post("/restore", files={"image": b"no photo"}).status_code == 415
     assert client.get("/v1/restorations/unknown").status_code == 404
     client.post("/restore", files={"image": PHOTO}).raise_for_status()
-    assert statuses(gateway, faces=12, at_once=ROOM) == {200}
+    with asking(gateway, faces=12, at_once=ROOM) as answers:
+        assert {answer.result() for answer in answers} == {200}
     check_results(gateway, submit(gateway, range(6), num_steps="4"))
 
 
-def statuses(gateway, *, faces, at_once):
-    """What is answered to those who ask for a face each."""
+@contextlib.contextmanager
+def asking(gateway, *, faces, at_once):
+    """Callers who want a face each; the statuses that they get, as futures."""
 
     def ask(number):
         return gateway.client.post("/restore", files={"image": numbered(number)}, data={"aligned": "true"}).status_code
 
     with ThreadPoolExecutor(at_once) as callers:
-        return set(callers.map(ask, range(faces)))
+        yield [callers.submit(ask, number) for number in range(faces)]
 
 
 @pytest.fixture(scope="module")
@@ -101,13 +106,13 @@ def watched(arithmetic_bundle, tmp_path_factory):
 )
 def test_a_panel_shows_something(watched, query):
     prometheus, *_ = watched
-    assert prometheus.ask(query.expr)
+    until(lambda: prometheus.ask(query.expr), patience_s=60)  # a scrape that came too late leaves a hole
 
 
 @pytest.mark.parametrize("query", alert_queries(), ids=lambda query: query.where)
 def test_an_alert_can_be_decided(watched, query):
     prometheus, *_ = watched
-    assert prometheus.ask(query.expr)
+    until(lambda: prometheus.ask(query.expr), patience_s=60)  # a scrape that came too late leaves a hole
 
 
 @pytest.mark.parametrize(
@@ -118,20 +123,28 @@ def test_a_query_of_a_gpu_is_a_query(watched, query):
     assert prometheus.ask(query.expr) == []  # nothing here has a GPU
 
 
+def test_the_autoscaler_s_query_counts_what_is_to_be_done(watched):
+    prometheus, *_ = watched
+    (trigger,) = yaml.safe_load(SCALING.read_text())[1]["value"]
+    until(lambda: prometheus.value(trigger["metadata"]["query"]) == 0, patience_s=60)  # the load is over
+
+
 def test_figures_are_the_service_s(watched):
     prometheus, _, gateway, worker = watched
-    assert prometheus.value('sum(restore_faces_total{outcome="restored"})') == gateway.counted("restore_faces_total")
-    assert prometheus.value("count(restore_batch_slots > 0)") == 1
-    assert prometheus.value("sum(restore_batch_slots)") == worker.counted("restore_batch_slots")
+    faces, slots = gateway.counted("restore_faces_total"), worker.counted("restore_batch_slots")
+    until(lambda: prometheus.value('sum(restore_faces_total{outcome="restored"})') == faces, patience_s=60)
+    until(lambda: prometheus.value("count(restore_batch_slots > 0)") == 1, patience_s=60)
+    until(lambda: prometheus.value("sum(restore_batch_slots)") == slots, patience_s=60)
 
 
 def test_a_worker_s_death_fires_its_alerts_and_its_successor_ends_them(watched):
     prometheus, fleet, gateway, worker = watched
-    assert prometheus.firing() & BY_FAULT == set()
+    until(lambda: prometheus.firing() & BY_FAULT == set(), patience_s=60)
     worker.kill()
     until(lambda: prometheus.firing() >= BY_FAULT, patience_s=60)
-    assert statuses(gateway, faces=2 * ROOM, at_once=2 * ROOM) == {429, 504}
-    until(lambda: "LatentPmrfRefusing" in prometheus.firing(), patience_s=60)
-    (successor,) = fleet.start("worker")
-    prometheus.look_at("latent-pmrf-worker", [f"127.0.0.1:{successor.port}"])
+    with asking(gateway, faces=2 * ROOM, at_once=2 * ROOM) as answers:
+        until(lambda: "LatentPmrfRefusing" in prometheus.firing(), patience_s=60)
+        (successor,) = fleet.start("worker")
+        prometheus.look_at("latent-pmrf-worker", [f"127.0.0.1:{successor.port}"])
+        assert sorted(answer.result() for answer in answers) == [200] * ROOM + [429] * ROOM
     until(lambda: prometheus.firing() & BY_FAULT == set(), patience_s=60)
