@@ -1,0 +1,352 @@
+"""No container engine runs here: what images and compose files say is read, and held against the code it speaks of."""
+
+import os
+import re
+import subprocess
+import urllib.parse
+
+import pytest
+import yaml
+from compose_spec import PyOptions
+
+from service.api.operations import router as operations
+from service.cli import main
+from service.composition.probes import Probes
+from service.core.metrics import Metrics
+from service.core.settings import ENV_PREFIX, Settings
+from tests.images import DOCKER, fill, is_in_context, read_compose, read_dockerfile
+from tests.processes import ROOT
+
+OURS = ("gateway", "worker")
+IMAGES = (*OURS, "triton")
+PINNED = re.compile(r"\S+:[\w.-]+@sha256:[0-9a-f]{64}")
+NEEDED = {"GRAFANA_PASSWORD": "secret"}
+COMPOSITIONS = {"cpu": ("compose.yaml",), "gpu": ("compose.yaml", "compose.gpu.yaml")}
+
+
+@pytest.fixture(params=IMAGES)
+def image(request):
+    return request.param, read_dockerfile(DOCKER / f"{request.param}.Dockerfile")
+
+
+@pytest.fixture(params=COMPOSITIONS)
+def services(request):
+    return read_compose(*COMPOSITIONS[request.param], variables=NEEDED)["services"]
+
+
+def health_url(words):
+    return re.search(r"http://127\.0\.0\.1:(\d+)(/[\w/-]*)", " ".join(words)).groups()
+
+
+# Dockerfiles
+
+
+def test_what_is_copied_exists_and_is_sent_to_the_builder(image):
+    _, stages = image
+    names = {stage.name for stage in stages}
+    for stage in stages:
+        for copy in stage.all("COPY"):
+            if "from" in copy.flags:
+                assert copy.flags["from"] in names
+                continue
+            for source in copy.words[:-1]:
+                assert (ROOT / source).exists(), source
+                assert is_in_context(source), source
+
+
+def test_history_environments_and_secrets_are_not_sent():
+    for path in (".git/config", ".venv/bin/python", "runs/xs/flow", "docker/.env", "tests/images.py", "service/x.pyc"):
+        assert is_in_context(path) == (path == "service/x.pyc")
+    assert not is_in_context("service/__pycache__")
+    assert not is_in_context("model_repository/detector/1/model.onnx")
+
+
+def test_python_s_image_is_pinned_by_a_digest_that_can_be_given(image):
+    _, stages = image
+    assert PINNED.fullmatch(stages[0].base)
+
+
+def test_triton_s_image_names_its_release():
+    assert re.fullmatch(
+        r"nvcr\.io/nvidia/tritonserver:\d\d\.\d\d-py3", read_dockerfile(DOCKER / "triton.Dockerfile")[-1].base
+    )
+
+
+def test_the_last_stage_only_copies_and_runs_as_nobody_special(image):
+    _, stages = image
+    assert len(stages) == 2
+    last = stages[-1]
+    assert last.all("RUN") == last.all("ADD") == []  # no installer, no compiler, nothing left of the build
+    user, _, group = last.last("USER").rest.partition(":")
+    assert int(user) >= 1000
+    assert int(group) >= 1000
+    assert all(copy.flags.get("from") == "build" for copy in last.all("COPY"))
+
+
+def test_labels_say_what_the_image_is(image):
+    name, stages = image
+    labels = dict(re.findall(r'([\w.-]+)="([^"]*)"', stages[-1].last("LABEL").rest))
+    assert labels["org.opencontainers.image.title"] == f"latent-pmrf-{name}"
+    prefix = "org.opencontainers.image."
+    assert {f"{prefix}{key}" for key in ("description", "licenses", "version", "revision", "created")} <= set(labels)
+    arguments = {argument.rest.partition("=")[0] for argument in stages[-1].all("ARG")}
+    used = {match for value in labels.values() for match in re.findall(r"\$\{(\w+)\}", value)}
+    assert used <= arguments
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_the_package_is_installed_by_the_lock_with_wheels_only_and_without_an_installer_left(name):
+    build = read_dockerfile(DOCKER / f"{name}.Dockerfile")[0]
+    commands = " ".join(run.rest for run in build.all("RUN"))
+    assert "pip install --constraint constraints.txt '.[triton]'" in commands
+    assert "PIP_ONLY_BINARY=:all:" in build.last("ENV").rest
+    assert commands.rstrip().endswith("pip uninstall --yes pip setuptools")
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_the_command_is_one_of_the_service_s_and_listens_where_the_image_says(name, monkeypatch, capsys):
+    last = read_dockerfile(DOCKER / f"{name}.Dockerfile")[-1]
+    assert last.last("ENTRYPOINT").words == ["/opt/latent-pmrf/bin/latent-pmrf"]
+    environment = dict(pair.split("=", 1) for pair in last.last("ENV").words)
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    with pytest.raises(SystemExit) as stopped:
+        main([*last.last("CMD").words, "--help"])
+    assert stopped.value.code == 0
+    assert "usage: latent-pmrf" in capsys.readouterr().out
+    port, _ = health_url(last.last("HEALTHCHECK").words)
+    assert port in last.last("EXPOSE").words
+    assert port == environment["PORT" if name == "gateway" else "METRICS_PORT"]
+    assert {key for key in environment if key.startswith(ENV_PREFIX)} <= variables_of_the_service()
+
+
+# Compose
+
+
+def variables_of_the_service():
+    return {f"{ENV_PREFIX}{name}".upper() for name in Settings.model_fields}
+
+
+@pytest.mark.parametrize("files", COMPOSITIONS.values(), ids=COMPOSITIONS)
+def test_compose_files_are_what_the_specification_allows(files):
+    options = PyOptions(apply_merge=True)
+    for name in files:
+        text = fill((DOCKER / name).read_text(), NEEDED)
+        # This reader knows images by tag or by digest; Docker knows them by both, and takes the digest.
+        options.from_yaml(re.sub(r":[\w.-]+@sha256", "@sha256", text)).validate()
+
+
+def test_a_misspelt_compose_file_is_refused():
+    with pytest.raises(ValueError, match="healthcheckk"):
+        PyOptions().from_yaml("services: {a: {image: b, healthcheckk: {}}}")
+
+
+def test_everything_the_service_needs_is_there(services):
+    assert set(services) == {"redis", "triton", "worker", "gateway", "prometheus", "grafana"}
+
+
+def test_a_password_must_be_given():
+    with pytest.raises(KeyError, match="GRAFANA_PASSWORD"):
+        read_compose("compose.yaml")
+
+
+def test_nothing_starts_before_what_it_needs_is_healthy(services):
+    for service in services.values():
+        assert "healthcheck" in service
+        for name, needed in service.get("depends_on", {}).items():
+            assert needed == {"condition": "service_healthy"}
+            assert "healthcheck" in services[name]
+    assert set(services["gateway"]["depends_on"]) == {"redis", "triton", "worker"}
+    assert set(services["worker"]["depends_on"]) == {"redis", "triton"}
+
+
+def test_containers_are_hardened(services):
+    for name, service in services.items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+
+
+def test_only_loopback_is_published_and_only_by_gateway_and_grafana(services):
+    published = {name: service["ports"] for name, service in services.items() if "ports" in service}
+    assert set(published) == {"gateway", "grafana"}
+    assert all(port.startswith("127.0.0.1:") for ports in published.values() for port in ports)
+
+
+def test_images_are_those_that_the_dockerfiles_build(services):
+    for name in IMAGES:
+        build = services[name]["build"]
+        assert (DOCKER / build["context"] / build["dockerfile"]).resolve() == DOCKER / f"{name}.Dockerfile"
+        text = (DOCKER / f"{name}.Dockerfile").read_text()
+        assert all(re.search(rf"^ARG {argument}=", text, re.MULTILINE) for argument in build["args"])
+        assert build["args"]["PYTHON_IMAGE"] == read_dockerfile(DOCKER / f"{name}.Dockerfile")[0].base
+    assert services["triton"]["build"]["args"]["TRITON_IMAGE"] == read_dockerfile(DOCKER / "triton.Dockerfile")[-1].base
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_settings_are_the_service_s_and_lead_to_services_that_are_there(name, services, monkeypatch):
+    environment = services[name]["environment"]
+    assert set(environment) <= variables_of_the_service()
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    settings = Settings()
+    redis = urllib.parse.urlsplit(settings.redis_url.get_secret_value())
+    assert (redis.hostname, redis.port) == ("redis", 6379)
+    triton = [urllib.parse.urlsplit(address) for address in settings.triton_addresses]
+    exposed = read_dockerfile(DOCKER / "triton.Dockerfile")[-1].last("EXPOSE").words
+    assert [(url.scheme, url.hostname, str(url.port) in exposed) for url in triton] == [("grpc", "triton", True)]
+    shared = [set(services[one]["networks"]) for one in (name, "redis", "triton")]
+    assert set.intersection(*shared) == {"inside"}
+    grace_s = float(services[name]["stop_grace_period"].removesuffix("s"))
+    assert grace_s > settings.grace_s + 10  # a container that is killed first hands nothing back
+
+
+def test_redis_never_evicts_and_keeps_what_it_has_confirmed(services):
+    command = services["redis"]["command"]
+    options = dict(zip(command[1::2], command[2::2], strict=True))
+    assert options == {"--appendonly": "yes", "--appendfsync": "always", "--maxmemory-policy": "noeviction"}
+
+
+async def test_health_is_asked_where_it_is_answered(services):
+    assert health_url(services["gateway"]["healthcheck"]["test"]) == ("8000", "/readyz")
+    assert "/readyz" in {route.path for route in operations.routes}
+    port, path = health_url(services["worker"]["healthcheck"]["test"])
+    assert port == "8001"
+
+    async def no_reasons():
+        return []
+
+    answers = []
+
+    async def send(message):
+        answers.append(message)
+
+    await Probes(no_reasons, Metrics())({"type": "http", "method": "GET", "path": path}, None, send)
+    assert answers[0]["status"] == 200
+
+
+def test_everybody_reads_the_same_bundle_with_a_gpu():
+    services = read_compose(*COMPOSITIONS["gpu"], variables=NEEDED | {"MODEL_REPOSITORY": "/engines"})["services"]
+    assert services["triton"]["volumes"] == ["/engines:/models:ro"]
+    for name in OURS:
+        stage = read_dockerfile(DOCKER / f"{name}.Dockerfile")[-1]
+        place = dict(pair.split("=", 1) for pair in stage.last("ENV").words)[f"{ENV_PREFIX}MODEL_REPOSITORY"]
+        assert services[name]["volumes"] == [f"/engines:{place}:ro"]
+    assert "--model-config-name=gpu" in services["triton"]["command"]
+    assert (ROOT / "model_repository" / "velocity" / "configs" / "gpu.pbtxt").exists()
+
+
+def test_mounted_folders_exist_and_named_volumes_are_declared():
+    composed = read_compose(*COMPOSITIONS["gpu"], variables=NEEDED)
+    for service in composed["services"].values():
+        for source in (volume.partition(":")[0] for volume in service.get("volumes", ())):
+            if source.startswith("."):
+                assert (DOCKER / source).resolve().is_dir(), source
+            else:
+                assert source in composed["volumes"], source
+
+
+# What watches
+
+
+def test_prometheus_asks_services_that_are_there_at_ports_they_have(services):
+    config = yaml.safe_load((DOCKER / "prometheus" / "prometheus.yml").read_text())
+    assert all((DOCKER / "prometheus" / name).is_file() for name in config["rule_files"])
+    asked = {}
+    for job in config["scrape_configs"]:
+        for target in (target for group in job.get("static_configs", ()) for target in group["targets"]):
+            asked[job["job_name"]] = tuple(target.split(":"))
+        for group in job.get("dns_sd_configs", ()):
+            asked[job["job_name"]] = (group["names"][0], str(group["port"]))
+    assert asked == {
+        f"latent-pmrf-{name}": (name, port) for name, port in zip(IMAGES, ("8000", "8001", "8002"), strict=True)
+    }
+    for name, port in asked.values():
+        assert port in read_dockerfile(DOCKER / f"{name}.Dockerfile")[-1].last("EXPOSE").words
+        assert set(services["prometheus"]["networks"]) & set(services[name]["networks"])
+
+
+def test_grafana_reads_the_prometheus_that_is_there(services):
+    folder = DOCKER / "grafana" / "provisioning"
+    source = yaml.safe_load((folder / "datasources" / "latent_pmrf.yml").read_text())["datasources"][0]
+    url = urllib.parse.urlsplit(source["url"])
+    assert url.hostname in services
+    assert health_url(services[url.hostname]["healthcheck"]["test"])[0] == str(url.port)
+    dashboards = yaml.safe_load((folder / "dashboards" / "latent_pmrf.yml").read_text())["providers"][0]
+    assert f"./grafana/dashboards:{dashboards['options']['path']}:ro" in services["grafana"]["volumes"]
+
+
+# Scripts
+
+FAKE_DOCKER = """#!/usr/bin/env bash
+printf '%s\\n' "$@" >> "$ARGUMENTS"
+if [[ $1 == buildx ]]; then echo "sha256:$(printf %064d 7)"; fi
+"""
+
+
+@pytest.fixture
+def docker(tmp_path):
+    """A `docker` that only writes down how it was called; returns the environment to call scripts with."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "docker").write_text(FAKE_DOCKER)
+    (folder / "docker").chmod(0o755)
+    return {"PATH": f"{folder}:{os.environ['PATH']}", "ARGUMENTS": str(tmp_path / "arguments")}
+
+
+def run_script(name, environment, *arguments, cwd=ROOT):
+    return subprocess.run(
+        [cwd / "docker" / name, *arguments], env=environment, capture_output=True, text=True, check=False, cwd=cwd
+    )
+
+
+def test_engines_are_built_by_the_triton_image_that_will_load_them(docker, tmp_path):
+    environment = docker | {"TIMING_CACHE": str(tmp_path / "cache")}
+    done = run_script("export.sh", environment, str(tmp_path / "engines"), "--precision", "bfloat16")
+    assert done.returncode == 0, done.stderr
+    called = (tmp_path / "arguments").read_text().splitlines()
+    image = read_dockerfile(DOCKER / "triton.Dockerfile")[-1].base
+    assert called[called.index(image) + 1 :] == ["/work/docker/export.sh", "--inside", "--precision", "bfloat16"]
+    assert called[:5] == ["run", "--rm", "--gpus", "all", "--shm-size"]
+    mounts = [called[place + 1] for place, word in enumerate(called) if word == "--volume"]
+    assert mounts == [
+        f"{ROOT}:/work:ro",
+        f"{ROOT}/model_repository:/bundle:ro",
+        f"{tmp_path}/engines:/target",
+        f"{tmp_path}/cache:/cache",
+    ]
+
+
+def test_the_command_in_the_container_is_one_of_the_export_s(capsys):
+    from export.cli import main as export
+
+    script = (DOCKER / "export.sh").read_text()
+    command = re.search(r"python3 -m export\.cli (\w+) (.*) \"\$@\"", script)
+    with pytest.raises(SystemExit) as stopped:
+        export([command[1], *command[2].split(), "--precision", "bfloat16", "--level", "5", "--help"])
+    assert stopped.value.code == 0
+    assert "--timing-cache" in capsys.readouterr().out
+    copied = re.search(r"/work/\{([^}]*)\}", script)[1].split(",")
+    assert [name for name in copied if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("arguments", [(), ("--precision", "float16")])
+def test_without_a_target_the_script_says_how_it_is_called(docker, arguments):
+    done = run_script("export.sh", docker, *arguments)
+    assert done.returncode == 2
+    assert "docker/export.sh TARGET" in done.stderr
+
+
+def test_pinning_writes_every_image_of_the_compose_files(docker, tmp_path):
+    (tmp_path / "docker").mkdir()
+    script = tmp_path / "docker" / "pin.sh"
+    script.write_text((DOCKER / "pin.sh").read_text())
+    script.chmod(0o755)
+    done = run_script("pin.sh", docker, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    pinned = dict(line.split("=", 1) for line in (tmp_path / "docker" / ".env").read_text().splitlines())
+    text = (DOCKER / "compose.yaml").read_text()
+    assert set(pinned) == set(re.findall(r"\$\{(\w+_IMAGE):-", text))
+    assert all(PINNED.fullmatch(image) for image in pinned.values())
+    written = {name: image.partition("@")[0] for name, image in pinned.items()}
+    assert written == {name: image.partition("@")[0] for name, image in re.findall(r"\$\{(\w+_IMAGE):-([^}]*)\}", text)}
