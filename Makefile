@@ -25,11 +25,15 @@ ARGS ?=
 
 VENV := .venv
 VENV_DEV := .venv-dev
+VENV_TRITON := .venv-triton
 REPOSITORY := model_repository
 DETECTOR := $(REPOSITORY)/detector/1/model.onnx
 PRESETS := latent_pmrf/training/presets/$(PRESET)
 RECIPE := pyproject.toml constraints.txt hatch_build.py service/rpc/restoration.proto
 EVERYTHING := .[train,evaluate,test,lint]
+# A Triton 2.51 server for tests, and what its stand-in for NVIDIA's backend needs. The server's Python part wants NumPy 1.
+TRITON_SERVER := nvidia-pytriton==0.5.14
+TRITON_BACKEND := numpy==1.26.4 $(shell grep '^onnxruntime==' constraints.txt)
 
 PYTHON ?= $(shell for candidate in python3.11 python3; do \
 	if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then echo $$candidate; break; fi; done)
@@ -91,6 +95,11 @@ define offer_prometheus
 	fi
 endef
 
+# Triton, likewise; the wheel is for Linux on x86-64.
+define offer_triton
+	@$(MAKE) triton || echo "the Triton server could not be installed; going on without it" >&2
+endef
+
 # $(call fetch_detector,FOLDER)
 define fetch_detector
 	@if [ ! -s $(DETECTOR) ]; then \
@@ -120,15 +129,26 @@ install: $(VENV)/.installed ## the service's environment and the detector, witho
 install-dev: $(VENV_DEV)/.installed ## the developer's environment and the detector
 	$(call fetch_detector,$(VENV_DEV))
 
+$(VENV_TRITON)/.installed:
+	$(call create_venv,$(VENV_TRITON))
+	@echo "==> installing $(TRITON_SERVER) into $(VENV_TRITON)"
+	@$(VENV_TRITON)/bin/python -m pip install -qq --disable-pip-version-check $(TRITON_BACKEND)
+	@$(VENV_TRITON)/bin/python -m pip install -qq --disable-pip-version-check --no-deps '$(TRITON_SERVER)'
+	@touch $@
+
+.PHONY: triton
+triton: $(VENV_TRITON)/.installed ## the Triton server that tests start
+
 .PHONY: serve
 serve: install ## set up what is missing and serve on HOST:PORT
 	@exec $(VENV)/bin/python -m service.cli serve --host $(HOST) --port $(PORT) $(ARGS)
 
 .PHONY: test
-test: install-dev ## every test; what needs a GPU, a browser, Redis or Prometheus is skipped visibly without it
+test: install-dev ## every test; what needs a GPU, a browser, Redis, Prometheus or Triton is skipped visibly without it
 	$(call offer_browser)
 	$(call offer_redis)
 	$(call offer_prometheus)
+	$(call offer_triton)
 	@$(VENV_DEV)/bin/python -m pytest $(ARGS)
 
 .PHONY: integration
@@ -197,6 +217,6 @@ lock: ## renew constraints.txt from a scratch environment (run the tests afterwa
 
 .PHONY: clean
 clean: ## remove environments and caches; keeps weights and training runs
-	@rm -rf $(VENV) $(VENV_DEV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	@rm -rf $(VENV) $(VENV_DEV) $(VENV_TRITON) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 	@rm -f service/rpc/restoration_pb2*
 	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -65,6 +65,8 @@ def config_pbtxt(name: str, network: Mapping[str, Any], profile: Profile = Profi
     """
     sizes = network.get("batch_sizes")
     warm_rows = sizes or sorted({1, network["max_batch_size"]})
+    if profile is Profile.CPU:  # where nothing is tuned to a size, and large batches would only delay the start
+        warm_rows = warm_rows[:1]
     message: list[tuple[str, Any]] = [
         ("name", name),
         ("backend", "tensorrt" if profile is Profile.TENSORRT else "onnxruntime"),

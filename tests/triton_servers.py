@@ -24,6 +24,7 @@ from export.triton_config import write_configurations
 from tests.processes import ROOT, until
 
 _VENV = ROOT / ".venv-triton"
+_PATIENCE_S = 300.0  # six processes that import onnxruntime, on two cores that do other things as well
 _BACKENDS = Path(__file__).parent / "triton_backend"
 _ASK_PYTHON = "import sys, sysconfig; print(sysconfig.get_config_var('LIBDIR'), '%d.%d' % sys.version_info[:2])"
 
@@ -55,6 +56,11 @@ def copy_repository(bundle: Path, target: Path) -> Path:
         entry = f'parameters {{ key: "test.delay_file" value {{ string_value: "{delay}" }} }}\n'
         config.write_text(config.read_text() + entry)
     return target
+
+
+def only_models(*names: str) -> list[str]:
+    """Options of a server that loads these networks and no others."""
+    return ["--model-control-mode=explicit", *(f"--load-model={name}" for name in names)]
 
 
 class TritonServer:
@@ -135,7 +141,7 @@ class TritonServer:
             except httpx.TransportError:
                 return False
 
-        until(ready, pause_s=0.1)
+        until(ready, patience_s=_PATIENCE_S, pause_s=0.1)
 
     def counted(self, name: str, model: str) -> float:
         """A counter of its metrics, for one model."""

@@ -79,7 +79,20 @@ def test_calls_of_several_workers_are_joined_to_the_sizes_of_the_manifest(manife
     config = parsed(config_pbtxt("estimator", entry | {"batch_sizes": [1, 2, 4]}))
     assert list(config.dynamic_batching.preferred_batch_size) == [1, 2, 4]
     assert config.dynamic_batching.max_queue_delay_microseconds == 500
-    assert [sample.batch_size for sample in config.model_warmup] == [1, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("profile", "sizes", "warmed"),
+    [
+        (Profile.GPU, None, [1, 4]),
+        (Profile.GPU, [1, 2, 4], [1, 2, 4]),
+        (Profile.TENSORRT, [2, 4], [2, 4]),
+        (Profile.CPU, [2, 4], [2]),
+    ],
+)
+def test_every_size_that_is_tuned_for_is_called_before_a_network_is_ready(manifest, profile, sizes, warmed):
+    config = parsed(config_pbtxt("estimator", manifest["networks"]["estimator"] | {"batch_sizes": sizes}, profile))
+    assert [sample.batch_size for sample in config.model_warmup] == warmed
 
 
 def test_a_call_whose_time_is_over_is_not_run(manifest):
@@ -93,7 +106,7 @@ def test_a_call_whose_time_is_over_is_not_run(manifest):
 
 def test_warm_up_has_every_input_in_full(manifest):
     for name, entry in manifest["networks"].items():
-        config = parsed(config_pbtxt(name, entry))
+        config = parsed(config_pbtxt(name, entry, Profile.GPU))
         for sample in config.model_warmup:
             assert {key: list(value.dims) for key, value in sample.inputs.items()} == {
                 tensor.name: list(tensor.dims) for tensor in config.input
