@@ -213,6 +213,25 @@ def test_a_worker_takes_as_many_threads_as_it_asked_for(deployments):
     assert threads["valueFrom"]["resourceFieldRef"] == {"resource": "requests.cpu", "divisor": "1"}
 
 
+def test_images_are_the_ones_that_are_built(deployments):
+    for name, deployment in deployments.items():
+        lines = (FOLDER.parent / "docker" / f"{name.removeprefix('latent-pmrf-')}.Dockerfile").read_text().splitlines()
+        (user,) = [line.split()[1] for line in lines if line.startswith("USER ")]
+        exposed = {int(port) for line in lines if line.startswith("EXPOSE ") for port in line.split()[1:]}
+        container, context = container_of(deployment), pod_of(deployment)["securityContext"]
+        assert container["image"].partition(":")[0] == name
+        assert f"{context['runAsUser']}:{context['runAsGroup']}" == user
+        assert {port["containerPort"] for port in container["ports"]} == exposed
+        is_ours = any(line.startswith("ENTRYPOINT") for line in lines)  # which knows where the program is
+        assert is_ours != ("command" in container)
+
+
+def test_triton_s_networks_are_where_the_image_has_them():
+    arguments = container_of(of_kind(overlay("gpu"), "Deployment")["latent-pmrf-triton"])["args"]
+    assert "--model-repository=/models" in arguments
+    assert "COPY --from=build /models /models" in (FOLDER.parent / "docker" / "triton.Dockerfile").read_text()
+
+
 def test_secrets_are_referred_to_and_never_written(objects):
     assert of_kind(objects, "Secret") == {}
     references = []
