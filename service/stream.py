@@ -1,10 +1,11 @@
 """Many photos of one caller in, outcomes out as they are ready; what is in between stays small, however slow he is.
 
-    open -> (hold) -> start -> gateway -> PhotoEnded ... read by the caller: only now there is room for another one
+    open -> receive -> start -> gateway -> PhotoEnded ... read by the caller: only now there is room for another one
 
-A stream holds at most a window of photos that are not answered, and its share of a number of bytes. Both are shares of
-what all streams of a process may hold together: with each stream that comes the others' shares get smaller. A stream
-without any photo may always open one, so nothing stands still.
+A stream holds at most a window of photos that are not answered. It takes no further photo in while photos and results
+have its share of the bytes, and begins with none while results alone have. Both are shares of what all streams of a
+process may hold together: with each stream that comes the others' shares get smaller. A stream without any photo may
+always open one, so nothing stands still.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
@@ -59,28 +60,28 @@ class StreamRoom:
         self.turns = asyncio.Semaphore(at_once)
         self.max_photos = max_photos
         self._max_bytes = max_bytes
-        self._windows: set[Window] = set()
+        self.windows: set[Window] = set()
 
     @property
     def photos_each(self) -> int:
         """A stream's share of the photos."""
-        return max(1, self.max_photos // max(1, len(self._windows)))
+        return max(1, self.max_photos // max(1, len(self.windows)))
 
     @property
     def bytes_each(self) -> int:
         """A stream's share of the bytes."""
-        return self._max_bytes // max(1, len(self._windows))
+        return self._max_bytes // max(1, len(self.windows))
 
     @contextlib.contextmanager
     def window(self) -> Iterator[Window]:
         """A share of the room for the duration of the block."""
         window = Window(self)
-        self._windows.add(window)
+        self.windows.add(window)
         try:
             yield window
         finally:
-            self._windows.discard(window)
-            for other in self._windows:
+            self.windows.discard(window)
+            for other in self.windows:
                 other.changed.set()
 
 
@@ -96,12 +97,8 @@ class Window:
         self._wanted: int | None = None
         self.changed = asyncio.Event()
         self.photos = 0
-        self.held_bytes = 0
-
-    @property
-    def turns(self) -> asyncio.Semaphore:
-        """Who may be at the gateway."""
-        return self._room.turns
+        self.upload_bytes = 0
+        self.result_bytes = 0
 
     @property
     def size(self) -> int:
@@ -122,20 +119,44 @@ class Window:
     async def enter(self) -> None:
         """Take a photo in, as soon as there is room."""
         while self.photos and (self.photos >= self.size or self.held_bytes >= self._room.bytes_each):
-            self.changed.clear()
-            await self.changed.wait()
+            await self._change()
         self.photos += 1
 
-    def hold(self, more_bytes: int) -> None:
-        """Count bytes that are held from now on, or, if negative, not any more."""
-        self.held_bytes += more_bytes
-        if more_bytes < 0:
-            self.changed.set()
+    @contextlib.asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Be among the photos that are worked on for the duration of the block.
 
-    def leave(self) -> None:
-        """Let a photo go."""
+        A photo may become a result of many times its size: not while the caller leaves results unread.
+        """
+        while self.result_bytes >= self._room.bytes_each:
+            await self._change()
+        async with self._room.turns:
+            yield
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory of photos and results."""
+        return self.upload_bytes + self.result_bytes
+
+    def receive(self, more_bytes: int) -> None:
+        """Count bytes of a photo."""
+        self.upload_bytes += more_bytes
+
+    def finish(self, upload_bytes: int, result_bytes: int) -> None:
+        """Let a photo's result take its place."""
+        self.upload_bytes -= upload_bytes
+        self.result_bytes += result_bytes
+        self.changed.set()
+
+    def leave(self, result_bytes: int) -> None:
+        """Let a photo go that is answered."""
+        self.result_bytes -= result_bytes
         self.photos -= 1
         self.changed.set()
+
+    async def _change(self) -> None:
+        self.changed.clear()
+        await self.changed.wait()
 
 
 @dataclass(slots=True, eq=False)
@@ -144,13 +165,13 @@ class _Photo:
 
     Attributes:
         client_id: The caller's name for it.
-        held_bytes: Memory that it takes.
+        upload_bytes: Bytes of it that have arrived.
         work: The gateway at work on it, once it is complete.
         withdrawn: The caller does not want it any more.
     """
 
     client_id: str
-    held_bytes: int = 0
+    upload_bytes: int = 0
     work: asyncio.Task[Restoration | ServiceError] | None = None
     withdrawn: bool = False
 
@@ -169,7 +190,7 @@ class PhotoStream:
         self._window = window
         self._until_s = until_s
         self._photos: dict[str, _Photo] = {}
-        self._ended: deque[tuple[_Photo, Restoration | ServiceError]] = deque()
+        self._ended: deque[PhotoEnded] = deque()
         self._moved: dict[str, Progress] = {}
         self._news = asyncio.Event()
         self._closed = False
@@ -206,11 +227,10 @@ class PhotoStream:
         await self._window.enter()
         self._photos[client_id] = _Photo(client_id)
 
-    def hold(self, client_id: str, more_bytes: int) -> None:
+    def receive(self, client_id: str, more_bytes: int) -> None:
         """Count bytes of a photo that have arrived."""
-        photo = self._photos[client_id]
-        photo.held_bytes += more_bytes
-        self._window.hold(more_bytes)
+        self._photos[client_id].upload_bytes += more_bytes
+        self._window.receive(more_bytes)
 
     def start(self, client_id: str, upload: Upload, options: RestoreOptions) -> None:
         """Begin with a photo that is complete."""
@@ -261,12 +281,9 @@ class PhotoStream:
             if self._error is not None:
                 raise self._error
             if self._ended:
-                photo, outcome = self._ended.popleft()
-                try:
-                    yield PhotoEnded(photo.client_id, outcome)
-                finally:
-                    self._window.hold(-photo.held_bytes)
-                    self._window.leave()
+                ended = self._ended.popleft()
+                yield ended
+                self._window.leave(_size_bytes(ended.outcome))
             elif self._moved:
                 client_id = next(iter(self._moved))
                 yield PhotoMoved(client_id, self._moved.pop(client_id))
@@ -279,7 +296,7 @@ class PhotoStream:
         """One photo from its turn to its outcome."""
         tell = partial(self._move, client_id) if self._tells_progress else None
         try:
-            async with self._window.turns:
+            async with self._window.turn():
                 return await self._gateway.work_off(job, tell, until_s=self._until_s)
         except ServiceError as error:
             return error
@@ -311,8 +328,10 @@ class PhotoStream:
         """Queue an answer; from now on the name is free, the place is not."""
         del self._photos[photo.client_id]
         self._moved.pop(photo.client_id, None)
-        size_bytes = len(outcome.data) if isinstance(outcome, Restoration) else 0
-        self._window.hold(size_bytes - photo.held_bytes)
-        photo.held_bytes = size_bytes
-        self._ended.append((photo, outcome))
+        self._window.finish(photo.upload_bytes, _size_bytes(outcome))
+        self._ended.append(PhotoEnded(photo.client_id, outcome))
         self._news.set()
+
+
+def _size_bytes(outcome: Restoration | ServiceError) -> int:
+    return len(outcome.data) if isinstance(outcome, Restoration) else 0

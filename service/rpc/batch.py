@@ -168,7 +168,7 @@ class _Reader:
     def _take(self, client_id: str, parts: list[bytes], data: bytes, *, has_more: bool) -> None:
         check_size(self._size_bytes, self._context.max_upload_bytes)
         parts.append(data)
-        self._stream.hold(client_id, len(data))
+        self._stream.receive(client_id, len(data))
         if not has_more:
             upload = upload_of(parts[0] if len(parts) == 1 else b"".join(parts), self._context.max_upload_bytes)
             self._stream.start(client_id, upload, options_of(self._options, self._context.gateway.option_limits))
