@@ -72,6 +72,8 @@ def import_without(module, forbidden):
             "service.composition.gateway, service.local.progress",
             {"torch", "latent_pmrf", "export", "loadtest", "onnx", "tritonclient"},
         ),
+        ("service.client", {"torch", "numpy", "cv2", "PIL", "onnxruntime", "fastapi", "pydantic", "redis", "rich"}),
+        ("service.batch.command", {"torch", "latent_pmrf", "export", "cv2", "PIL", "onnxruntime", "fastapi", "redis"}),
         ("export.detector", {"torch", "latent_pmrf", "service"}),
     ],
 )
