@@ -117,3 +117,17 @@ def test_settings_do_not_change_and_take_no_unknown_name():
         Settings().slots = 2
     with pytest.raises(ValidationError):
         Settings(max_face=2)
+
+
+def test_triton_servers_are_read_one_by_one(environment):
+    environment.setenv("LATENT_PMRF_TRITON_URLS", " grpc://triton-0:8001, grpcs://10.0.0.7:8001,grpc://[::1]:8001 ,")
+    assert load_settings().triton_addresses == ("grpc://triton-0:8001", "grpcs://10.0.0.7:8001", "grpc://[::1]:8001")
+    environment.setenv("LATENT_PMRF_TRITON_URLS", "")
+    assert load_settings().triton_addresses == ()
+
+
+@pytest.mark.parametrize("url", ["triton:8001", "http://triton:8000", "grpc://triton", "grpc://a:1 grpc://b:1"])
+def test_an_address_that_is_no_triton_server_is_refused(environment, url):
+    environment.setenv("LATENT_PMRF_TRITON_URLS", url)
+    with pytest.raises(ValueError, match=r"TRITON_URLS.*grpc://triton:8001"):
+        load_settings()

@@ -1,0 +1,229 @@
+"""What the client does with the answers of servers: a gRPC server on this loop gives those that a test asks for.
+
+The real Triton server has its own tests (`tests/integration/service/test_triton_*.py`); it cannot be asked to be full,
+to end in the middle of a call, or to come back as another one.
+"""
+
+import asyncio
+import contextlib
+import json
+
+import grpc
+import numpy as np
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
+
+from export.triton_config import config_pbtxt
+from service.backends.triton_client import TritonBackend
+from service.core.errors import DependencyUnavailable, InferenceFailed, ManifestMismatch
+from service.core.manifest import load_manifest
+from service.core.metrics import Metrics
+from tests.running_bundle import SIZE_PX, write_bundle
+
+LONG_S = 30.0
+IMAGE = {"image": np.full((1, 3, SIZE_PX, SIZE_PX), 0.5, np.float32)}
+UNAVAILABLE, CANCELLED = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED
+FULL = (UNAVAILABLE, "[request id: <id_unknown>] Exceeds maximum queue size")
+
+
+class Scripted(service_pb2_grpc.GRPCInferenceServiceServicer):
+    """Answers calls by the script, and with the input when that has ended."""
+
+    def __init__(self, config, script=()):
+        self.config = config
+        self.script = list(script)
+        self.requests = []
+        self.left_s = []
+        self.called = asyncio.Event()
+        self.hanging = asyncio.Event()
+        self.is_ready = True
+
+    async def ServerReady(self, request, context):
+        return service_pb2.ServerReadyResponse(ready=self.is_ready)
+
+    async def ModelReady(self, request, context):
+        return service_pb2.ModelReadyResponse(ready=self.is_ready)
+
+    async def ModelConfig(self, request, context):
+        if request.name != self.config.name:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{request.name}' is not found")
+        return service_pb2.ModelConfigResponse(config=self.config)
+
+    async def ModelInfer(self, request, context):
+        self.requests.append(request)
+        self.called.set()
+        self.left_s.append(context.time_remaining())
+        step = self.script.pop(0) if self.script else None
+        if step == "hang":
+            await self.hanging.wait()
+        elif step is not None:
+            await context.abort(*step)
+        answer = service_pb2.ModelInferResponse(model_name=request.model_name)
+        answer.outputs.add(name="posterior_mean", datatype="FP32", shape=request.inputs[0].shape)
+        answer.raw_output_contents.append(request.raw_input_contents[0])
+        return answer
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    return write_bundle(tmp_path / "bundle")
+
+
+@pytest.fixture
+def config(bundle):
+    entry = json.loads((bundle / "manifest.json").read_text())["networks"]["estimator"]
+    return text_format.Parse(config_pbtxt("estimator", entry), model_config_pb2.ModelConfig())
+
+
+@contextlib.asynccontextmanager
+async def serving(*servicers):
+    servers, addresses = [], []
+    for servicer in servicers:
+        server = grpc.aio.server()
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
+        addresses.append(f"grpc://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}")
+        await server.start()
+        servers.append(server)
+    yield addresses
+    for servicer, server in zip(servicers, servers, strict=True):
+        servicer.hanging.set()
+        await server.stop(None)
+
+
+@contextlib.asynccontextmanager
+async def calling(bundle, *servicers, timeout_s=LONG_S):
+    async with serving(*servicers) as addresses:
+        backend = TritonBackend(
+            load_manifest(bundle), addresses, metrics=Metrics(), timeout_s=timeout_s, only=["estimator"]
+        )
+        try:
+            await backend.start(LONG_S)
+            yield backend
+        finally:
+            await backend.close()
+
+
+async def succeeds(backend):
+    answer = await backend.infer("estimator", IMAGE)
+    np.testing.assert_array_equal(answer["posterior_mean"], IMAGE["image"])
+
+
+@pytest.mark.parametrize("error", [(UNAVAILABLE, "Socket closed"), (CANCELLED, "shutting down"), FULL])
+async def test_a_call_that_a_server_did_not_do_is_done_by_another(bundle, config, error):
+    servicers = [Scripted(config, [error]), Scripted(config, [])]
+    async with calling(bundle, *servicers) as backend:
+        await asyncio.gather(*(succeeds(backend) for _ in range(2)))
+    assert sum(len(servicer.requests) for servicer in servicers) == 3
+
+
+async def test_a_call_that_its_only_server_did_not_do_is_made_again_when_the_server_is_found_well(bundle, config):
+    servicer = Scripted(config, [(UNAVAILABLE, "Socket closed"), FULL])
+    async with calling(bundle, servicer) as backend:
+        await succeeds(backend)
+    assert len(servicer.requests) == 3
+
+
+async def test_a_call_that_ends_its_servers_is_given_up(bundle, config):
+    servicers = [Scripted(config, [(UNAVAILABLE, "Socket closed")] * 9) for _ in range(2)]
+    async with calling(bundle, *servicers) as backend:
+        with pytest.raises(DependencyUnavailable, match="estimator: no answer of Triton in 3 attempts: Socket closed"):
+            await backend.infer("estimator", IMAGE)
+    assert sum(len(servicer.requests) for servicer in servicers) == 3
+
+
+@pytest.mark.parametrize(
+    "status",
+    [grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL, grpc.StatusCode.RESOURCE_EXHAUSTED],
+)
+async def test_a_call_that_was_answered_with_an_error_is_never_made_again(bundle, config, status):
+    servicer = Scripted(config, [(status, "no")])
+    async with calling(bundle, servicer) as backend:
+        with pytest.raises(InferenceFailed, match="estimator: no"):
+            await backend.infer("estimator", IMAGE)
+        assert len(servicer.requests) == 1
+        await succeeds(backend)
+
+
+async def test_both_sides_know_how_long_a_call_may_take(bundle, config):
+    servicer = Scripted(config)
+    async with calling(bundle, servicer, timeout_s=7.0) as backend:
+        await succeeds(backend)
+    assert 0 < servicer.left_s[0] <= 7.1
+    assert 0 < servicer.requests[0].parameters["timeout"].int64_param <= 7_000_000
+
+
+async def test_a_server_that_says_nothing_is_waited_for_as_long_as_a_call_may_take(bundle, config):
+    async with calling(bundle, Scripted(config, ["hang"]), timeout_s=0.3) as backend:
+        with pytest.raises(DependencyUnavailable, match=r"no answer of Triton within 0\.3 s"):
+            await backend.infer("estimator", IMAGE)
+
+
+async def test_what_the_servers_queue_refused_for_its_time_is_late_not_away(bundle, config):
+    servicer = Scripted(config, [(UNAVAILABLE, "Request timeout expired")])
+    async with calling(bundle, servicer) as backend:
+        with pytest.raises(DependencyUnavailable, match="no answer of Triton within"):
+            await backend.infer("estimator", IMAGE)
+        await succeeds(backend)
+
+
+async def test_a_cancelled_call_is_withdrawn(bundle, config):
+    servicer = Scripted(config, ["hang"])
+    async with calling(bundle, servicer) as backend:
+        call = asyncio.create_task(backend.infer("estimator", IMAGE))
+        await servicer.called.wait()
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await succeeds(backend)
+
+
+async def test_servers_take_turns(bundle, config):
+    servicers = [Scripted(config) for _ in range(3)]
+    async with calling(bundle, *servicers) as backend:
+        for _ in range(9):
+            await succeeds(backend)
+    assert [len(servicer.requests) for servicer in servicers] == [3, 3, 3]
+
+
+async def test_a_server_that_comes_back_as_another_one_is_not_used(bundle, config, caplog):
+    servicer = Scripted(config, [(UNAVAILABLE, "Socket closed")])
+    async with calling(bundle, servicer, timeout_s=0.5) as backend:
+        servicer.config = model_config_pb2.ModelConfig()
+        servicer.config.CopyFrom(config)
+        servicer.config.parameters["latent_pmrf.sha256"].string_value = "f" * 64
+        with pytest.raises(DependencyUnavailable, match=r"networks\.estimator\.sha256: the server has ffff"):
+            await backend.infer("estimator", IMAGE)
+        assert not await backend.ready()
+        assert len(servicer.requests) == 1
+        servicer.config = config
+        await backend.start(LONG_S)
+        await succeeds(backend)
+    assert "networks.estimator.sha256" in caplog.text
+
+
+async def test_a_server_that_is_not_ready_yet_is_waited_for(bundle, config):
+    servicer = Scripted(config)
+    servicer.is_ready = False
+    async with serving(servicer) as addresses:
+        backend = TritonBackend(
+            load_manifest(bundle), addresses, metrics=Metrics(), timeout_s=LONG_S, only=["estimator"]
+        )
+        starting = asyncio.create_task(backend.start(LONG_S))
+        await asyncio.sleep(0.2)
+        assert not starting.done()
+        servicer.is_ready = True
+        await starting
+        await succeeds(backend)
+        servicer.is_ready = False
+        assert not await backend.ready()
+        await backend.close()
+
+
+async def test_one_wrong_server_among_good_ones_is_a_refusal_to_start(bundle, config):
+    wrong = model_config_pb2.ModelConfig()
+    wrong.CopyFrom(config)
+    wrong.max_batch_size = 2
+    with pytest.raises(ManifestMismatch, match=r"networks\.estimator\.max_batch_size: the server has 2"):
+        async with calling(bundle, Scripted(config), Scripted(wrong)):
+            pytest.fail("it has started")
