@@ -48,9 +48,9 @@ class Answering(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any]:
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Find who answers a call, and watch him."""
         handler = await continuation(handler_call_details)
         method = str(handler_call_details.method)
@@ -102,9 +102,9 @@ class Answering(grpc.aio.ServerInterceptor):
             code = grpc.StatusCode.INTERNAL
             instance = uuid.uuid4().urn
             logger.exception("%s %s", instance, method)
-            error = defect()
-            error.extra["instance"] = instance
-            await _abort(context, error)
+            told = defect()
+            told.extra["instance"] = instance
+            await _abort(context, told)
         finally:
             self._active -= 1
             self._left.set()

@@ -62,13 +62,6 @@ class Health(health_pb2_grpc.HealthServicer):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._left.wait(), self._look_s)
 
-    async def List(
-        self, _request: health_pb2.HealthListRequest, _context: grpc.aio.ServicerContext[Any, Any]
-    ) -> health_pb2.HealthListResponse:
-        """Answer for all services."""
-        response = await self._look()
-        return health_pb2.HealthListResponse(statuses=dict.fromkeys(self._services, response))
-
     async def _look(self) -> Response:
         ready = not await self._reasons_not_ready()
         return Response(status=Response.SERVING if ready else Response.NOT_SERVING)

@@ -118,8 +118,10 @@ def succeeded_job_of(stored: StoredResult) -> pb.Job:
 def limits_of(settings: Settings, manifest: Manifest, *, max_window: int) -> pb.GetLimitsResponse:
     """What the service accepts."""
     fields = OptionFields(fidelity=manifest.default_fidelity, num_steps=manifest.default_num_steps)
-    chosen = {name: value for name, value in dict(fields).items() if value is not None}
-    defaults = {name: _number(name, value) if isinstance(value, StrEnum) else value for name, value in chosen.items()}
+    defaults = pb.RestoreOptions()
+    for name, value in fields:
+        if value is not None:
+            setattr(defaults, name, _number(name, value) if isinstance(value, StrEnum) else value)
     formats = [_format(known) for known in OutputFormat]
     return pb.GetLimitsResponse(
         model=f"{manifest.name}@{manifest.version}",
@@ -136,7 +138,7 @@ def limits_of(settings: Settings, manifest: Manifest, *, max_window: int) -> pb.
         result_ttl_s=settings.result_ttl_s,
         webhooks=settings.webhook_secret is not None,
         max_num_steps=manifest.max_num_steps,
-        defaults=pb.RestoreOptions(**defaults),
+        defaults=defaults,
         max_message_bytes=settings.grpc_max_message_bytes,
         max_window=max_window,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from typing import Any
 
 from service.core.errors import Draining
 from service.core.jobs import JobStatus
@@ -28,7 +29,7 @@ async def while_here(statuses: AsyncGenerator[JobStatus, None], left: asyncio.Ev
                 return
             yield status
     finally:
-        tasks = [leaving] if coming is None else [leaving, coming]
+        tasks: list[asyncio.Future[Any]] = [leaving] if coming is None else [leaving, coming]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
