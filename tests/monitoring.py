@@ -20,7 +20,7 @@ _NAME = re.compile(r"\b(?:restore|nv|process)_[a-z_]+\b|\bup\b")
 _COMPARISON = re.compile(r"\s(==|!=|<=|>=|<|>)\s(?!bool)")
 _ABSENT = re.compile(r"^absent\((.*)\)$")
 
-# Only a Triton that sees a GPU has these; names by its documentation, "Metrics", as of November 2026.
+# Only a Triton that sees a GPU tells these; their names are in its program (2.51).
 GPU_METRICS = {
     "nv_gpu_utilization",
     "nv_gpu_memory_used_bytes",

@@ -26,12 +26,12 @@ async def queue(make_queue):
 
 @pytest.fixture
 def with_component(tmp_path):
-    """Builds the overlay of ordinary nodes with one more component, by its name."""
+    """Builds an overlay with one more component, by their names."""
 
-    def built(name):
-        folder = shutil.copytree(FOLDER, tmp_path / "k8s") / "overlays" / "cpu"
+    def built(name, component):
+        folder = shutil.copytree(FOLDER, tmp_path / "k8s") / "overlays" / name
         kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
-        kustomization["components"].append(f"../../components/{name}")
+        kustomization["components"].append(f"../../components/{component}")
         (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
         return build(folder)
 

@@ -66,7 +66,7 @@ def test_with_triton_these_connections_and_no_others():
 
 
 def test_without_the_streams_the_autoscaler_does_not_reach_redis(with_component):
-    assert connections(with_component("scale-by-prometheus")) == MEANT - {("keda", "redis", 6379)}
+    assert connections(with_component("cpu", "scale-by-prometheus")) == MEANT - {("keda", "redis", 6379)}
 
 
 def test_gateways_reach_public_addresses_for_webhooks_and_no_private_ones():

@@ -70,13 +70,15 @@ def test_the_autoscaler_may_ask(objects, scaled):
     assert {target["parameter"] for target in targets} == {"address", "password"}
 
 
-def test_prometheus_can_be_asked_instead(with_component):
-    objects = with_component("scale-by-prometheus")
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_prometheus_can_be_asked_instead(with_component, name):
+    objects = with_component(name, "scale-by-prometheus")
     spec = of_kind(objects, "ScaledObject")["latent-pmrf-worker"]["spec"]
     (trigger,) = spec["triggers"]
     assert trigger["type"] == "prometheus"
-    assert trigger["metadata"]["threshold"] == slots(objects)
-    assert Query("", trigger["metadata"]["query"]).metrics == {"restore_queue_depth", "restore_batch_slots_active"}
+    assert trigger["metadata"]["threshold"] == "1"  # the query divides by the slots of a worker
+    asked = Query("", trigger["metadata"]["query"]).metrics
+    assert asked == {"restore_queue_depth", "restore_batch_slots_active", "restore_batch_slots"}
     assert "scalingModifiers" not in spec["advanced"]
     assert of_kind(objects, "TriggerAuthentication") == {}
 
