@@ -111,9 +111,9 @@ class TritonBackend:
     async def _call(self, network: TritonNetwork, inputs: Tensors) -> Arrays:
         begin_s = time.perf_counter()
         outputs = await self._attempts(network, inputs)
-        for name, value in outputs.items():
-            if not np.isfinite(value).all():
-                raise InferenceFailed(f"{network.name}: output {name} is not finite", hint="try again")
+        odd = await asyncio.to_thread(_not_finite, outputs)
+        if odd:
+            raise InferenceFailed(f"{network.name}: output {odd[0]} is not finite", hint="try again")
         rows = len(next(iter(outputs.values())))
         self._metrics.observe_network(network.name, rows, time.perf_counter() - begin_s)
         return outputs
@@ -144,3 +144,7 @@ class TritonBackend:
         else:
             raise DependencyUnavailable(f"{network.name}: no answer of Triton in {_MOST_ATTEMPTS} attempts: {said}")
         raise DependencyUnavailable(f"{network.name}: no answer of Triton within {self._timeout_s:g} s")
+
+
+def _not_finite(outputs: Arrays) -> list[str]:
+    return [name for name, value in outputs.items() if not np.isfinite(value).all()]

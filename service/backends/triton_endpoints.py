@@ -167,6 +167,9 @@ class Endpoints:
             raise DependencyUnavailable(f"no Triton server can be called: {told}") from error
 
     def _recover(self, endpoint: Endpoint) -> None:
+        running = self._recoveries.get(endpoint)
+        if running is not None and not running.done():
+            return
         task = asyncio.create_task(self._recovery(endpoint), name=f"check of {endpoint.address}")
         self._recoveries[endpoint] = task
 
