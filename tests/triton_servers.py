@@ -7,12 +7,14 @@ ONNX files: `tests/triton_backend/` stands in for it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import re
 import shutil
 import socket
 import subprocess
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -26,13 +28,49 @@ from tests.processes import ROOT, until
 _VENV = ROOT / ".venv-triton"
 _PATIENCE_S = 300.0  # six processes that import onnxruntime, on two cores that do other things as well
 _BACKENDS = Path(__file__).parent / "triton_backend"
-_ASK_PYTHON = "import sys, sysconfig; print(sysconfig.get_config_var('LIBDIR'), '%d.%d' % sys.version_info[:2])"
+_ASK_PYTHON = """
+import sys, sysconfig
+told = sysconfig.get_config_vars()
+print(told["LIBDIR"], told.get("MULTIARCH", ""), told["INSTSONAME"], "%d.%d" % sys.version_info[:2])
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Installed:
+    """Where a server's parts lie.
+
+    Attributes:
+        packages: Site packages of its environment.
+        python: Version of its interpreter, as `3.11`.
+        libraries: Folder of the interpreter's shared library.
+    """
+
+    packages: Path
+    python: str
+    libraries: Path
+
+    @property
+    def parts(self) -> Path:
+        """Folder of the program and its backends."""
+        return self.packages / "pytriton" / "tritonserver"
 
 
 def require_triton() -> None:
     """Skip the tests that call this where there is no server, with the reason in the summary."""
+    if _installed() is None:
+        pytest.skip("needs the Triton server of .venv-triton (make triton), and Python's shared library")
+
+
+@functools.cache
+def _installed() -> _Installed | None:
     if not (_VENV / ".installed").is_file():
-        pytest.skip("needs the Triton server of .venv-triton (make triton)")
+        return None
+    asked = subprocess.run([_VENV / "bin" / "python", "-c", _ASK_PYTHON], capture_output=True, text=True, check=True)
+    folder, architecture, library, version = asked.stdout.rstrip("\n").split(" ")
+    for libraries in (Path(folder), Path(folder) / architecture):
+        if ".so" in library and (libraries / library).is_file():
+            return _Installed(_VENV / "lib" / f"python{version}" / "site-packages", version, libraries)
+    return None
 
 
 def free_ports(count: int) -> list[int]:
@@ -78,23 +116,20 @@ class TritonServer:
         self._options = list(options)
         self._log = folder / f"triton-{self.port}.log"
         self._child: subprocess.Popen[bytes] | None = None
-        python = _VENV / "bin" / "python"
-        libraries, version = subprocess.run(
-            [python, "-c", _ASK_PYTHON], capture_output=True, text=True, check=True
-        ).stdout.split()
-        packages = _VENV / "lib" / f"python{version}" / "site-packages"
-        own = packages / "pytriton" / "tritonserver"
-        self._binary = own / "bin" / "tritonserver"
+        installed = _installed()
+        if installed is None:
+            raise RuntimeError("there is no Triton server")
+        self._binary = installed.parts / "bin" / "tritonserver"
         self._backends = folder / "backends"
         if not self._backends.exists():
-            shutil.copytree(own / "backends" / "python", self._backends / "python")
             stub = "triton_python_backend_stub"
-            shutil.copy2(own / "python_backend_stubs" / version / stub, self._backends / "python" / stub)
+            shutil.copytree(installed.parts / "backends" / "python", self._backends / "python")
+            shutil.copy2(installed.parts / "python_backend_stubs" / installed.python / stub, self._backends / "python")
             shutil.copytree(_BACKENDS / "onnxruntime", self._backends / "onnxruntime")
         self._variables = {
             "PATH": f"{_VENV / 'bin'}:/usr/bin:/bin",
-            "LD_LIBRARY_PATH": f"{libraries}:{packages / 'nvidia_pytriton.libs'}",
-            "PYTHONPATH": str(packages),
+            "LD_LIBRARY_PATH": f"{installed.libraries}:{installed.packages / 'nvidia_pytriton.libs'}",
+            "PYTHONPATH": str(installed.packages),
             "OMP_NUM_THREADS": "1",
         }
 
@@ -111,6 +146,16 @@ class TritonServer:
     def url(self) -> str:
         """Where the service finds it."""
         return f"grpc://127.0.0.1:{self.port}"
+
+    @property
+    def address(self) -> str:
+        """Where it answers HTTP."""
+        return f"http://127.0.0.1:{self._http_port}"
+
+    @property
+    def metrics_target(self) -> str:
+        """Where Prometheus finds it."""
+        return f"127.0.0.1:{self._metrics_port}"
 
     def start(self) -> None:
         """Start it; it may not answer yet."""
