@@ -1,10 +1,16 @@
 """The Python clients against a real service: every call, over HTTP and over gRPC, blocking and not."""
 
 import contextlib
+import os
+import re
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from PIL import Image
+from skimage.data import astronaut
 
 from service.client import (
     AsyncGrpcClient,
@@ -17,8 +23,8 @@ from service.client import (
     ServerUnreachable,
 )
 from tests.numbered_photos import is_restored, number_of, numbered
-from tests.pictures import decoded, encoded
-from tests.processes import service_process
+from tests.pictures import decoded, encoded, saved
+from tests.processes import ROOT, service_process
 
 ONCE = Retry(attempts=1)
 
@@ -192,3 +198,37 @@ def test_nothing_listens(make):
             list(client.restore_batch([Photo("a", b"x")]))
     with pytest.raises(RuntimeError, match="closed"):
         client.limits()
+
+
+def python_blocks(name, heading):
+    section = (ROOT / name).read_text().partition(f"\n{heading}\n")[2]
+    section = section.partition("\n#")[0]
+    return re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("name", "heading", "count"), [("README.md", "### Python", 2), ("docs/BATCH.md", "## From Python", 1)]
+)
+def test_the_first_lines_of_the_documents_run_as_they_are(running, tmp_path, name, heading, count):
+    blocks = python_blocks(name, heading)
+    assert len(blocks) == count
+    (tmp_path / "photos").mkdir()
+    for path in ("photo.jpg", "photos/a.jpg", "photos/b.jpg"):
+        (tmp_path / path).write_bytes(saved(Image.fromarray(astronaut()).crop((60, 0, 380, 320)), "JPEG"))
+    addresses = {"127.0.0.1:8000": f"127.0.0.1:{running.port}", "127.0.0.1:50051": running.rpc_address}
+    for block in blocks:
+        for written, real in addresses.items():
+            block = block.replace(written, real)
+        done = subprocess.run(
+            [sys.executable, "-c", block],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "Error" not in done.stdout
+    if name == "README.md":
+        assert decoded((tmp_path / "restored.jpg").read_bytes()).shape == (320, 320, 3)
+        assert {line.split()[1] for line in done.stdout.splitlines()} == {"1"}
