@@ -1,11 +1,17 @@
 """Alert rules: well formed, each tried in a history in which it fires, each with a runbook that exists."""
 
+import re
 import shutil
 import subprocess
 
 import pytest
 import yaml
 
+from service.api.problems import catalogue
+from service.core.errors import Abandoned, DeadlineExceeded, DependencyUnavailable, InferenceFailed, InvalidOption
+from service.rpc import restoration_pb2 as pb
+from service.rpc.server import SERVICE
+from service.rpc.status import CODES
 from tests.monitoring import ALERTS, alerts, runbooks
 from tests.processes import ROOT
 
@@ -50,6 +56,33 @@ def test_a_rule_that_is_altered_fails_its_histories(promtool, tmp_path):
 def test_every_rule_has_a_history_in_which_it_fires_and_one_in_which_it_is_quiet():
     assert {case["alertname"] for case in asked() if case.get("exp_alerts")} == set(NAMES)
     assert {case["alertname"] for case in asked() if not case.get("exp_alerts")} == set(NAMES)
+
+
+def regexes(label):
+    """What the alert on errors means by a label, its own errors last."""
+    (expr,) = [rule["expr"] for rule in alerts() if rule["alert"] == "LatentPmrfErrors"]
+    return re.findall(rf'{label}=~"([^"]+)"', expr)
+
+
+def test_errors_are_those_of_callers_not_of_probes():
+    (meant,) = set(regexes("route"))
+    methods = [
+        f"/{SERVICE}/{method}" for method in pb.DESCRIPTOR.services_by_name["RestorationService"].methods_by_name
+    ]
+    for route in ("/restore", "/v1/restorations", "/v1/restorations/{job_id}/result", *methods):
+        assert re.fullmatch(meant, route)
+    for route in ("/livez", "/readyz", "/metrics", "/v2/health/ready", "/", "unmatched"):
+        assert not re.fullmatch(meant, route)
+
+
+def test_errors_are_the_service_s():
+    (meant,) = regexes("code")
+    ours = {entry["status"] for entry in catalogue().values() if entry["status"] >= 500}
+    assert all(re.fullmatch(meant, str(status)) for status in ours)
+    assert not re.fullmatch(meant, "422")
+    retried = {CODES[error].name for error in (InferenceFailed, DependencyUnavailable, DeadlineExceeded, Abandoned)}
+    assert all(re.fullmatch(meant, name) for name in retried)
+    assert not re.fullmatch(meant, CODES[InvalidOption].name)
 
 
 def test_names_are_unique():
