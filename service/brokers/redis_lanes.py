@@ -156,18 +156,12 @@ class Lanes(Generic[_Item]):
         if self.closed:
             await asyncio.sleep(wait_s)  # who does not know yet must not spin
             return []
-        if wait_s <= 0:
-            return await self._take_now(most)
-        ends_s = time.monotonic() + wait_s
-        async with self.listener.listen(self._keys.bell, patience_s=min(wait_s, PATIENCE_S), keep=True) as ear:
-            while True:
-                taken = await self._take_now(most)
-                left_s = ends_s - time.monotonic()
-                if taken or left_s <= 0 or ear.closed:
-                    return taken
-                rung = await ear.wait(min(left_s, POLL_S))
-                if ear.closed or (not rung and time.monotonic() >= ends_s):
-                    return []
+        try:
+            return await self._take_within(most, wait_s)
+        except DependencyUnavailable:
+            if self.closed:  # meanwhile, and its connections with it
+                return []
+            raise
 
     async def take_interactive(self, most: int) -> list[Taken[_Item]]:
         """Up to `most` items of the interactive lane that are there now.
@@ -265,6 +259,20 @@ class Lanes(Generic[_Item]):
             self._show_lane(lane, int(items), int(oldest_us) / 1e6 if oldest_us else None)
             waiting += int(items)
         return waiting
+
+    async def _take_within(self, most: int, wait_s: float) -> list[Taken[_Item]]:
+        if wait_s <= 0:
+            return await self._take_now(most)
+        ends_s = time.monotonic() + wait_s
+        async with self.listener.listen(self._keys.bell, patience_s=min(wait_s, PATIENCE_S), keep=True) as ear:
+            while True:
+                taken = await self._take_now(most)
+                left_s = ends_s - time.monotonic()
+                if taken or left_s <= 0 or ear.closed:
+                    return taken
+                rung = await ear.wait(min(left_s, POLL_S))
+                if ear.closed or (not rung and time.monotonic() >= ends_s):
+                    return []
 
     async def _take_now(self, most: int, only: Lane | None = None) -> list[Taken[_Item]]:
         """Run the script once; from its start until the items are ready it is not known what this taker has."""
