@@ -144,7 +144,7 @@ serve: install ## set up what is missing and serve on HOST:PORT
 	@exec $(VENV)/bin/python -m service.cli serve --host $(HOST) --port $(PORT) $(ARGS)
 
 .PHONY: test
-test: install-dev ## every test; what needs a GPU, a browser, Redis, Prometheus or Triton is skipped visibly without it
+test: install-dev ## every test; what needs a GPU, a browser, Redis, Prometheus, Triton or kubectl is skipped visibly without it
 	$(call offer_browser)
 	$(call offer_redis)
 	$(call offer_prometheus)
