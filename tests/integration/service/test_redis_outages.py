@@ -165,6 +165,18 @@ async def test_a_face_whose_reply_was_lost_is_handed_out_again(server, make_brok
     assert await broker.beat({held.key: 1}) == set()
 
 
+async def test_a_queue_that_is_closed_has_no_work_though_its_server_dies_before_it_answers(server, make_broker):
+    broker = make_broker()
+    server.pause()
+    taking = asyncio.create_task(broker.take(1, LONG_S))
+    await asyncio.sleep(0.1)
+    closing = asyncio.create_task(broker.close())
+    await asyncio.sleep(0.1)
+    server.kill()
+    await closing
+    assert await taking == []
+
+
 async def test_scripts_are_loaded_again_where_they_were_flushed(server, make_broker):
     broker = make_broker()
     for job_id in "ab":
