@@ -11,6 +11,7 @@ import functools
 import json
 import re
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -168,7 +169,6 @@ class TritonServer:
             f"--metrics-port={self._metrics_port}",
             "--grpc-address=127.0.0.1",
             "--http-address=127.0.0.1",
-            "--grpc-http2-min-recv-ping-interval-without-data=5000",
             f"--backend-config=python,shm-region-prefix-name=triton{self.port}",
             *self._options,
         ]
@@ -212,6 +212,17 @@ class TritonServer:
     def log(self) -> str:
         """What it has written."""
         return self._log.read_text()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """It says nothing for the duration of the block, and does not hang up."""
+        if self._child is None:
+            raise RuntimeError("the server does not run")
+        self._child.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._child.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """End it at once, as `kill -9` does."""

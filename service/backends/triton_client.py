@@ -68,9 +68,12 @@ class TritonBackend:
 
         Raises:
             ManifestMismatch: A server has other networks; the message names the field.
-            DependencyUnavailable: None was ready within `patience_s`; the message says why.
+            DependencyUnavailable: None was ready within `patience_s`, or one does not find our shared memory; the
+                message says why.
         """
         await self._endpoints.start(patience_s)
+        for endpoint in self._endpoints.usable():
+            await self._transport.try_out(endpoint)
 
     async def infer(self, network: str, inputs: Tensors) -> Arrays:
         """Run one network on a batch; the rows of every input are the first axis.

@@ -24,8 +24,9 @@ from tritonclient.utils import InferenceServerException
 
 from service.backends.triton_contract import TritonNetwork, wire_dims
 from service.backends.triton_endpoints import Endpoint
-from service.backends.triton_status import Verdict, status_of, verdict_of
+from service.backends.triton_status import Verdict, status_of, verdict_of, words_of
 from service.backends.triton_wire import DTYPES, Arrays, ask, from_wire, to_wire
+from service.core.errors import DependencyUnavailable
 from service.core.interfaces import Tensors
 from service.core.manifest import TensorSpec
 
@@ -79,6 +80,21 @@ class ThroughSharedMemory:
         self._free: list[_Region] = []
         self._given_up: list[_Region] = []
         self._calls: set[asyncio.Task[Arrays]] = set()
+
+    async def try_out(self, endpoint: Endpoint) -> None:
+        """See whether a server finds our memory.
+
+        Raises:
+            DependencyUnavailable: It does not.
+        """
+        region = await self._take(_LEAST_REGION_BYTES)
+        self._free.append(region)
+        try:
+            await _introduce(region, endpoint)
+        except InferenceServerException as error:
+            raise DependencyUnavailable(
+                f"Triton at {endpoint.address} cannot use our shared memory: {words_of(error)}"
+            ) from error
 
     async def call(self, endpoint: Endpoint, network: TritonNetwork, inputs: Tensors, left_s: float) -> Arrays:
         """Run a network of one server; cancelled, the call goes on, and what it gives is dropped."""

@@ -33,6 +33,14 @@ _US_PER_S = 1_000_000
 class Transport(Protocol):
     """A way for arrays to a server and back."""
 
+    async def try_out(self, endpoint: Endpoint) -> None:
+        """See whether the way leads to a server.
+
+        Raises:
+            DependencyUnavailable: It does not.
+        """
+        ...
+
     async def call(self, endpoint: Endpoint, network: TritonNetwork, inputs: Tensors, left_s: float) -> Arrays:
         """Run a network of one server.
 
@@ -58,6 +66,9 @@ class Transport(Protocol):
 
 class OverTheWire:
     """Implements `Transport`: pixels travel in the messages."""
+
+    async def try_out(self, endpoint: Endpoint) -> None:
+        """Who answers can be called."""
 
     async def call(self, endpoint: Endpoint, network: TritonNetwork, inputs: Tensors, left_s: float) -> Arrays:
         """Run a network of one server; cancelled, the call is withdrawn from the server, too."""

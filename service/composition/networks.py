@@ -27,7 +27,7 @@ async def open_backend(
     Raises:
         ManifestMismatch: The bundle, or what a server has of it, is not usable; the message names the field.
         DependencyUnavailable: No Triton server was ready within `triton_start_timeout_s`.
-        UnusableSettings: Triton's client is not installed, or a file of `triton_*` cannot be read.
+        UnusableSettings: Triton's client is not installed, or the files of `triton_*_file` cannot be used.
     """
     if settings.triton_urls:
         return await _open_triton(settings, manifest, metrics, only)
@@ -42,7 +42,7 @@ async def _open_triton(
     try:
         from service.backends.triton_client import TritonBackend
         from service.backends.triton_endpoints import TlsFiles
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         raise UnusableSettings(
             f"{ENV_PREFIX}TRITON_URLS needs Triton's client: pip install 'latent-pmrf[triton]' ({error})"
         ) from error
@@ -56,7 +56,7 @@ async def _open_triton(
             shared_memory=settings.triton_shared_memory,
             only=only,
         )
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise UnusableSettings(f"{ENV_PREFIX}TRITON_*_FILE: {error}") from error
     try:
         await backend.start(settings.triton_start_timeout_s)
