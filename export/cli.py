@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from export.bundle import defaults_of, write_bundle
-from export.cost import PIPELINES, cost_table, gpu_name, gpu_table
+from export.cost import PIPELINES, cost_table, networks_of
 from export.engine import BuildOptions, require_tensorrt
+from export.gpu import Roof, gpu_name, gpu_report
 from export.half import PRECISIONS
 from export.manifest import BundleFacts, set_defaults
 from export.parity import Gate, ParityError
@@ -21,7 +22,7 @@ from export.precision import PrecisionGate
 from export.tensorrt_operators import load_table
 from export.timing import HEADER, measure, table_row
 from export.to_tensorrt import plan_graphs, plan_profile, write_engines
-from export.trained import Trained, load_trained, random_networks
+from export.trained import Trained, awaken, load_trained, random_networks
 from export.variants import load_original, write_half
 
 _FAILED = 1
@@ -108,10 +109,10 @@ def _parser() -> argparse.ArgumentParser:
 
     cost = commands.add_parser("cost", help="parameters and arithmetic of the published and the bundled networks")
     cost.set_defaults(run=_cost)
-    cost.add_argument("--gpu", action="store_true", help="also time the published Latent-PMRF on the CUDA device")
-    cost.add_argument(
-        "--peak-tflops", type=float, metavar="X", help="the GPU's dense bfloat16 peak, from its data sheet"
-    )
+    cost.add_argument("--gpu", action="store_true", help="also time the published and the bundled pipeline on the GPU")
+    cost.add_argument("--peak-tflops", type=float, metavar="X", help="the GPU's dense bfloat16, from its data sheet")
+    cost.add_argument("--peak-gbs", type=float, metavar="X", help="the GPU's memory bandwidth, likewise")
+    _add_repository(cost)
     return parser
 
 
@@ -214,9 +215,19 @@ def _cost(options: argparse.Namespace) -> int:
     for line in cost_table():
         _say(line)
     if options.gpu:
-        _say(f"\n{PIPELINES[0].name}, bfloat16, on {gpu_name()}:\n")
-        for line in gpu_table(PIPELINES[0], options.peak_tflops):
-            _say(line)
+        gpu_name()
+        given = options.peak_tflops, options.peak_gbs
+        roof = None if None in given else Roof(*given)
+        published, bundled = networks_of(PIPELINES[0]), load_original(options.model_repository, _say).trained
+        for network in published.networks.values():
+            awaken(network)
+        for pipeline, trained, weights in (
+            (PIPELINES[0], published, "random weights"),
+            (PIPELINES[2], bundled, str(options.model_repository)),
+        ):
+            _say("")
+            for line in gpu_report(pipeline, trained, weights, roof):
+                _say(line)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What a face costs: parameters and arithmetic of every network, and milliseconds on a GPU where there is one.
+"""What a face costs: parameters and arithmetic of every network.
 
 Arithmetic is counted on PyTorch's meta device, on which nothing is computed: products of matrices, convolutions and
 attention, a multiplication with its addition as two operations, whole blocks of a neighbourhood counted as they are
@@ -7,20 +7,17 @@ computed.
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from export.networks import GraphSpec, graph_specs
-from export.trained import Trained, awaken
+from export.trained import Trained
 from latent_pmrf.config import ESTIMATOR_PRESETS, VAE_PRESETS, VELOCITY_PRESETS
 from latent_pmrf.flow.statistics import LatentStatistics
 from latent_pmrf.nets.build import build
-
-MODES = ("eager", "compiled", "graph")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,86 +113,3 @@ def cost_table(pipelines: Sequence[Pipeline] = PIPELINES) -> Iterator[str]:
             )
         parameters, gflop = sum(row.parameters for row in rows), sum(row.gflop * row.calls for row in rows)
         yield f"| {title} | together | {parameters / 1e6:.1f} | | | {gflop:.0f} |"
-
-
-@dataclass(frozen=True, slots=True)
-class GpuTiming:
-    """Milliseconds of whole faces, one way of running PyTorch.
-
-    Attributes:
-        mode: One of `MODES`.
-        rows: Faces at once.
-        batch_ms: Time of each measured batch.
-        tflops: Arithmetic of the median batch, in 10^12 operations a second.
-    """
-
-    mode: str
-    rows: int
-    batch_ms: Sequence[float]
-    tflops: float
-
-
-def measure_gpu(
-    pipeline: Pipeline, *, rows: Sequence[int] = (1, 8, 16), modes: Sequence[str] = MODES, repeats: int = 10
-) -> Iterator[GpuTiming]:
-    """Time the pipeline in bfloat16 on the GPU, from degraded pictures to restored ones.
-
-    Modes: PyTorch's eager mode; compiled by `torch.compile`; compiled and replayed as CUDA graphs.
-
-    Raises:
-        ValueError: There is no CUDA device.
-    """
-    gpu_name()
-    gflop = sum(cost.gflop * cost.calls for cost in costs(pipeline))
-    for mode in modes:
-        trained = networks_of(pipeline)
-        for network in trained.networks.values():
-            awaken(network.to("cuda"))
-            if mode != "eager":
-                network.compile(mode="reduce-overhead" if mode == "graph" else None)
-        for count in rows:
-            side = pipeline.image_size_px
-            y = torch.rand(count, 3, side, side, device="cuda")
-            noise = torch.randn(count, *trained.restorer.state_shape(side), device="cuda")
-
-            def restore(trained: Trained = trained, y: torch.Tensor = y, noise: torch.Tensor = noise) -> object:
-                with torch.autocast("cuda", dtype=torch.bfloat16):
-                    return trained.restorer.restore(y, noise, pipeline.num_steps)
-
-            batch_ms = _time_gpu_ms(restore, repeats)
-            yield GpuTiming(mode, count, batch_ms, count * gflop / statistics.median(batch_ms))
-
-
-def gpu_name() -> str:
-    """What the CUDA device calls itself.
-
-    Raises:
-        ValueError: There is none.
-    """
-    if not torch.cuda.is_available():
-        raise ValueError("there is no CUDA device to measure on")
-    return str(torch.cuda.get_device_name())
-
-
-def _time_gpu_ms(call: Callable[[], object], repeats: int) -> list[float]:
-    for _ in range(3):  # compiles, and records graphs
-        call()
-    times_ms = []
-    for _ in range(repeats):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-        begin.record()
-        call()
-        end.record()
-        torch.cuda.synchronize()
-        times_ms.append(float(begin.elapsed_time(end)))
-    return times_ms
-
-
-def gpu_table(pipeline: Pipeline, peak_tflops: float | None) -> Iterator[str]:
-    """The lines of a Markdown table; `peak_tflops` is the chip's, dense bfloat16, to be taken from its data sheet."""
-    yield "| mode | faces at once | ms per face, median (range) | TFLOP/s | share of the peak |"
-    yield "|---|---|---|---|---|"
-    for timing in measure_gpu(pipeline):
-        low, middle, high = (f(timing.batch_ms) / timing.rows for f in (min, statistics.median, max))
-        share = "" if peak_tflops is None else f"{timing.tflops / peak_tflops:.0%}"
-        yield f"| {timing.mode} | {timing.rows} | {middle:.1f} ({low:.1f}-{high:.1f}) | {timing.tflops:.0f} | {share} |"

@@ -72,7 +72,7 @@ def check_precision(restorer: Restorer, bundle: FiniteRestorer, num_steps: int, 
     expected = reference_sample(restorer, side, num_steps)
     pairs = ((expected.posterior_mean, means), (expected.sample, samples))
     least = min(
-        _psnr_db(theirs, ours)
+        psnr_db(theirs, ours)
         for reference, found in pairs
         for theirs, ours in zip(reference.permute(0, 2, 3, 1).numpy(), found, strict=True)
     )
@@ -96,6 +96,7 @@ def _check_extremes(bundle: FiniteRestorer) -> None:
     bundle.reconstruct(images)
 
 
-def _psnr_db(reference: F32Array, found: F32Array) -> float:
+def psnr_db(reference: F32Array, found: F32Array) -> float:
+    """PSNR of pictures in [0, 1], in dB; infinite where they are equal."""
     error = float(np.mean(np.square(reference - found, dtype=np.float64)))
     return math.inf if error == 0 else -10 * math.log10(error)

@@ -5,6 +5,9 @@ import torch
 
 from export.cli import main
 from export.cost import PIPELINES, cost_table, costs
+from export.gpu import Roof, bfloat16_psnr_db
+from export.trained import load_trained
+from tests.tiny_runs import SIDE_PX, write_runs
 
 
 def by_network(pipeline):
@@ -54,6 +57,31 @@ def test_without_a_gpu_the_command_says_so(capsys):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_gpu_is_timed_in_every_mode(capsys):
-    assert main(["cost", "--gpu", "--peak-tflops", "989"]) == 0
+    assert main(["cost", "--gpu", "--peak-tflops", "989", "--peak-gbs", "3350"]) == 0
     printed = capsys.readouterr().out
-    assert all(f"| {mode} | 16 |" in printed for mode in ("eager", "compiled", "graph"))
+    assert all(printed.count(f"| {mode} | 16 |") == 2 for mode in ("eager", "compiled", "graph"))
+    assert printed.count("bfloat16 beside float32: at least") == 2
+
+
+def test_the_roofline_is_arithmetic_for_many_faces_and_weights_for_one():
+    """An H100 by its data sheet: 989 TFLOP/s and 3350 GB/s."""
+    roof = Roof(989, 3350)
+    found = costs(PIPELINES[2])
+    weights_ms = sum(cost.calls * cost.parameters * 2 for cost in found) / 3350e9 * 1e3
+    arithmetic_ms = sum(cost.calls * cost.gflop for cost in found) / 989
+    assert roof.floor_ms(PIPELINES[2], 1) >= max(weights_ms, arithmetic_ms)
+    assert roof.floor_ms(PIPELINES[2], 1000) == pytest.approx(1000 * arithmetic_ms)
+
+
+@pytest.mark.parametrize("peaks", [(0, 1), (1, -1)])
+def test_a_roof_that_no_gpu_has_is_refused(peaks):
+    with pytest.raises(ValueError, match="a GPU has more than"):
+        Roof(*peaks)
+
+
+@pytest.mark.timeout(300)  # few processors are fast in bfloat16
+def test_bfloat16_costs_what_its_eight_bits_cost(tmp_path):
+    """On the CPU here, in tiny networks: the same function measures the GPU."""
+    tiny = load_trained(write_runs(tmp_path))
+    pipeline = dataclasses.replace(PIPELINES[2], image_size_px=SIDE_PX, num_steps=1)
+    assert 30 < bfloat16_psnr_db(tiny, pipeline, "cpu") < 80
