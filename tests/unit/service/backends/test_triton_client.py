@@ -60,7 +60,8 @@ class Scripted(service_pb2_grpc.GRPCInferenceServiceServicer):
         elif step is not None:
             await context.abort(*step)
         answer = service_pb2.ModelInferResponse(model_name=request.model_name)
-        answer.outputs.add(name="posterior_mean", datatype="FP32", shape=request.inputs[0].shape)
+        sent = request.inputs[0]
+        answer.outputs.add(name="posterior_mean", datatype=sent.datatype, shape=sent.shape)
         answer.raw_output_contents.append(request.raw_input_contents[0])
         return answer
 
@@ -227,3 +228,34 @@ async def test_one_wrong_server_among_good_ones_is_a_refusal_to_start(bundle, co
     with pytest.raises(ManifestMismatch, match=r"networks\.estimator\.max_batch_size: the server has 2"):
         async with calling(bundle, Scripted(config), Scripted(wrong)):
             pytest.fail("it has started")
+
+
+@pytest.mark.parametrize(("dtype", "sent", "bytes_each"), [("float16", "FP16", 2), ("bfloat16", "BF16", 2)])
+async def test_half_precision_travels_as_it_is_and_arrives_as_float32(bundle, dtype, sent, bytes_each):
+    described = json.loads((bundle / "manifest.json").read_text())
+    for tensor in (*described["networks"]["estimator"]["inputs"], *described["networks"]["estimator"]["outputs"]):
+        tensor["dtype"] = dtype
+    (bundle / "manifest.json").write_text(json.dumps(described))
+    text = config_pbtxt("estimator", described["networks"]["estimator"])
+    servicer = Scripted(text_format.Parse(text, model_config_pb2.ModelConfig()))
+    async with calling(bundle, servicer) as backend:
+        answer = await backend.infer("estimator", IMAGE)
+    assert servicer.requests[0].inputs[0].datatype == sent
+    assert len(servicer.requests[0].raw_input_contents[0]) == IMAGE["image"].size * bytes_each
+    assert answer["posterior_mean"].dtype == np.float32
+    np.testing.assert_array_equal(answer["posterior_mean"], IMAGE["image"])  # 0.5 is exact in all of them
+
+
+async def test_a_server_that_does_not_find_our_memory_is_a_refusal_to_start(bundle, config):
+    async with serving(Scripted(config)) as addresses:  # which knows no shared memory at all
+        backend = TritonBackend(
+            load_manifest(bundle),
+            addresses,
+            metrics=Metrics(),
+            timeout_s=LONG_S,
+            shared_memory=True,
+            only=["estimator"],
+        )
+        with pytest.raises(DependencyUnavailable, match="cannot use our shared memory"):
+            await backend.start(LONG_S)
+        await backend.close()
