@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -22,7 +24,7 @@ _LEAST_ELEMENTS = 256
 def clip_masks(model: onnx.ModelProto) -> None:
     """Raise constants that are added to the input of a softmax to at least `MASK_FLOOR`, in place."""
     makers = {name: node for node in model.graph.node for name in node.output}
-    added = set()
+    added: set[str] = set()
     for node in model.graph.node:
         maker = makers.get(node.input[0]) if node.op_type == "Softmax" else None
         if maker is not None and maker.op_type == "Add":
@@ -69,7 +71,8 @@ def _smallest(values: npt.NDArray[np.float32]) -> npt.NDArray[np.int8] | npt.NDA
 def tidy(model: onnx.ModelProto) -> None:
     """Remove what tells where and how the file was made (paths, stack traces), and shapes that readers infer."""
     graph = model.graph
-    for part in (model, graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
+    parts: tuple[Any, ...] = (model, graph, *graph.node, *graph.initializer, *graph.input, *graph.output)
+    for part in parts:
         part.doc_string = ""
         if hasattr(part, "metadata_props"):
             del part.metadata_props[:]
