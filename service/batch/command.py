@@ -94,6 +94,11 @@ class BatchRequest:
     fresh: bool
     retry_failed: bool
 
+    @property
+    def journal_path(self) -> Path:
+        """Where the journal is."""
+        return self.journal or self.folders.target / JOURNAL_NAME
+
     @classmethod
     def of(cls, given: argparse.Namespace, fields: Mapping[str, str]) -> Self:
         """Read the command line.
@@ -128,14 +133,16 @@ async def restore_folder(request: BatchRequest, console: Console) -> bool:
         CancelledError: A signal came; likewise.
     """
     request.folders.check()
-    if request.report is not None and not request.report.parent.is_dir():
-        raise NotFound(f"{request.report.parent} is no folder for the report")
+    if request.report is not None:
+        if not request.report.parent.is_dir():
+            raise NotFound(f"{request.report.parent} is no folder for the report")
+        if request.report.resolve() == request.journal_path.resolve():
+            raise InvalidOption(f"{request.report} is the journal", hint="choose another file for the report")
     with _cancelled_by(signal.SIGTERM):
         async with request.server.client(_FIRST_ATTEMPTS) as first:
             options = _options(request.fields, await first.limits())
         telling = BatchTelling(console)
-        path = request.journal or request.folders.target / JOURNAL_NAME
-        with Journal(path, options, request.folders.target, fresh=request.fresh) as journal:
+        with Journal(request.journal_path, options, request.folders.target, fresh=request.fresh) as journal:
             async with _reported(request, journal), request.server.client() as client:
                 engine = StreamingEngine(client, cast(Options, options), request.window)
                 with telling:

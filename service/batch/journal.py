@@ -203,7 +203,7 @@ class Journal:
             fingerprint = self._fingerprint(line["target"], line["size_bytes"], line["mtime_ns"])
             state = _state_in(line)
             key = bytes.fromhex(photo_id(line["name"]))
-        except (KeyError, TypeError, AttributeError):
+        except (KeyError, TypeError, AttributeError, ValueError):
             return  # nothing that we have written
         self._noted[key] = _Noted(state, fingerprint, line.get("result_bytes", 0), offset)
 

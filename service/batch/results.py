@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 from pathlib import Path
 
@@ -16,7 +17,8 @@ def write_result(path: Path, data: bytes) -> None:
     Raises:
         OSError: It cannot be written; nothing is left of it.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    # Named by a digest: with anything added, the longest names would be too long.
+    partial = path.with_name(f".{hashlib.blake2b(os.fsencode(path.name), digest_size=16).hexdigest()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:

@@ -6,6 +6,7 @@ client.restore(...) ──► thread ──► AsyncHttpClient.restore(...)
 from __future__ import annotations
 
 import asyncio
+import ssl
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
 from types import TracebackType
@@ -75,10 +76,19 @@ class _LoopThread:
     def close(self) -> None:
         """End the thread."""
         if not self._loop.is_closed():
+            self.run(_end_tasks())
             self.run(self._loop.shutdown_asyncgens())
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
+
+
+async def _end_tasks() -> None:
+    """Cancel what other threads wait for: they are told."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 ClientT = TypeVar("ClientT", bound=AsyncRestorationClient)
@@ -169,8 +179,9 @@ class HttpClient(_BlockingClient[AsyncHttpClient]):
         timeout_s: float = TIMEOUT_S,
         retry: Retry | None = None,
         headers: Mapping[str, str] | None = None,
+        verify: ssl.SSLContext | bool = True,
     ) -> None:
-        super().__init__(lambda: AsyncHttpClient(url, timeout_s=timeout_s, retry=retry, headers=headers))
+        super().__init__(lambda: AsyncHttpClient(url, timeout_s=timeout_s, retry=retry, headers=headers, verify=verify))
 
 
 class GrpcClient(_BlockingClient[AsyncGrpcClient]):

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
+from urllib.parse import quote
 
 import httpx
 
@@ -76,12 +77,12 @@ class AsyncHttpClient:
 
         async def attempt(_left_s: float) -> Restored:
             response = await self._send("POST", "/restore", **await self._form(image, fields))
-            where = response.headers.get("location")
+            where = response.headers.get("location", "")
             report = None
-            if where is not None:
+            if where.startswith("/"):
                 with contextlib.suppress(RestorationError):  # the photo is restored; only its report is gone
-                    report = Report.of((await self._send("GET", where)).json())
-            return Restored(response.content, response.headers["content-type"], report)
+                    report = Report.of(_document(await self._send("GET", where)))
+            return Restored(response.content, response.headers.get("content-type", ""), report)
 
         return await self._retried(attempt, timeout_s)
 
@@ -128,13 +129,13 @@ class AsyncHttpClient:
 
         async def attempt(_left_s: float) -> Job:
             form = await self._form(image, fields)
-            return Job.of((await self._send("POST", _JOBS, headers=headers, **form)).json())
+            return Job.of(_document(await self._send("POST", _JOBS, headers=headers, **form)))
 
         return await self._retried(attempt, timeout_s)
 
     async def get(self, job_id: str) -> Job:
         """Where a job is."""
-        return Job.of((await self._ask("GET", f"{_JOBS}/{job_id}")).json())
+        return Job.of(_document(await self._ask("GET", _path(job_id))))
 
     def watch(self, job_id: str) -> AsyncGenerator[Job, None]:
         """Where a job is, until it has ended; see `AsyncRestorationClient`."""
@@ -142,21 +143,21 @@ class AsyncHttpClient:
 
     async def result(self, job_id: str) -> Restored:
         """The image of a job that has succeeded."""
-        response = await self._ask("GET", f"{_JOBS}/{job_id}/result")
-        report = Report.of((await self._ask("GET", f"{_JOBS}/{job_id}")).json())
-        return Restored(response.content, response.headers["content-type"], report)
+        response = await self._ask("GET", f"{_path(job_id)}/result")
+        report = Report.of(_document(await self._ask("GET", _path(job_id))))
+        return Restored(response.content, response.headers.get("content-type", ""), report)
 
     async def cancel(self, job_id: str) -> Job:
         """Withdraw a job."""
-        return Job.of((await self._ask("POST", f"{_JOBS}/{job_id}/cancel")).json())
+        return Job.of(_document(await self._ask("POST", f"{_path(job_id)}/cancel")))
 
     async def delete(self, job_id: str) -> None:
         """Withdraw a job and forget everything of it."""
-        await self._ask("DELETE", f"{_JOBS}/{job_id}")
+        await self._ask("DELETE", _path(job_id))
 
     async def limits(self) -> Limits:
         """What the service accepts."""
-        return Limits.of((await self._ask("GET", "/v1/limits")).json())
+        return Limits.of(_document(await self._ask("GET", "/v1/limits")))
 
     async def _answer(self, photo: Photo, options: Options) -> Answer:
         try:
@@ -173,14 +174,14 @@ class AsyncHttpClient:
         """A multipart form; a file that the service would refuse for its size is not read."""
         if self._max_upload_bytes is None:
             response = await self._send("GET", "/v1/limits")
-            self._max_upload_bytes = int(response.json()["max_upload_bytes"])
+            self._max_upload_bytes = Limits.of(_document(response)).max_upload_bytes
         return {"files": {"image": ("photo", await read_photo(image, self._max_upload_bytes))}, "data": dict(fields)}
 
     async def _events(self, job_id: str) -> AsyncGenerator[Job, None]:
         """The states of a job as one connection tells them."""
         silence = httpx.Timeout(_SILENCE_S, connect=_CONNECT_S)
         try:
-            async with self._http.stream("GET", f"{_JOBS}/{job_id}/events", timeout=silence) as response:
+            async with self._http.stream("GET", f"{_path(job_id)}/events", timeout=silence) as response:
                 await _check(response)
                 async for line in response.aiter_lines():
                     if line.startswith("data:"):
@@ -214,10 +215,29 @@ async def _check(response: httpx.Response) -> None:
     if response.is_success:
         return
     await response.aread()
-    document = {}
+    members: dict[str, Any] = {}
     if response.headers.get("content-type", "").startswith("application/problem+json"):
+        members = _document(response)
+    raise of_problem(members, status=response.status_code, retry_after=response.headers.get("retry-after"))
+
+
+def _document(response: httpx.Response) -> dict[str, Any]:
+    """The JSON object of an answer.
+
+    Raises:
+        RestorationError: It has none: somebody else answers at the address.
+    """
+    try:
         document = response.json()
-    raise of_problem(document, status=response.status_code, retry_after=response.headers.get("retry-after"))
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        raise of_problem({"detail": f"{response.url} is answered by something else"}, status=response.status_code)
+    return document
+
+
+def _path(job_id: str) -> str:
+    return f"{_JOBS}/{quote(job_id, safe='')}"
 
 
 def _unreachable(error: httpx.TransportError) -> ServerUnreachable:

@@ -55,9 +55,11 @@ async def retried(attempt: Callable[[float], Awaitable[T]], policy: Retry, timeo
     while True:
         left_s = ends_s - clock()
         try:
-            async with asyncio.timeout(left_s):
+            async with asyncio.timeout(left_s) as patience:
                 return await attempt(left_s)
         except TimeoutError:
+            if not patience.expired():  # a file system has its own
+                raise
             raise deadline_passed(timeout_s) from None
         except RestorationError as error:
             failures += 1

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import grpc
+from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc import aio
@@ -50,7 +53,10 @@ def _details(error: aio.AioRpcError) -> tuple[ErrorInfo | None, float | None]:
     """ErrorInfo of our domain, and seconds of RetryInfo."""
     info, wait_s = None, None
     packed = next((value for key, value in error.trailing_metadata() if key == _DETAILS), b"")
-    for detail in Status.FromString(packed if isinstance(packed, bytes) else b"").details:
+    status = Status()
+    with contextlib.suppress(DecodeError):  # not of our service
+        status.ParseFromString(packed if isinstance(packed, bytes) else b"")
+    for detail in status.details:
         own, retry = ErrorInfo(), RetryInfo()
         if detail.Unpack(own) and own.domain == _DOMAIN:
             info = own
