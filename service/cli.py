@@ -1,7 +1,7 @@
 """`latent-pmrf`: arguments in, exit status out. What a command is made of is put together in `service.composition`.
 
-    serve      HTTP, queue, sampler and networks in one process
-    gateway    HTTP and all that surrounds the networks; any number of them share a queue in Redis
+    serve      HTTP, gRPC, queue, sampler and networks in one process
+    gateway    HTTP, gRPC and all that surrounds the networks; any number of them share a queue in Redis
     worker     sampler and networks, any number of them on the same queue
     restore    files and folders, in this process, without a server
     batch      folders of any size, by a server; run again, it does what is left
@@ -210,8 +210,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     for name, run, purpose in (
-        ("serve", _run_serve, "serve HTTP: queue, sampler and networks in this process"),
-        ("gateway", _run_gateway, f"serve HTTP; workers on the queue of {ENV_PREFIX}REDIS_URL restore the faces"),
+        ("serve", _run_serve, "serve HTTP and gRPC: queue, sampler and networks in this process"),
+        ("gateway", _run_gateway, f"serve HTTP and gRPC; workers on the queue of {ENV_PREFIX}REDIS_URL restore faces"),
     ):
         server = commands.add_parser(name, help=purpose, description=purpose)
         _add_address(server, "--port", "PORT", "8000")

@@ -20,7 +20,7 @@ from service.rpc.servicer import RestorationServicer
 
 SERVICE = pb.DESCRIPTOR.services_by_name["RestorationService"].full_name
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-_MAX_CALLS = 1000  # each may hold a message before anybody has looked at it
+_MAX_CALLS = 512  # each may hold a message before anybody has looked at it
 _FAREWELL_S = 1.0  # for what is no call of ours
 
 
