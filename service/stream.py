@@ -3,8 +3,8 @@
     open -> receive -> start -> gateway -> PhotoEnded ... read by the caller: only now there is room for another one
 
 A stream holds at most a window of photos that are not answered. It takes no further photo in while photos and results
-have its share of the bytes, and begins with none while results alone have. Both are shares of what all streams of a
-process may hold together: with each stream that comes the others' shares get smaller. A stream without any photo may
+have its share of the bytes, and begins with none while results alone have. All are shares of what the streams of a
+process may do together: with each stream that comes the others' shares get smaller. A stream without any photo may
 always open one, so nothing stands still.
 """
 
@@ -58,6 +58,7 @@ class StreamRoom:
         if min(at_once, max_photos, max_bytes) < 1:
             raise ValueError("at_once, max_photos and max_bytes must be at least 1")
         self.turns = asyncio.Semaphore(at_once)
+        self._at_once = at_once
         self.max_photos = max_photos
         self._max_bytes = max_bytes
         self.windows: set[Window] = set()
@@ -66,6 +67,11 @@ class StreamRoom:
     def photos_each(self) -> int:
         """A stream's share of the photos."""
         return max(1, self.max_photos // max(1, len(self.windows)))
+
+    @property
+    def turns_each(self) -> int:
+        """A stream's share of the photos that are restored at once."""
+        return max(1, self._at_once // max(1, len(self.windows)))
 
     @property
     def bytes_each(self) -> int:
@@ -97,6 +103,7 @@ class Window:
         self._wanted: int | None = None
         self.changed = asyncio.Event()
         self.photos = 0
+        self._at_work = 0
         self.upload_bytes = 0
         self.result_bytes = 0
 
@@ -126,12 +133,18 @@ class Window:
     async def turn(self) -> AsyncIterator[None]:
         """Be among the photos that are worked on for the duration of the block.
 
-        A photo may become a result of many times its size: not while the caller leaves results unread.
+        No stream has more than its share of the turns, or of the line for them, while others want some. A photo may
+        become a result of many times its size: it does not begin while the caller leaves results unread.
         """
-        while self.result_bytes >= self._room.bytes_each:
+        while self._at_work >= self._room.turns_each or self.result_bytes >= self._room.bytes_each:
             await self._change()
-        async with self._room.turns:
-            yield
+        self._at_work += 1
+        try:
+            async with self._room.turns:
+                yield
+        finally:
+            self._at_work -= 1
+            self.changed.set()
 
     @property
     def held_bytes(self) -> int:
@@ -165,7 +178,7 @@ class _Photo:
 
     Attributes:
         client_id: The caller's name for it.
-        upload_bytes: Bytes of it that have arrived.
+        upload_bytes: Bytes of it that are held.
         work: The gateway at work on it, once it is complete.
         withdrawn: The caller does not want it any more.
     """
@@ -242,7 +255,7 @@ class PhotoStream:
             lane=Lane.BATCH,
             deadline_s=time.time() + self._gateway.settings.request_timeout_s,
         )
-        photo.work = asyncio.create_task(self._work(client_id, job), name="stream photo")
+        photo.work = asyncio.create_task(self._work(photo, job), name="stream photo")
         photo.work.add_done_callback(partial(self._settle, photo))
 
     def refuse(self, client_id: str, error: ServiceError) -> None:
@@ -292,12 +305,14 @@ class PhotoStream:
             else:
                 await self._news.wait()
 
-    async def _work(self, client_id: str, job: PhotoJob) -> Restoration | ServiceError:
+    async def _work(self, photo: _Photo, job: PhotoJob) -> Restoration | ServiceError:
         """One photo from its turn to its outcome."""
-        tell = partial(self._move, client_id) if self._tells_progress else None
+        tell = partial(self._move, photo.client_id) if self._tells_progress else None
         try:
             async with self._window.turn():
-                return await self._gateway.work_off(job, tell, until_s=self._until_s)
+                restoration = await self._gateway.work_off(job, tell, until_s=self._until_s)
+                self._finish(photo, len(restoration.data))  # counted before the turn is another photo's
+                return restoration
         except ServiceError as error:
             return error
         except Exception:
@@ -324,11 +339,16 @@ class PhotoStream:
             self._moved[client_id] = progress
             self._news.set()
 
+    def _finish(self, photo: _Photo, result_bytes: int) -> None:
+        self._window.finish(photo.upload_bytes, result_bytes)
+        photo.upload_bytes = 0
+
     def _end(self, photo: _Photo, outcome: Restoration | ServiceError) -> None:
         """Queue an answer; from now on the name is free, the place is not."""
         del self._photos[photo.client_id]
         self._moved.pop(photo.client_id, None)
-        self._window.finish(photo.upload_bytes, _size_bytes(outcome))
+        if isinstance(outcome, ServiceError):
+            self._finish(photo, 0)
         self._ended.append(PhotoEnded(photo.client_id, outcome))
         self._news.set()
 

@@ -20,6 +20,11 @@ async def is_waiting(coroutine):
     return task
 
 
+async def take_turn(window):
+    async with window.turn():
+        pass
+
+
 @pytest.mark.parametrize("wrong", [{"at_once": 0}, {"max_photos": 0}, {"max_bytes": 0}])
 def test_a_room_without_room_is_refused(wrong):
     with pytest.raises(ValueError, match="at least 1"):
@@ -50,11 +55,7 @@ async def test_results_that_nobody_reads_hold_up_those_that_wait_to_begin():
         await window.enter()
         window.finish(0, 100)
 
-        async def work():
-            async with window.turn():
-                pass
-
-        waiting = await is_waiting(work())
+        waiting = await is_waiting(take_turn(window))
         window.leave(100)
         await waiting
 
@@ -91,11 +92,18 @@ async def test_more_streams_than_photos_have_one_each():
 async def test_turns_are_taken_by_all_streams_together():
     common = room(at_once=1)
     with common.window() as first, common.window() as second:
-
-        async def work():
-            async with second.turn():
-                pass
-
         async with first.turn():
-            waiting = await is_waiting(work())
+            waiting = await is_waiting(take_turn(second))
         await waiting
+
+
+async def test_no_stream_has_more_than_its_share_of_the_line():
+    common = room(at_once=4)
+    with common.window() as first:
+        async with first.turn(), first.turn(), first.turn(), first.turn():
+            pass
+        with common.window():
+            async with first.turn(), first.turn():
+                third = await is_waiting(take_turn(first))
+                assert not common.turns.locked()
+            await third
