@@ -28,6 +28,7 @@ from tests.processes import ROOT, until
 
 _VENV = ROOT / ".venv-triton"
 _PATIENCE_S = 300.0  # six processes that import onnxruntime, on two cores that do other things as well
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where the kernel has it
 _BACKENDS = Path(__file__).parent / "triton_backend"
 _ASK_PYTHON = """
 import sys, sysconfig
@@ -169,7 +170,9 @@ class TritonServer:
             f"--metrics-port={self._metrics_port}",
             "--grpc-address=127.0.0.1",
             "--http-address=127.0.0.1",
-            f"--backend-config=python,shm-region-prefix-name=triton{self.port}",
+            "--model-load-thread-count=8",
+            "--disable-auto-complete-config",
+            f"--backend-config=python,shm-region-prefix-name={self._region_prefix}",
             *self._options,
         ]
         with self._log.open("ab") as written:
@@ -230,3 +233,10 @@ class TritonServer:
             self._child.kill()
             self._child.wait()
             self._child = None
+        for left in _SHARED_MEMORY.glob(f"{self._region_prefix}*"):
+            left.unlink(missing_ok=True)
+
+    @property
+    def _region_prefix(self) -> str:
+        """Begins the names of the memory that the server shares with its Python processes; a number follows."""
+        return f"triton-of-tests-{self.port}-"
