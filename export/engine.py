@@ -110,6 +110,8 @@ def build_engine(content: bytes, profile: Mapping[str, Shapes], options: BuildOp
     from polygraphy.exception import PolygraphyException
 
     tensorrt = importlib.import_module("tensorrt")
+    if options.timing_cache is not None:
+        options.timing_cache.parent.mkdir(parents=True, exist_ok=True)
     try:
         network = trt.NetworkFromOnnxBytes(content, strongly_typed=True)
         config = trt.CreateConfig(

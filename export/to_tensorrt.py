@@ -106,7 +106,16 @@ def write_engines(
     }
     with staged(original, target, plans, PLAN, record) as staging, ExitStack() as engines:
         bundle = FiniteRestorer(staging, open_session=lambda plan: engines.enter_context(EngineSession(plan)))
-        least_db = check_precision(original.trained.restorer, bundle, original.num_steps, gate)
+        least_db = _gated(original, bundle, gate)
         record["least_psnr_db"] = {"tensorrt": round(least_db, 1)}
         say(f"engines, {original.num_steps} steps: {least_db:.1f} dB beside PyTorch, finite at extreme inputs")
         return publish(staging, target, record, original, say)
+
+
+def _gated(original: Original, bundle: FiniteRestorer, gate: PrecisionGate) -> float:
+    from polygraphy.exception import PolygraphyException
+
+    try:
+        return check_precision(original.trained.restorer, bundle, original.num_steps, gate)
+    except PolygraphyException as error:
+        raise EngineError(f"an engine could not be run: {error}") from error

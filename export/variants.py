@@ -167,6 +167,9 @@ def staged(
 def publish(staging: Path, target: Path, record: Mapping[str, Any], original: Original, say: Say) -> dict[str, Any]:
     """Move a staged bundle that has passed its gate to its place, with Triton's files and the detector.
 
+    What an earlier bundle left in the folders of its networks goes: Triton would find configurations of files that are
+    no more.
+
     Returns:
         The manifest.
     """
@@ -179,7 +182,12 @@ def publish(staging: Path, target: Path, record: Mapping[str, Any], original: Or
         (staging / _DETECTOR).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(detector, staging / _DETECTOR)
     write_manifest(staging / "manifest.json", manifest)
+    staged_files = {path.relative_to(staging) for path in staging.rglob("*") if path.is_file()}
     move_into(staging, target)
+    for name in {path.parts[0] for path in staged_files if len(path.parts) > 1}:
+        for path in (target / name).rglob("*"):
+            if path.is_file() and path.relative_to(target) not in staged_files:
+                path.unlink()
     say(f"{target}: {manifest['name']} {manifest['version']}")
     return manifest
 
