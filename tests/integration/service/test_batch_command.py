@@ -114,6 +114,19 @@ def test_a_file_that_cannot_be_read_is_tried_again(run, folder, tmp_path):
     assert "1 restored, 0 failed, 1 restored before" in told
 
 
+def test_a_result_that_cannot_be_written_is_tried_again(run, folder, tmp_path):
+    folder(2)
+    (tmp_path / "out" / "00001.png" / "in the way").mkdir(parents=True)
+    status, _, told = run(*ALIGNED)
+    assert status == FAILED
+    assert "The result is not written" in told
+    (tmp_path / "out" / "00001.png" / "in the way").rmdir()
+    (tmp_path / "out" / "00001.png").rmdir()
+    status, _, told = run(*ALIGNED)
+    assert (status, results(tmp_path)) == (OK, {0: 0, 1: 1})
+    assert "1 restored, 0 failed, 1 restored before" in told
+
+
 def test_other_options_need_another_folder_or_a_new_beginning(run, folder, tmp_path):
     folder(2)
     assert run(*ALIGNED, "--fidelity", "0.5")[0] == OK
@@ -181,7 +194,7 @@ def test_a_client_that_ends_in_the_middle_goes_on_where_it_was(
 
 
 def test_two_batches_do_not_write_into_one_folder(run, folder, running, arithmetic_bundle, tmp_path):
-    folder(40)
+    folder(200)
     child = start(tmp_path, arithmetic_bundle, running.rpc_address, "--window", "1")
     try:
         until(lambda: journal_lines(tmp_path) > 1)
