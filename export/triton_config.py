@@ -63,6 +63,7 @@ def config_pbtxt(name: str, network: Mapping[str, Any], profile: Profile = Profi
         network: Its entry in the manifest. Sizes that are no numbers are free; the first one is the batch.
         profile: What runs it.
     """
+    file = Path(network["file"])  # NETWORK/VERSION/FILE; a later version beside it is not what the manifest speaks of
     sizes = network.get("batch_sizes")
     warm_rows = sizes or sorted({1, network["max_batch_size"]})
     if profile is Profile.CPU:  # where nothing is tuned to a size, and large batches would only delay the start
@@ -70,7 +71,8 @@ def config_pbtxt(name: str, network: Mapping[str, Any], profile: Profile = Profi
     message: list[tuple[str, Any]] = [
         ("name", name),
         ("backend", "tensorrt" if profile is Profile.TENSORRT else "onnxruntime"),
-        ("default_model_filename", Path(network["file"]).name),
+        ("default_model_filename", file.name),
+        ("version_policy", [("specific", [("versions", [int(file.parent.name)])])]),
         ("max_batch_size", network["max_batch_size"]),
         *(("input", _tensor(tensor)) for tensor in network["inputs"]),
         *(("output", _tensor(tensor)) for tensor in network["outputs"]),

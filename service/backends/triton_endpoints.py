@@ -9,6 +9,7 @@ suspect: what comes back under an old address may be something else.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 from collections.abc import Collection, Sequence
@@ -97,6 +98,7 @@ class Endpoints:
         self._turns = itertools.count()
         self._recoveries: dict[Endpoint, asyncio.Task[None]] = {}
         self._news = asyncio.Event()
+        self._closed = False
 
     async def start(self, patience_s: float) -> None:
         """Wait until a server can be called.
@@ -156,7 +158,9 @@ class Endpoints:
         return [endpoint for endpoint in self._endpoints if endpoint.usable]
 
     async def close(self) -> None:
-        """Check nobody any more, and hang up."""
+        """Check nobody any more, hang up, and send away who waits for a server."""
+        self._closed = True
+        self._news.set()
         recoveries = list(self._recoveries.values())
         for task in recoveries:
             task.cancel()
@@ -166,13 +170,18 @@ class Endpoints:
             await endpoint.client.close()
 
     async def _change(self, until_s: float) -> None:
-        """Wait until a server's state is another."""
-        try:
+        """Wait until a server's state is another.
+
+        Raises:
+            DependencyUnavailable: None is by then, or nobody will be called any more.
+        """
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(until_s):
                 await self._news.wait()
-        except TimeoutError as error:
-            told = "; ".join(f"{endpoint.address}: {endpoint.trouble}" for endpoint in self._endpoints)
-            raise DependencyUnavailable(f"no Triton server can be called: {told}") from error
+                if not self._closed:
+                    return
+        told = "; ".join(f"{endpoint.address}: {endpoint.trouble}" for endpoint in self._endpoints)
+        raise DependencyUnavailable(f"no Triton server can be called: {told}")
 
     def _recover(self, endpoint: Endpoint) -> None:
         running = self._recoveries.get(endpoint)

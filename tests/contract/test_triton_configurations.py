@@ -143,6 +143,12 @@ def test_a_configuration_says_which_file_it_was_written_for(manifest):
         assert config.parameters["latent_pmrf.sha256"].string_value == entry["sha256"]
 
 
+def test_only_the_version_that_the_manifest_names_is_served(manifest):
+    config = parsed(config_pbtxt("velocity", manifest["networks"]["velocity"] | {"file": "velocity/3/model.onnx"}))
+    assert list(config.version_policy.specific.versions) == [3]
+    assert list(parsed(config_pbtxt("detector", detector_network())).version_policy.specific.versions) == [1]
+
+
 def test_the_detector_takes_pictures_of_any_size_and_many_views_at_once():
     config = parsed(config_pbtxt("detector", detector_network()))
     assert list(config.input[0].dims) == [3, -1, -1]

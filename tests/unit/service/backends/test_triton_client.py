@@ -179,6 +179,20 @@ async def test_a_cancelled_call_is_withdrawn(bundle, config):
         await succeeds(backend)
 
 
+async def test_closing_sends_away_who_waits_for_a_server(bundle, config):
+    servicer = Scripted(config, [(UNAVAILABLE, "Socket closed")])
+    async with calling(bundle, servicer) as backend:
+        servicer.is_ready = False
+        waiting = asyncio.create_task(backend.infer("estimator", IMAGE))
+        await servicer.called.wait()
+        await asyncio.sleep(0.1)
+        await backend.close()
+        with pytest.raises(DependencyUnavailable, match="no Triton server can be called"):
+            await waiting
+        with pytest.raises(InferenceFailed, match="the backend is closed"):
+            await backend.infer("estimator", IMAGE)
+
+
 async def test_servers_take_turns(bundle, config):
     servicers = [Scripted(config) for _ in range(3)]
     async with calling(bundle, *servicers) as backend:
