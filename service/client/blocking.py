@@ -70,7 +70,9 @@ class _LoopThread:
             while (item := self.run(following())) is not end:
                 yield item  # type: ignore[misc] # the end is none of them
         finally:
-            if not self._loop.is_closed():
+            if threading.current_thread() is self._thread:  # collected there; nobody may wait for himself
+                asyncio.run_coroutine_threadsafe(closing(), self._loop)
+            elif not self._loop.is_closed():
                 self.run(closing())
 
     def close(self) -> None:

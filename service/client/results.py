@@ -7,6 +7,7 @@ talked to.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,7 +17,7 @@ from typing import Any, Literal, Self
 from service.client.errors import RestorationError, of_problem
 from service.client.options import Options
 
-MAX_CLIENT_ID_BYTES = 255
+MAX_WIRE_ID_BYTES = 255
 JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 ImageSource = bytes | Path | str
 """The bytes of a photo, or where they lie."""
@@ -27,8 +28,7 @@ class Photo:
     """A photo of a batch.
 
     Attributes:
-        client_id: The caller's name for it, 1 to 255 bytes of UTF-8, which the answer has; no two photos that are under
-            way may have the same.
+        client_id: The caller's name for it, which the answer has; no two photos that are under way may have the same.
         image: The photo, or where it lies; a file is read when its turn comes, and no earlier.
         options: The caller's choices for this photo instead of those of the batch, or None.
     """
@@ -37,14 +37,17 @@ class Photo:
     image: ImageSource
     options: Options | None = None
 
-    def __post_init__(self) -> None:
-        """Refuse what no service takes.
-
-        Raises:
-            ValueError: The name is empty or too long.
-        """
-        if not 0 < len(self.client_id.encode()) <= MAX_CLIENT_ID_BYTES:
-            raise ValueError(f"client_id must have 1 to {MAX_CLIENT_ID_BYTES} bytes: {self.client_id[:40]!r}")
+    @property
+    def wire_id(self) -> str:
+        """Its name for the service, 1 to 255 bytes of UTF-8: a digest where the caller's is no such name."""
+        encoded = self.client_id.encode(errors="surrogatepass")  # paths may be no UTF-8
+        try:
+            encoded.decode()
+        except UnicodeDecodeError:
+            fits = False
+        else:
+            fits = 0 < len(encoded) <= MAX_WIRE_ID_BYTES
+        return self.client_id if fits else hashlib.blake2b(encoded, digest_size=16).hexdigest()
 
     @classmethod
     def of(cls, photo: Photo | Path | str) -> Photo:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
 from grpc import aio
@@ -94,6 +94,7 @@ class _Stream:
     supply: Supply
     max_upload_bytes: int
     on_progress: OnProgress | None
+    names: dict[str, str] = field(default_factory=dict)  # callers' names by those for the service, where they differ
     opened: asyncio.Future[pb.BatchOpening] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     arrived: asyncio.Queue[Answer] = field(default_factory=lambda: asyncio.Queue(1))
 
@@ -111,6 +112,8 @@ class _Stream:
             except RestorationError as error:
                 await self._tell(photo.client_id, error)
             else:
+                if photo.wire_id != photo.client_id:
+                    self.names[photo.wire_id] = photo.client_id
                 for message in _messages_of(photo, image, opening.max_message_bytes):
                     if not await self._write(message):
                         return
@@ -147,15 +150,22 @@ class _Stream:
                 self.opened.set_result(message.opening)
             case "progress":
                 if self.on_progress is not None:
-                    self.on_progress(message.progress.client_id, progress_of(message.progress.progress))
+                    told = message.progress
+                    self.on_progress(self.names.get(told.client_id, told.client_id), progress_of(told.progress))
             case "failure":
-                client_id, error = message.failure.client_id, error_of(message.failure.error)
+                client_id, error = self._name(message.failure.client_id), error_of(message.failure.error)
                 if not self.supply.failed(client_id, error):
                     return Answer(client_id, error=error)
             case "result" | "part":
-                if coming.add(message) and self.supply.answered(coming.first.client_id):
-                    return Answer(coming.first.client_id, restored=coming.restored())
+                if coming.add(message):
+                    client_id = self._name(coming.first.client_id)
+                    if self.supply.answered(client_id):
+                        return Answer(client_id, restored=coming.restored())
         return None
+
+    def _name(self, wire_id: str) -> str:
+        """The caller's name for a photo that is answered."""
+        return self.names.pop(wire_id, wire_id)
 
     async def _tell(self, client_id: str, error: RestorationError) -> None:
         if self.supply.answered(client_id):
@@ -182,18 +192,16 @@ class _ComingResult:
         return restored_of(b"".join(self._parts), self.first.report)
 
 
-def _messages_of(photo: Photo, image: bytes, max_message_bytes: int) -> list[pb.RestoreBatchRequest]:
+def _messages_of(photo: Photo, image: bytes, max_message_bytes: int) -> Iterator[pb.RestoreBatchRequest]:
     """A photo as the stream takes it."""
     options = None if photo.options is None else options_message(photo.options)
-    messages = []
     for number, (data, has_more) in enumerate(parts_of(image, max_message_bytes)):
         if number == 0:
-            first = pb.BatchPhoto(client_id=photo.client_id, image=data, options=options, has_more=has_more)
-            messages.append(pb.RestoreBatchRequest(photo=first))
+            first = pb.BatchPhoto(client_id=photo.wire_id, image=data, options=options, has_more=has_more)
+            yield pb.RestoreBatchRequest(photo=first)
         else:
-            part = pb.BatchPart(client_id=photo.client_id, data=data, has_more=has_more)
-            messages.append(pb.RestoreBatchRequest(part=part))
-    return messages
+            part = pb.BatchPart(client_id=photo.wire_id, data=data, has_more=has_more)
+            yield pb.RestoreBatchRequest(part=part)
 
 
 async def _next(

@@ -154,6 +154,14 @@ def test_a_photo_that_may_succeed_later_is_sent_again_in_the_same_stream():
     assert sorted(servicer.seen[0]) == sorted([str(number) for number in range(4)] * 2)
 
 
+def test_answers_have_the_caller_s_names_whatever_those_are():
+    names = ["n" * 1000, "\udcff.jpg", "plain", ""]
+    servicer = Scripted(ends_after(1, grpc.StatusCode.UNAVAILABLE), answers_all)
+    with client_of(servicer) as client:
+        answers = [answer.client_id for answer in client.restore_batch([Photo(name, b"photo") for name in names])]
+    assert sorted(answers) == sorted(names)
+
+
 def test_a_refusal_of_the_stream_is_final():
     servicer = Scripted(ends_after(0, grpc.StatusCode.PERMISSION_DENIED))
     with client_of(servicer) as client, pytest.raises(RestorationError) as refused:

@@ -183,11 +183,11 @@ def test_whatever_happens_on_the_way_every_photo_is_answered_once(count, window,
     asyncio.run(run())
 
 
-def test_names_are_of_a_size_that_services_take():
-    for name in ("", "ü" * 128):
-        with pytest.raises(ValueError, match="255"):
-            Photo(name, b"")
-    assert Photo("ü" * 127, b"").client_id
+def test_names_that_no_service_takes_travel_as_digests():
+    for name in ("", "\u00fc" * 128, "\udcff.jpg"):
+        assert 0 < len(Photo(name, b"").wire_id.encode()) <= 255
+    assert Photo("\u00fc" * 127, b"").wire_id == "\u00fc" * 127
+    assert Photo("\udcff.jpg", b"").wire_id != Photo("\udcfe.jpg", b"").wire_id
 
 
 def test_a_lost_server_is_worth_another_attempt():
