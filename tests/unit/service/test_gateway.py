@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -228,6 +229,23 @@ async def test_the_deadline_covers_everything():
     with gateway_with(broker=broker, request_timeout_s=2.0) as gateway, pytest.raises(DeadlineExceeded):
         await gateway.restore(photo(), EXACT, job_id="mine")
     assert broker.withdrawn == ["mine"]
+
+
+async def test_a_caller_s_deadline_goes_with_his_faces():
+    broker = EchoBroker(hold=asyncio.Event())
+    until_s = time.time() + 2.0
+    with gateway_with(broker=broker) as gateway, pytest.raises(DeadlineExceeded):
+        await gateway.restore(photo(), EXACT, job_id="mine", until_s=until_s)
+    assert {job.deadline_s for job in broker.jobs["mine"]} == {until_s}
+    assert broker.withdrawn == ["mine"]
+
+
+async def test_a_caller_s_deadline_does_not_prolong_the_service_s():
+    broker = EchoBroker()
+    with gateway_with(broker=broker, request_timeout_s=60.0) as gateway:
+        latest_s = time.time() + 60.0
+        await gateway.restore(photo(), EXACT, job_id="mine", until_s=latest_s + 1000)
+        assert latest_s <= broker.jobs["mine"][0].deadline_s < latest_s + 500
 
 
 async def test_the_deadline_covers_the_line():
