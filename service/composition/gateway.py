@@ -16,6 +16,7 @@ from functools import partial
 
 from service.api.app import create_app
 from service.api.context import ApiContext
+from service.backends.watched import WatchedBackend
 from service.composition.ending import Ending
 from service.composition.http import Ended, address_of, serve_until_told
 from service.composition.loops import Loops, part_with
@@ -23,6 +24,7 @@ from service.composition.networks import open_backend
 from service.composition.queues import FaceQueue, keep_gauges, open_faces, open_photos
 from service.composition.release import version
 from service.composition.rpc import rpc_beside, stream_room
+from service.composition.watchdog import watch
 from service.composition.worker import working
 from service.core.admission import Admission
 from service.core.detector import DETECTOR
@@ -120,8 +122,10 @@ async def restoring(settings: Settings, ending: Ending, *, with_worker: bool) ->
     loops = Loops(ending)
     async with contextlib.AsyncExitStack() as parts:
         pool = parts.enter_context(ThreadPoolExecutor(settings.cpu_workers, thread_name_prefix="stage"))
-        backend = await open_backend(settings, manifest, metrics, only=None if with_worker else (DETECTOR,))
+        only = None if with_worker else (DETECTOR,)
+        backend = WatchedBackend(await open_backend(settings, manifest, metrics, only=only))
         parts.push_async_callback(backend.close)
+        await parts.enter_async_context(loops.running("watchdog", partial(watch, backend, settings.call_timeout_s)))
         faces = open_faces(settings, manifest, metrics)
         parts.push_async_callback(part_with, faces.close)
         jobs = open_photos(settings, metrics)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from service.composition.networks import open_backend
 from service.composition.probes import Probes
 from service.composition.queues import FaceQueue, open_faces
 from service.composition.release import version
+from service.composition.watchdog import watch
 from service.core.interfaces import InferenceBackend
 from service.core.manifest import Manifest, load_manifest
 from service.core.metrics import Metrics
@@ -31,7 +31,6 @@ OpenNetworks = Callable[[Settings, Manifest, Metrics], Awaitable[InferenceBacken
 _WORKER = "worker"
 _LONGEST_BEAT_S = 5.0
 _BEATS_PER_LEASE = 4
-_LOOKS_PER_CALL = 10
 
 logger = logging.getLogger(__name__)
 
@@ -119,22 +118,9 @@ async def worker_process(
         backend = WatchedBackend(await networks(settings, manifest, metrics))
         parts.push_async_callback(backend.close)
         loops = Loops(ending)
-        await parts.enter_async_context(loops.running("watchdog", partial(_watch, backend, settings.call_timeout_s)))
+        await parts.enter_async_context(loops.running("watchdog", partial(watch, backend, settings.call_timeout_s)))
         await parts.enter_async_context(working(settings, manifest, metrics, backend, faces, loops))
         yield WorkerProcess(faces, backend, metrics, loops, ending)
-
-
-async def _watch(backend: WatchedBackend, longest_s: float, stop: asyncio.Event) -> None:
-    """End the process when a network call does not come back; its faces then go to other workers.
-
-    Nothing less helps: the thread that is stuck cannot be ended, and the worker's signs of life would go on for ever.
-    """
-    while not stop.is_set():
-        if backend.oldest_s > longest_s:
-            logger.critical("a network call has lasted for %.0f s; the worker is stuck, and ends", backend.oldest_s)
-            os._exit(1)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), longest_s / _LOOKS_PER_CALL)
 
 
 async def restore_faces(

@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     slots: int = Field(4, gt=0, description="Faces in flight in the sampler.")
     inference_threads: int = Field(0, ge=0, description="Threads of one network call; 0 uses all cores.")
     call_timeout_s: float = Field(
-        600.0, gt=0, allow_inf_nan=False, description="A worker whose network call takes longer is stuck, and ends."
+        600.0, gt=0, allow_inf_nan=False, description="A process whose network call takes longer is stuck, and ends."
     )
     cpu_workers: int = Field(2, gt=0, description="Threads for decode, align, paste and encode.")
     request_timeout_s: float = Field(

@@ -3,6 +3,7 @@
 import json
 import subprocess
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -46,6 +47,15 @@ def test_a_worker_without_its_networks_refuses(arithmetic_bundle, tmp_path):
     done = run(tmp_path, "worker", "--metrics-port", "0", redis_url="redis://127.0.0.1")
     assert done.returncode == 3
     assert "manifest.json" in done.stderr
+
+
+def test_a_process_whose_detector_does_not_answer_in_time_ends(arithmetic_bundle, tmp_path):
+    log, large = tmp_path / "log", saved(Image.fromarray(astronaut()).resize((3000, 3000)), "JPEG")
+    with service_process(arithmetic_bundle, log, call_timeout_s=0.01) as service:
+        with pytest.raises(httpx.TransportError):
+            service.client.post("/restore", files={"image": large})
+        assert service.child.wait(60) == 1
+    assert "the process is stuck" in log.read_text()
 
 
 def test_they_restore_as_one_process_does(fleet, arithmetic_bundle, tmp_path):
