@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # the generated types know it, the generated code does not
 
 T = TypeVar("T")
 _ONCE = Retry(attempts=1)
+_OPENING_S = 30.0  # for the question before a stream; a service that takes longer is not there
 _CHANNEL = (
     ("grpc.max_receive_message_length", -1),  # the operator of the service sets the size
     ("grpc.max_send_message_length", -1),  # we keep to what it tells
@@ -216,10 +217,11 @@ class AsyncGrpcClient:
     def _batch(self, options: pb.RestoreOptions, retry: Retry, on_progress: OnProgress | None) -> BatchCall:
         async def max_upload_bytes() -> int:
             self._accepted = None
+            patience_s = min(self._timeout_s, _OPENING_S)
             try:
-                return (await self._limits(self._timeout_s)).max_upload_bytes
+                return (await self._limits(patience_s)).max_upload_bytes
             except aio.AioRpcError as error:
-                raise of_status(error) from error
+                raise of_status(error, patience_s) from error
 
         return BatchCall(
             open=lambda: self._stub.RestoreBatch(metadata=self._metadata),
