@@ -21,6 +21,8 @@ from tests.fleet import until_ready
 from tests.numbered_photos import is_restored, number_of, numbered
 from tests.processes import command, connect, environment, service_process, spawn, until
 
+pytestmark = pytest.mark.timeout(600)
+
 PHOTOS = int(os.environ.get("STREAM_PHOTOS", "100"))
 KILL_EVERY = max(30, PHOTOS // 10)
 ALIGNED = pb.RestoreOptions(aligned=True)
@@ -57,7 +59,7 @@ def test_the_operator_s_port_must_be_free(arithmetic_bundle):
             env=environment(arithmetic_bundle, grpc_port=port),
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=500,
             check=False,
         )
     assert done.returncode == 2
