@@ -14,7 +14,7 @@ The converters of onnxruntime and onnxconverter-common know float16 only, and ch
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -185,10 +185,10 @@ class _Conversion:
         for name, kind in [key for key, made in self.casts.items() if made in used and key[0] in constants]:
             graph.initializer.append(self._constant(name, kind, constants[name]))
 
-    def _in_half(self, node: onnx.NodeProto, inputs: list[str], constants: object, gives_logits: bool) -> bool:
+    def _in_half(self, node: onnx.NodeProto, inputs: list[str], constants: Collection[str], gives_logits: bool) -> bool:
         if node.op_type in PRODUCTS:
             return not gives_logits
-        varying = [name for name in inputs if name not in constants]  # type: ignore[operator]
+        varying = [name for name in inputs if name not in constants]
         return node.op_type in WIDEST and bool(varying) and all(name in self.halves for name in varying)
 
     def _as(self, name: str, target: int, constants: Mapping[str, npt.NDArray[np.generic]]) -> str:

@@ -317,6 +317,7 @@ def test_engines_are_built_by_the_triton_image_that_will_load_them(docker, tmp_p
     ]
 
 
+@pytest.mark.timeout(300)  # imports torch
 def test_the_command_in_the_container_is_one_of_the_export_s(capsys):
     from export.cli import main as export
 

@@ -15,7 +15,9 @@ from export.cli import main
 from export.engine import BuildOptions, Shapes, builder_settings
 from export.half import PRECISIONS, to_half
 from export.tensorrt_operators import load_table, objections
-from export.to_tensorrt import plan_profile
+from export.to_tensorrt import PLAN, plan_profile
+from export.variants import load_original, publish, staged
+from service.core.manifest import load_manifest
 from tests.small_graphs import SIDE, attention, model_of, residual
 
 pytestmark = pytest.mark.timeout(300)
@@ -187,6 +189,22 @@ def test_builder_settings_are_arguments_that_polygraphy_takes(tmp_path):
 def test_impossible_options_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         BuildOptions(**fields)
+
+
+def test_triton_is_told_of_engines_and_finds_the_detector_as_it_was(exported, tmp_path):
+    """What is around the engines; that they are none does not matter to it."""
+    original = load_original(exported[1], lambda _line: None)
+    record = {"products": "float16", "runtime": "tensorrt 10.15.1"}
+    with staged(original, tmp_path, dict.fromkeys(NETWORKS, b"an engine"), PLAN, record) as staging:
+        publish(staging, tmp_path, record, original, lambda _line: None)
+    manifest = load_manifest(tmp_path)
+    assert {entry.file for entry in manifest.networks.values()} == {f"{name}/1/model.plan" for name in NETWORKS}
+    for name in NETWORKS:
+        text = (tmp_path / name / "config.pbtxt").read_text()
+        assert 'backend: "tensorrt"' in text
+        assert 'default_model_filename: "model.plan"' in text
+    assert 'backend: "onnxruntime"' in (tmp_path / "detector" / "config.pbtxt").read_text()
+    assert manifest.provenance["export"]["precision"] == record
 
 
 @needs_no_tensorrt
