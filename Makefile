@@ -191,6 +191,10 @@ bench: install-dev ## speed and memory of the embedded service, and of its netwo
 	@$(VENV_DEV)/bin/python -m loadtest.bench $(ARGS)
 	@$(VENV_DEV)/bin/python -m export.cli bench
 
+.PHONY: bench-wire
+bench-wire: install-dev ## photos a second by one stream of gRPC, by single calls of gRPC, and by HTTP
+	@$(VENV_DEV)/bin/python -m service.bench.wire $(ARGS)
+
 .PHONY: bench-batching
 bench-batching: install-dev ## what step-level batching brings, on modelled accelerators and the bundled networks; draws the plot
 	@$(VENV_DEV)/bin/python -m service.bench.batching --real $(REPOSITORY) --json build/batching.json $(ARGS)
