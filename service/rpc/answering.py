@@ -15,9 +15,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
-from service.core.errors import ServiceError, defect
+from service.core.errors import MalformedRequest, ServiceError, defect
 from service.core.metrics import Metrics
 from service.rpc.status import code_of, status_of
 
@@ -58,18 +59,25 @@ class Answering(grpc.aio.ServerInterceptor):
             return handler
         kind = f"{_arity(handler.request_streaming)}_{_arity(handler.response_streaming)}"
         make = getattr(grpc, f"{kind}_rpc_method_handler")
+        # A single request is read where its errors are told: the library would answer garbage by UNKNOWN.
+        read = None if handler.request_streaming else handler.request_deserializer
         wrapped: grpc.RpcMethodHandler[Any, Any] = make(
-            self._watched(method, getattr(handler, kind)),
-            request_deserializer=handler.request_deserializer,
+            self._watched(method, getattr(handler, kind), read or _as_it_is),
+            request_deserializer=handler.request_deserializer if handler.request_streaming else None,
             response_serializer=handler.response_serializer,
         )
         return wrapped
 
-    def _watched(self, method: str, behaviour: Callable[[Any, Context], Any]) -> Callable[[Any, Context], Any]:
+    def _watched(
+        self, method: str, behaviour: Callable[[Any, Context], Any], read: Callable[[Any], Any]
+    ) -> Callable[[Any, Context], Any]:
         if inspect.isasyncgenfunction(behaviour):
             # A coroutine to the server, so that a call which ends early closes the generator then and there.
             async def write_all(request: Any, context: Context) -> None:  # noqa: ANN401 - any of the service's
-                async with self._told(method, context), contextlib.aclosing(behaviour(request, context)) as responses:
+                async with (
+                    self._told(method, context),
+                    contextlib.aclosing(behaviour(read(request), context)) as responses,
+                ):
                     async for response in responses:
                         await context.write(response)
 
@@ -77,7 +85,7 @@ class Answering(grpc.aio.ServerInterceptor):
 
         async def answer(request: Any, context: Context) -> Any:  # noqa: ANN401 - any of the service's
             async with self._told(method, context):
-                return await behaviour(request, context)
+                return await behaviour(read(request), context)
 
         return answer
 
@@ -93,6 +101,10 @@ class Answering(grpc.aio.ServerInterceptor):
             if code is grpc.StatusCode.INTERNAL:
                 logger.error("%s %s: %s", method, error.code, error.detail)
             await _abort(context, error)
+        except DecodeError:
+            malformed = MalformedRequest("the request is no message of this call", hint="see restoration.proto")
+            code = code_of(malformed)
+            await _abort(context, malformed)
         except asyncio.CancelledError:
             left_s = context.time_remaining()
             is_late = left_s is not None and left_s <= 0
@@ -115,6 +127,10 @@ class Answering(grpc.aio.ServerInterceptor):
 async def _abort(context: Context, error: ServiceError) -> None:
     status = rpc_status.to_status(status_of(error))
     await context.abort(status.code, status.details, status.trailing_metadata)
+
+
+def _as_it_is(requests: Any) -> Any:  # noqa: ANN401 - of any call
+    return requests
 
 
 def _arity(is_stream: bool) -> str:

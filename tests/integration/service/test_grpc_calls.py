@@ -12,7 +12,7 @@ from service.rpc import restoration_pb2 as pb
 from service.rpc.server import SERVICE
 from tests.fakes import AnalyticBackend
 from tests.pictures import decoded, encoded, pixels
-from tests.rpc_serving import ALIGNED, refusal, rpc_service, until
+from tests.rpc_serving import ALIGNED, ending, next_response, refusal, rpc_service, until
 
 FACE = encoded(pixels(64, 64))
 SMALL_MESSAGES = 64 * 1024
@@ -87,6 +87,26 @@ async def test_bad_requests_have_their_own_codes_and_the_service_goes_on(request
         assert (await parts.stub.Restore(pb.RestoreRequest(image=FACE, options=ALIGNED))).image
         assert parts.counted(f'restore_requests_total{{code="INVALID_ARGUMENT",route="/{SERVICE}/Restore"}}') == 1
         assert parts.counted(f'restore_rejected_total{{reason="{code}"}}') == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "call"),
+    [
+        ("unary_unary", "Restore"),
+        ("unary_stream", "Watch"),
+        ("stream_unary", "Submit"),
+        ("stream_stream", "RestoreBatch"),
+    ],
+)
+async def test_bytes_that_are_no_message_are_the_caller_s_fault(kind, call):
+    garbage = b"\xff\xff"
+    malformed = (grpc.StatusCode.INVALID_ARGUMENT, "malformed_request")
+    async with rpc_service() as parts:
+        begun = getattr(parts.channel, kind)(f"/{SERVICE}/{call}")(iter([garbage]) if "stream_" in kind else garbage)
+        if kind == "stream_stream":
+            assert await next_response(begun)  # the opening
+        assert await asyncio.wait_for(ending(begun), 30) == malformed
+        assert parts.counted(f'restore_requests_total{{code="INVALID_ARGUMENT",route="/{SERVICE}/{call}"}}') == 1
 
 
 async def test_a_message_above_the_limit_is_refused():
