@@ -21,7 +21,7 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from service.core.errors import Cancelled, MalformedRequest, ServiceError, defect
+from service.core.errors import Cancelled, MalformedRequest, QueueFull, ServiceError, defect
 from service.core.jobs import PhotoJob, Progress
 from service.core.types import Lane, Restoration, RestoreOptions, Upload
 from service.gateway import Gateway, new_job_id, new_seed
@@ -66,7 +66,7 @@ class StreamRoom:
     @property
     def photos_each(self) -> int:
         """A stream's share of the photos."""
-        return max(1, self.max_photos // max(1, len(self.windows)))
+        return self.max_photos // max(1, len(self.windows))
 
     @property
     def turns_each(self) -> int:
@@ -78,9 +78,23 @@ class StreamRoom:
         """A stream's share of the bytes."""
         return self._max_bytes // max(1, len(self.windows))
 
+    def check(self) -> None:
+        """See whether there is room for a further stream.
+
+        Raises:
+            QueueFull: There are as many as there may be photos.
+        """
+        if len(self.windows) >= self.max_photos:
+            raise QueueFull(f"{len(self.windows)} streams are open", hint="send many photos through each stream")
+
     @contextlib.contextmanager
     def window(self) -> Iterator[Window]:
-        """A share of the room for the duration of the block."""
+        """A share of the room for the duration of the block.
+
+        Raises:
+            QueueFull: There are as many streams as there may be photos.
+        """
+        self.check()
         window = Window(self)
         self.windows.add(window)
         try:

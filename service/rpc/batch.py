@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager
 
-from service.core.errors import Cancelled, Draining, MalformedRequest, ServiceError
+from service.core.errors import Cancelled, DeadlineExceeded, Draining, MalformedRequest, ServiceError
 from service.core.types import Restoration
 from service.rpc import restoration_pb2 as pb
 from service.rpc.context import RpcContext
@@ -35,9 +35,12 @@ async def restore_batch(
 
     Raises:
         MalformedRequest: The order of messages is broken.
+        QueueFull: There are too many streams.
         Draining: The process shuts down; what was read is answered.
     """
     max_message_bytes = context.max_message_bytes
+    with context.refusals_counted():
+        context.room.check()
     with context.room.window() as window:
         opening = pb.BatchOpening(window=window.size, max_message_bytes=max_message_bytes)
         yield pb.RestoreBatchResponse(opening=opening)
@@ -109,8 +112,9 @@ class _Reader:
         self._default_options = pb.RestoreOptions()
         self._begun: str | None = None  # the photo that has further parts
         self._options = pb.RestoreOptions()
-        self._parts: list[bytes] | None = None  # None when it is refused already
+        self._parts: bytearray | None = None  # None when it is refused already
         self._size_bytes = 0
+        self._too_late: asyncio.TimerHandle | None = None
 
     async def read(self, requests: AsyncIterator[pb.RestoreBatchRequest]) -> None:
         """Read to the end.
@@ -118,6 +122,12 @@ class _Reader:
         Raises:
             MalformedRequest: The order of messages is broken.
         """
+        try:
+            await self._read(requests)
+        finally:
+            self._stop_waiting()
+
+    async def _read(self, requests: AsyncIterator[pb.RestoreBatchRequest]) -> None:
         is_first = True
         async for request in requests:
             match request.WhichOneof("message"):
@@ -149,7 +159,11 @@ class _Reader:
         await self._stream.open(client_id)
         self._begun = client_id
         self._options = photo.options if photo.HasField("options") else self._default_options
-        self._parts, self._size_bytes = [], 0
+        self._parts, self._size_bytes = bytearray(), 0
+        if photo.has_more:
+            timeout_s = self._context.gateway.settings.request_timeout_s
+            late = DeadlineExceeded(f"the photo took longer than {timeout_s:g} s to arrive")
+            self._too_late = asyncio.get_running_loop().call_later(timeout_s, self._refuse, client_id, late)
         self._go_on(photo.image, has_more=photo.has_more)
 
     def _go_on(self, data: bytes, *, has_more: bool) -> None:
@@ -164,13 +178,15 @@ class _Reader:
                 self._refuse(client_id, error)
         if not has_more:
             self._begun = self._parts = None
+            self._stop_waiting()
 
-    def _take(self, client_id: str, parts: list[bytes], data: bytes, *, has_more: bool) -> None:
+    def _take(self, client_id: str, parts: bytearray, data: bytes, *, has_more: bool) -> None:
         check_size(self._size_bytes, self._context.max_upload_bytes)
-        parts.append(data)
         self._stream.receive(client_id, len(data))
+        if has_more or parts:
+            parts += data  # one by one, small parts would take many times their size
         if not has_more:
-            upload = upload_of(parts[0] if len(parts) == 1 else b"".join(parts), self._context.max_upload_bytes)
+            upload = upload_of(bytes(parts) if parts else data, self._context.max_upload_bytes)
             self._stream.start(client_id, upload, options_of(self._options, self._context.gateway.option_limits))
 
     def _withdraw(self, client_id: str) -> None:
@@ -180,6 +196,12 @@ class _Reader:
     def _refuse(self, client_id: str, error: ServiceError) -> None:
         self._stream.refuse(client_id, error)
         self._parts = None
+        self._stop_waiting()
+
+    def _stop_waiting(self) -> None:
+        if self._too_late is not None:
+            self._too_late.cancel()
+            self._too_late = None
 
 
 def _responses(event: PhotoMoved | PhotoEnded, max_message_bytes: int) -> Iterator[pb.RestoreBatchResponse]:

@@ -133,25 +133,26 @@ class RestorationServicer(RestorationServiceServicer):
     async def _read_submission(self, requests: AsyncIterator[pb.SubmitRequest]) -> Submission:
         parts = self._context
         timeout_s = parts.gateway.settings.request_timeout_s
-        images: list[bytes] = []
-        first = pb.SubmitRequest()
+        first: pb.SubmitRequest | None = None
+        image = bytearray()
         try:
             async with asyncio.timeout(timeout_s):
                 async for request in requests:
-                    if not images:
+                    if first is None:
                         first = request
                     elif [field.name for field, _ in request.ListFields()] not in ([], ["image"]):
                         raise MalformedRequest("messages after the first have nothing but an image")
-                    images.append(request.image)
-                    check_size(sum(map(len, images)), parts.max_upload_bytes)
+                    check_size(len(image) + len(request.image), parts.max_upload_bytes)
+                    image += request.image
         except TimeoutError as error:
             raise DeadlineExceeded(f"the photo took longer than {timeout_s:g} s to arrive") from error
+        first = first or pb.SubmitRequest()
         if first.idempotency_key and not is_idempotency_key(first.idempotency_key):
             raise MalformedRequest(
                 f"idempotency_key must have 1 to {MAX_KEY_CHARS} visible ASCII characters", hint="a UUID will do"
             )
         return Submission(
-            upload=upload_of(b"".join(images), parts.max_upload_bytes),
+            upload=upload_of(bytes(image), parts.max_upload_bytes),
             options=options_of(first.options, parts.gateway.option_limits),
             lane=Lane.BATCH,
             webhook_url=first.webhook_url,

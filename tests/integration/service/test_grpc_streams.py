@@ -175,6 +175,45 @@ async def test_an_incomplete_photo_at_the_end_is_an_error():
         assert await ending(call) == (grpc.StatusCode.INVALID_ARGUMENT, "malformed_request")
 
 
+async def test_a_photo_whose_parts_stay_away_fails_alone_and_leaves_nothing():
+    async with rpc_service(request_timeout_s=1) as parts:
+        call = await opened(parts, setup(), photo("late", NOISE[:50_000], has_more=True))
+        assert await next_answer(call) == ("late", "deadline_exceeded")
+        (window,) = parts.room.windows
+        assert window.held_bytes == 0
+        await write(call, part("late", NOISE[50_000:]), photo("next", FACES[0]))
+        client_id, image = await next_answer(call)
+        assert (client_id, decoded(image).shape) == ("next", (64, 64, 3))
+        await call.done_writing()
+        assert await ending(call) == (grpc.StatusCode.OK, "")
+
+
+async def test_parts_that_are_empty_or_small_make_the_same_photo():
+    async with rpc_service() as parts:
+        call = await opened(parts, setup(), photo("a", b"", has_more=True))
+        await write(call, part("a", b"", has_more=True))
+        for at in range(0, len(FACES[0]), 97):
+            await write(call, part("a", FACES[0][at : at + 97], has_more=True))
+        await write(call, part("a", b""), photo("b", b"", has_more=True), part("b", FACES[0]), photo("c", FACES[0]))
+        await call.done_writing()
+        answers = await all_answers(call)
+    assert isinstance(answers["a"], bytes)
+    assert answers["a"] == answers["b"] == answers["c"]
+
+
+async def test_a_stream_for_which_there_is_no_room_is_refused():
+    async with rpc_service(max_photos=1) as parts:
+        first = await opened(parts, setup())
+        second = parts.stub.RestoreBatch()
+        assert await next_response(second) is None
+        assert await ending(second) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "queue_full")
+        assert parts.counted('restore_rejected_total{reason="queue_full"}') == 1
+        first.cancel()
+        await until(lambda: not parts.room.windows)
+        third = await opened(parts, setup(), photo("a", FACES[0]))
+        assert (await next_answer(third))[0] == "a"
+
+
 async def test_a_photo_is_withdrawn_from_a_stream_that_goes_on():
     gate = asyncio.Event()
     async with rpc_service(backend=AnalyticBackend(gates={"velocity": gate})) as parts:

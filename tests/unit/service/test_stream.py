@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from service.core.errors import QueueFull
 from service.stream import StreamRoom
 
 
@@ -82,11 +83,15 @@ async def test_shares_shrink_with_each_stream_and_grow_when_one_goes():
         assert first.photos == 5
 
 
-async def test_more_streams_than_photos_have_one_each():
-    common = room(max_photos=1)
+async def test_as_many_streams_as_photos_have_one_each_and_a_further_one_is_refused():
+    common = room(max_photos=2)
     with common.window() as first, common.window() as second:
         await asyncio.wait_for(first.enter(), 1)
         await asyncio.wait_for(second.enter(), 1)
+        with pytest.raises(QueueFull), common.window():
+            pass
+    with common.window() as later:
+        assert later.size == 2
 
 
 async def test_turns_are_taken_by_all_streams_together():
