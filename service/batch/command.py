@@ -136,6 +136,8 @@ async def restore_folder(request: BatchRequest, console: Console) -> bool:
     if request.report is not None:
         if not request.report.parent.is_dir():
             raise NotFound(f"{request.report.parent} is no folder for the report")
+        if request.report.is_dir():
+            raise InvalidOption(f"{request.report} is a folder", hint="name a file for the report")
         if request.report.resolve() == request.journal_path.resolve():
             raise InvalidOption(f"{request.report} is the journal", hint="choose another file for the report")
     with _cancelled_by(signal.SIGTERM):

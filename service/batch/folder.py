@@ -38,11 +38,11 @@ class FolderPair:
         """
         if not self.source.is_dir():
             raise NotFound(f"{self.source} is no folder")
-        if self.source.resolve().is_relative_to(self.target.resolve()):
+        if _real(self.source).is_relative_to(_real(self.target)):
             raise InvalidOption(
                 f"{self.target} has the photos in it", hint="choose another folder for the results: none is overwritten"
             )
-        if self.target.exists() and not self.target.is_dir():
+        if os.path.lexists(self.target) and not self.target.is_dir():
             raise InvalidOption(f"{self.target} is no folder", hint="choose another place for the results")
 
     def items(self, on_unreadable: OnUnreadable) -> Iterator[Item]:
@@ -69,7 +69,7 @@ class FolderPair:
 
     def _folders(self, on_unreadable: OnUnreadable) -> Iterator[tuple[Path, Path, list[str]]]:
         """Every folder with its counterpart and the names of its photos; only such with photos."""
-        photos, results = self.source.resolve(), self.target.resolve()
+        photos, results = _real(self.source), _real(self.target)
         waiting = [self.source]
         while waiting:
             folder = waiting.pop()
@@ -79,11 +79,11 @@ class FolderPair:
                 on_unreadable(folder, error)
                 continue
             below = [folder / name for name in folders]
-            waiting += [inner for inner in reversed(below) if inner.resolve() != results]
+            waiting += [inner for inner in reversed(below) if _real(inner) != results]
             if not names:
                 continue
             target = self.target / folder.relative_to(self.source)
-            landing = target.resolve()
+            landing = _real(target)
             if landing.is_relative_to(photos) and not landing.is_relative_to(results):
                 raise InvalidOption(f"{target} leads back to the photos", hint="choose another folder for the results")
             yield folder, target, names
@@ -107,9 +107,21 @@ def _listing(folder: Path) -> tuple[list[str], list[str]]:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
                 folders.append(entry.name)
-            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and entry.is_file():
+            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and _is_file(entry):
                 names.append(entry.name)
     return sorted(names), sorted(folders)
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:
+        return True  # such as a link to itself; whoever reads it finds out why
+
+
+def _real(path: Path) -> Path:
+    """Where a path leads; one that leads nowhere, such as a link to itself, as far as it does."""
+    return Path(os.path.realpath(path))  # Path.resolve raises RuntimeError for such a link
 
 
 def _state(path: Path) -> tuple[int, int]:

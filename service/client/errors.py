@@ -107,9 +107,9 @@ def deadline_passed(timeout_s: float) -> RestorationError:
 
 
 def unreadable(error: OSError) -> RestorationError:
-    """A photo's file cannot be read; the service was not asked."""
+    """A photo's file cannot be read, for now: rights change, disks come back; the service was not asked."""
     return RestorationError(
-        f"cannot be read: {error.strerror or error}", code="unreadable", title="The file is not read"
+        f"cannot be read: {error.strerror or error}", code="unreadable", title="The file is not read", retryable=True
     )
 
 

@@ -114,6 +114,19 @@ def test_a_file_that_cannot_be_read_is_tried_again(run, folder, tmp_path):
     assert "1 restored, 0 failed, 1 restored before" in told
 
 
+def test_a_link_that_cannot_be_followed_fails_alone_and_is_tried_again(run, folder, tmp_path):
+    folder(2)
+    (tmp_path / "in" / "circle.png").symlink_to("circle.png")
+    for restored in ("2 restored, 1 failed, in ", "0 restored, 1 failed, 2 restored before"):
+        status, _, told = run(*ALIGNED)
+        assert status == FAILED
+        assert "circle.png: The file is not read" in told
+        assert restored in told
+    (tmp_path / "in" / "circle.png").unlink()
+    (tmp_path / "in" / "circle.png").write_bytes(numbered(2))
+    assert "1 restored, 0 failed, 2 restored before" in run(*ALIGNED)[2]
+
+
 def test_a_result_that_cannot_be_written_is_tried_again(run, folder, tmp_path):
     folder(2)
     (tmp_path / "out" / "00001.png" / "in the way").mkdir(parents=True)
@@ -149,6 +162,7 @@ def test_wrong_usage_is_told_before_any_work(run, folder, tmp_path):
     assert run(server="localhost")[0] == USAGE
     assert run(server="http://127.0.0.1:50051")[0] == USAGE
     assert run("--report", tmp_path / "nowhere" / "report.jsonl")[0] == USAGE
+    assert run("--report", tmp_path / "in")[0] == USAGE
     (tmp_path / "precious.txt").write_text("not a journal")
     assert run("--journal", tmp_path / "precious.txt", "--fresh")[0] == USAGE
     assert (tmp_path / "precious.txt").read_text() == "not a journal"

@@ -50,6 +50,15 @@ def test_results_inside_the_folder_are_not_restored_again(photos):
     assert len(pairs(FolderPair(photos, photos / "sub" / "out", None))) == 4
 
 
+def test_a_link_that_leads_nowhere_does_not_hide_the_photos_beside_it(photos, tmp_path):
+    (photos / "circle.jpg").symlink_to("circle.jpg")
+    folders = FolderPair(photos, tmp_path / "out", None)
+    assert [name for name, _ in pairs(folders)][:3] == ["a.jpg", "b.PNG", "circle.jpg"]
+    (tmp_path / "out").symlink_to("out")
+    with pytest.raises(InvalidOption, match="is no folder"):
+        folders.check()
+
+
 def test_links_to_photos_are_followed_and_links_to_folders_are_not(photos, tmp_path):
     (photos / "link.jpg").symlink_to(photos / "a.jpg")
     (photos / "dangling.jpg").symlink_to(photos / "gone.jpg")
