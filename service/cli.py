@@ -4,7 +4,7 @@
     gateway    HTTP, gRPC and all that surrounds the networks; any number of them share a queue in Redis
     worker     sampler and networks, any number of them on the same queue
     restore    files and folders, in this process, without a server
-    batch      folders of any size, by a server; run again, it does what is left
+    batch      folders of any size, by a server or by Ray; run again, it does what is left
 
 Exit status: 0 done, 1 something failed, 2 wrong usage or settings, 3 nothing to restore with: the model bundle is not
 usable, or the server of `batch` cannot be reached; 130 interrupted.
@@ -160,14 +160,12 @@ def _run_restore(given: argparse.Namespace, settings: Settings, console: Console
     return FAILED if any(outcome.error for outcome in outcomes) else OK
 
 
-def _run_batch(given: argparse.Namespace, _settings: Settings, console: Console) -> int:
-    from service.batch.command import BatchRequest, restore_folder
+def _run_batch(given: argparse.Namespace, settings: Settings, console: Console) -> int:
     from service.batch.journal import UnusableJournal
     from service.client import RestorationError
 
     try:
-        request = BatchRequest.of(given, _option_fields(given))
-        return OK if asyncio.run(restore_folder(request, console)) else FAILED
+        return OK if asyncio.run(_batch(given, settings, console)) else FAILED
     except InputError as error:
         return _complain(console, _in_words(error), USAGE)
     except UnusableJournal as error:
@@ -178,6 +176,25 @@ def _run_batch(given: argparse.Namespace, _settings: Settings, console: Console)
         return _complain(console, str(error), FAILED)
     except asyncio.CancelledError:
         return _complain(console, "interrupted", INTERRUPTED)
+
+
+def _batch(given: argparse.Namespace, settings: Settings, console: Console) -> Coroutine[Any, Any, bool]:
+    """The engine's way to restore a batch.
+
+    Raises:
+        InvalidOption: An option is wrong.
+        UnusableSettings: Ray is not installed.
+    """
+    fields = _option_fields(given)
+    if given.engine == "ray":
+        try:
+            from service.archive.command import restore_archive
+        except ImportError as error:
+            raise UnusableSettings(f"--engine ray needs Ray: pip install 'latent-pmrf[ray]' ({error})") from error
+        return restore_archive(given, fields, settings, console)
+    from service.batch.command import BatchRequest, restore_folder
+
+    return restore_folder(BatchRequest.of(given, fields), console)
 
 
 def _as_json(outcome: Outcome) -> dict[str, object]:
@@ -230,7 +247,7 @@ def _parser() -> argparse.ArgumentParser:
     files.set_defaults(run=_run_restore)
 
     batch = commands.add_parser(
-        "batch", help="restore a folder of any size by a server; run again, it does what is left"
+        "batch", help="restore a folder of any size by a server or by Ray; run again, it does what is left"
     )
     add_arguments(batch)
     _add_options(batch)

@@ -8,14 +8,24 @@ from pathlib import Path
 
 def add_arguments(batch: argparse.ArgumentParser) -> None:
     """Declare them; `BatchRequest.of` reads them."""
-    batch.add_argument("source", metavar="IN_DIR", type=Path, help="folder of photos, with those below it")
-    batch.add_argument("target", metavar="OUT_DIR", type=Path, help="folder of the results")
-    batch.add_argument("--server", metavar="HOST:PORT", required=True, help="where gRPC is served")
+    batch.add_argument("source", metavar="IN_DIR", help="folder of photos, with those below it")
+    batch.add_argument("target", metavar="OUT_DIR", help="folder of the results")
+    told = (
+        "stream: the service at --server; ray: a pipeline of this machine, or of the cluster at RAY_ADDRESS, for which "
+    )
+    told += "IN_DIR and OUT_DIR may be addresses such as s3://BUCKET/PATH; default: stream"
+    batch.add_argument("--engine", choices=("stream", "ray"), default="stream", help=told)
+    batch.add_argument("--workers", metavar="N", type=_positive, default=1, help="ray: processes that run the networks")
+    batch.add_argument("--server", metavar="HOST:PORT", help="where gRPC is served")
     batch.add_argument("--tls", action="store_true", help="encrypt the connection")
     batch.add_argument("--ca", metavar="FILE", type=Path, help="certificates to trust instead of the system's")
     batch.add_argument("--token-file", metavar="FILE", type=Path, help="a bearer token for a proxy that asks for one")
     batch.add_argument(
-        "--window", metavar="N", type=_positive, default=16, help="photos under way at once; default: 16"
+        "--window",
+        metavar="N",
+        type=_positive,
+        default=16,
+        help="photos under way at once, with ray in one block; default: 16",
     )
     told = "attempts in a row before a server that does not answer is given up; default: 12"
     batch.add_argument("--attempts", metavar="N", type=_positive, default=12, help=told)

@@ -24,7 +24,7 @@ from service.batch.journal import Journal
 from service.batch.run import run_batch, write_report
 from service.batch.streaming import StreamingEngine
 from service.batch.telling import BatchTelling
-from service.client import AsyncGrpcClient, Limits, Options, Retry
+from service.client import AsyncGrpcClient, Options, Retry
 from service.core.errors import InvalidOption, NotFound
 from service.core.options import OptionFields, OptionLimits, parse_options
 
@@ -110,9 +110,14 @@ class BatchRequest:
         Raises:
             InvalidOption: An option is wrong; those that depend on the server are checked later.
         """
+        if given.server is None:
+            raise InvalidOption("--server HOST:PORT is missing", hint="or restore without a service by --engine ray")
+        for text in (given.source, given.target):
+            if "://" in text:
+                raise InvalidOption(f"{text} is no folder", hint="object stores are for --engine ray")
         return cls(
             server=Server(given.server, given.tls, given.ca, given.token_file, given.attempts),
-            folders=FolderPair(given.source, given.target, OptionFields.read(fields).output_format),
+            folders=FolderPair(Path(given.source), Path(given.target), OptionFields.read(fields).output_format),
             fields=fields,
             journal=given.journal,
             report=given.report,
@@ -133,19 +138,14 @@ async def restore_folder(request: BatchRequest, console: Console) -> bool:
         CancelledError: A signal came; likewise.
     """
     request.folders.check()
-    if request.report is not None:
-        if not request.report.parent.is_dir():
-            raise NotFound(f"{request.report.parent} is no folder for the report")
-        if request.report.is_dir():
-            raise InvalidOption(f"{request.report} is a folder", hint="name a file for the report")
-        if request.report.resolve() == request.journal_path.resolve():
-            raise InvalidOption(f"{request.report} is the journal", hint="choose another file for the report")
-    with _cancelled_by(signal.SIGTERM):
+    check_report(request.report, request.journal_path)
+    with cancelled_by(signal.SIGTERM):
         async with request.server.client(_FIRST_ATTEMPTS) as first:
-            options = _options(request.fields, await first.limits())
+            limits = await first.limits()
+            options = chosen_options(request.fields, OptionLimits(limits.max_num_steps, limits.max_faces))
         telling = BatchTelling(console)
         with Journal(request.journal_path, options, request.folders.target, fresh=request.fresh) as journal:
-            async with _reported(request, journal), request.server.client() as client:
+            async with reported(request.report, journal), request.server.client() as client:
                 engine = StreamingEngine(client, cast(Options, options), request.window)
                 with telling:
                     await run_batch(request.folders, journal, engine, telling, retry_failed=request.retry_failed)
@@ -154,21 +154,38 @@ async def restore_folder(request: BatchRequest, console: Console) -> bool:
     return telling.all_restored
 
 
+def check_report(report: Path | None, journal: Path) -> None:
+    """Refuse a place for the report that cannot be meant.
+
+    Raises:
+        NotFound: Its folder is not there.
+        InvalidOption: It is the journal.
+    """
+    if report is None:
+        return
+    if not report.parent.is_dir():
+        raise NotFound(f"{report.parent} is no folder for the report")
+    if report.is_dir():
+        raise InvalidOption(f"{report} is a folder", hint="name a file for the report")
+    if report.resolve() == journal.resolve():
+        raise InvalidOption(f"{report} is the journal", hint="choose another file for the report")
+
+
 @contextlib.asynccontextmanager
-async def _reported(request: BatchRequest, journal: Journal) -> AsyncIterator[None]:
+async def reported(report: Path | None, journal: Journal) -> AsyncIterator[None]:
     """The report is written however the block ends."""
     try:
         yield
     finally:
-        if request.report is not None and str(request.report) == "-":
+        if report is not None and str(report) == "-":
             write_report(journal, sys.stdout)
-        elif request.report is not None:
-            with request.report.open("w") as out:
+        elif report is not None:
+            with report.open("w") as out:
                 write_report(journal, out)
 
 
 @contextlib.contextmanager
-def _cancelled_by(number: signal.Signals) -> Iterator[None]:
+def cancelled_by(number: signal.Signals) -> Iterator[None]:
     """The signal cancels the block, as Ctrl-C does."""
     task, loop = asyncio.current_task(), asyncio.get_running_loop()
     if task is None:
@@ -180,12 +197,12 @@ def _cancelled_by(number: signal.Signals) -> Iterator[None]:
         loop.remove_signal_handler(number)
 
 
-def _options(fields: Mapping[str, str], limits: Limits) -> dict[str, object]:
+def chosen_options(fields: Mapping[str, str], limits: OptionLimits) -> dict[str, object]:
     """The options that were chosen, as values.
 
     Raises:
-        InvalidOption: A value is wrong, or above what this server allows.
+        InvalidOption: A value is wrong, or above the limits.
     """
-    parsed = parse_options(fields, OptionLimits(limits.max_num_steps, limits.max_faces))
+    parsed = parse_options(fields, limits)
     chosen = {name: getattr(parsed, name) for name in fields}
     return {name: value.value if isinstance(value, Enum) else value for name, value in chosen.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +58,7 @@ class FolderPair:
             taken: set[str] = set()
             for name in names:
                 path = source / name
-                result = self._result_name(name, taken)
+                result = result_name(name, self.output_format, taken)
                 taken.add(result)
                 size_bytes, mtime_ns = _state(path)
                 yield Item(path.relative_to(self.source).as_posix(), path, target / result, size_bytes, mtime_ns)
@@ -88,16 +88,23 @@ class FolderPair:
                 raise InvalidOption(f"{target} leads back to the photos", hint="choose another folder for the results")
             yield folder, target, names
 
-    def _result_name(self, name: str, taken: set[str]) -> str:
-        stem, suffix = os.path.splitext(name)
-        if self.output_format in (None, SUFFIXES[suffix.lower()]):
-            result = name
-        else:
-            result = f"{stem}{SUFFIX_OF[self.output_format]}"
-        while result in taken:  # a.jpg and a.png, both to become a.jpg
-            begin, end = os.path.splitext(result)
-            result = f"{begin}_{suffix[1:].lower()}{end}"
-        return result
+
+def result_name(name: str, output_format: OutputFormat | None, taken: Collection[str]) -> str:
+    """What the result of a photo is called.
+
+    Args:
+        name: Of the photo.
+        output_format: Encoding of the results, or None for each photo's own.
+        taken: Names of results of the same folder.
+    """
+    stem, suffix = os.path.splitext(name)
+    result = name
+    if output_format is not None and output_format is not SUFFIXES[suffix.lower()]:
+        result = f"{stem}{SUFFIX_OF[output_format]}"
+    while result in taken:  # a.jpg and a.png, both to become a.jpg
+        begin, end = os.path.splitext(result)
+        result = f"{begin}_{suffix[1:].lower()}{end}"
+    return result
 
 
 def _listing(folder: Path) -> tuple[list[str], list[str]]:

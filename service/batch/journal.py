@@ -58,6 +58,7 @@ class Journal:
         options: What all of its photos are restored with.
         target: Folder of the results.
         fresh: Forget what earlier runs have done.
+        result_bytes: Size of the result at a target, or None without one; None looks at the disk.
         clock: Seconds, for the time between two syncs.
 
     Raises:
@@ -65,15 +66,17 @@ class Journal:
         OSError: It cannot be written.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a run sets, and what a store and the tests replace
         self,
         path: Path,
         options: Mapping[str, object],
         target: Path,
         *,
         fresh: bool = False,
+        result_bytes: Callable[[Path], int | None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._result_bytes = result_bytes or _size_of
         self._path = path
         self._target = target
         self._clock = clock
@@ -114,7 +117,7 @@ class Journal:
             self._place_of(item), item.size_bytes, item.mtime_ns
         ):
             return State.NEW
-        if noted.state is State.RESTORED and not _has_size(item.target, noted.result_bytes):
+        if noted.state is State.RESTORED and self._result_bytes(item.target) != noted.result_bytes:
             return State.NEW
         return noted.state
 
@@ -229,11 +232,11 @@ def _state_in(line: Mapping[str, Any]) -> State:
     return State.FAILED_FOR_NOW if line["error"].get("retryable") else State.FAILED
 
 
-def _has_size(path: Path, size_bytes: int) -> bool:
+def _size_of(path: Path) -> int | None:
     try:
-        return path.stat().st_size == size_bytes
+        return path.stat().st_size
     except OSError:
-        return False
+        return None
 
 
 def _in_words(options: object) -> str:

@@ -6,16 +6,28 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, Protocol
 
-from service.batch.folder import FolderPair
+from service.batch.folder import OnUnreadable
 from service.batch.items import Engine, Item
 from service.batch.journal import Journal, State
 from service.batch.telling import BatchTelling
 
 
+class Photos(Protocol):
+    """Where photos are, and where their results go."""
+
+    def items(self, on_unreadable: OnUnreadable) -> Iterator[Item]:
+        """Every photo, in the same order each time."""
+        ...
+
+    def count(self) -> int:
+        """How many photos there are now."""
+        ...
+
+
 async def run_batch(
-    folders: FolderPair, journal: Journal, engine: Engine, telling: BatchTelling, *, retry_failed: bool = False
+    folders: Photos, journal: Journal, engine: Engine, telling: BatchTelling, *, retry_failed: bool = False
 ) -> None:
     """Do what earlier runs have left.
 
@@ -49,11 +61,11 @@ def write_report(journal: Journal, out: IO[str]) -> None:
         out.write(json.dumps(entry) + "\n")
 
 
-async def _count(folders: FolderPair, telling: BatchTelling) -> None:
+async def _count(folders: Photos, telling: BatchTelling) -> None:
     telling.found(await asyncio.to_thread(folders.count))
 
 
-def _left_to_do(folders: FolderPair, journal: Journal, telling: BatchTelling, *, retry_failed: bool) -> Iterator[Item]:
+def _left_to_do(folders: Photos, journal: Journal, telling: BatchTelling, *, retry_failed: bool) -> Iterator[Item]:
     for item in folders.items(telling.unreadable_folder):
         state = journal.state_of(item)
         if state is State.RESTORED or (state is State.FAILED and not retry_failed):

@@ -74,6 +74,7 @@ def import_without(module, forbidden):
         ),
         ("service.client", {"torch", "numpy", "cv2", "PIL", "onnxruntime", "fastapi", "pydantic", "redis", "rich"}),
         ("service.batch.command", {"torch", "latent_pmrf", "export", "cv2", "PIL", "onnxruntime", "fastapi", "redis"}),
+        ("service.batch.command, service.composition.gateway", {"ray", "pyarrow"}),
         ("export.detector", {"torch", "latent_pmrf", "service"}),
     ],
 )
@@ -89,7 +90,7 @@ def test_the_refusal_works():
 @pytest.mark.parametrize(
     ("package", "extras"),
     [
-        ("service", ("triton",)),
+        ("service", ("triton", "ray")),
         ("loadtest", ("train", "evaluate", "test")),
         ("export", ("train", "engines")),
         ("latent_pmrf", ("train", "evaluate", "metrics")),

@@ -1,0 +1,142 @@
+"""The pipeline's three stages as the engine runs them on blocks of photos, each in processes of its own.
+
+    block of Task --prepare_block--> Passage --FaceRestorer--> Passage --finish_block--> Ending
+
+The first and the last are functions for any number of CPU processes, the second is an object that keeps its networks.
+Nothing here knows Ray: blocks are columns by name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from service.api.schemas import RestorationSchema
+from service.archive.faces import restore_block
+from service.archive.halves import Halves
+from service.archive.passage import Ending, Passage, Task, unreadable, unwritable
+from service.archive.places import Place
+from service.batch.results import ends_everything
+from service.client import Report
+from service.composition.networks import open_backend
+from service.core.detector import DETECTOR
+from service.core.manifest import Manifest, load_manifest
+from service.core.metrics import Metrics
+from service.core.settings import Settings
+from service.core.types import Restoration, RestoreOptions
+from service.sampling.sampler import Sampler
+from service.stages.detect import FaceDetector
+
+PHOTO = "photo"
+ENDING = "ending"
+
+Block = Mapping[str, Sequence[Any]]
+Column = dict[str, npt.NDArray[np.object_]]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What every process of the pipeline needs to know.
+
+    Attributes:
+        settings: The operator's; the bundle lies at the same path on every machine.
+        manifest: The bundle's contract.
+        options: The caller's choices for all photos.
+        source: Where photos are read.
+        target: Where results are written.
+    """
+
+    settings: Settings
+    manifest: Manifest
+    options: RestoreOptions
+    source: Place
+    target: Place
+
+    @property
+    def halves(self) -> Halves:
+        """The gateway's part of it."""
+        return Halves(self.settings, self.manifest, self.options)
+
+
+def prepare_block(block: Block, work: Work) -> Iterator[Column]:
+    """Read photos and find their faces."""
+    runner, detector = _detecting(work.settings, work.manifest.tag)
+    for task in block[PHOTO]:
+        yield column([_prepared(task, work, runner, detector)])
+
+
+class FaceRestorer:
+    """Keeps the networks and the sampler from block to block.
+
+    Args:
+        work: What is to be done.
+    """
+
+    def __init__(self, work: Work) -> None:
+        metrics = Metrics()
+        self._runner = asyncio.Runner()
+        networks = work.manifest.networks
+        backend = self._runner.run(open_backend(work.settings, work.manifest, metrics, only=networks))
+        self._sampler = Sampler(backend, work.manifest, work.settings.slots, metrics=metrics)
+
+    def __call__(self, block: Block) -> Iterator[Column]:
+        """Restore the faces of the block's photos together; each photo goes on as soon as it can."""
+        for passage in restore_block(block[PHOTO], self._sampler, self._runner):
+            yield column([passage])
+
+
+def finish_block(block: Block, work: Work) -> Iterator[dict[str, list[str]]]:
+    """Write results, and tell what became of each photo, as JSON."""
+    for passage in block[PHOTO]:
+        yield {ENDING: [json.dumps(asdict(_ended(passage, work)))]}
+
+
+def column(photos: Sequence[object]) -> Column:
+    """A block's column of objects."""
+    values = np.empty(len(photos), dtype=object)
+    values[:] = photos
+    return {PHOTO: values}
+
+
+def _prepared(task: Task, work: Work, runner: asyncio.Runner, detector: FaceDetector) -> Passage:
+    try:
+        data = work.source.read(task.source, work.settings.max_upload_bytes + 1)  # one more is refused by the decoder
+    except OSError as error:
+        return Passage(task, error=unreadable(error))
+    return runner.run(work.halves.prepare(Passage(task, data), detector))
+
+
+def _ended(passage: Passage, work: Work) -> Ending:
+    with asyncio.Runner() as runner:
+        if passage.restoration is None and passage.error is None:
+            passage = runner.run(work.halves.finish(passage))
+    if passage.restoration is None:
+        return Ending(passage.task.item_id, error=passage.error)
+    return _written(passage.task, passage.restoration, work.target)
+
+
+def _written(task: Task, restoration: Restoration, target: Place) -> Ending:
+    try:
+        target.write(task.target, restoration.data)
+    except OSError as error:
+        errno = error.errno or 0
+        fatal = errno if ends_everything(error) else 0
+        return Ending(task.item_id, error=unwritable(task.target, error), errno=fatal)
+    document = RestorationSchema.of(restoration.report, None).model_dump(mode="json")
+    return Ending(task.item_id, len(restoration.data), Report.of(document).as_document())
+
+
+@functools.lru_cache(maxsize=1)
+def _detecting(settings: Settings, _tag: str) -> tuple[asyncio.Runner, FaceDetector]:
+    """The detector of this process, and its loop. One thread: there is a process for each core."""
+    own = settings.model_copy(update={"inference_threads": 1})
+    manifest = load_manifest(own.model_repository)
+    runner = asyncio.Runner()
+    return runner, FaceDetector(runner.run(open_backend(own, manifest, Metrics(), only=(DETECTOR,))))
