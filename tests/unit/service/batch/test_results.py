@@ -1,4 +1,6 @@
 import errno
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import blake2b
 
 import pytest
 
@@ -18,6 +20,28 @@ def test_nothing_is_left_of_a_result_that_cannot_be_written(tmp_path):
     with pytest.raises(OSError, match="directory"):
         write_result(tmp_path / "c.png", b"one")
     assert [path.name for path in tmp_path.iterdir()] == ["c.png"]
+
+
+def test_who_writes_the_same_result_at_once_leaves_a_whole_one_each_time(tmp_path):
+    path = tmp_path / "c.png"
+    whole = [bytes([number]) * 1_000_000 for number in range(8)]
+
+    def write(data):
+        for _ in range(5):
+            write_result(path, data)
+            assert path.read_bytes() in whole
+
+    with ThreadPoolExecutor(len(whole)) as pool:
+        list(pool.map(write, whole))
+    assert [found.name for found in tmp_path.iterdir()] == ["c.png"]
+
+
+def test_what_a_crash_has_left_is_no_part_of_the_result(tmp_path):
+    write_result(tmp_path / "c.png", b"one")
+    (tmp_path / "c.png").rename(tmp_path / f".{blake2b(b'c.png', digest_size=16).hexdigest()}.partial")
+    write_result(tmp_path / "c.png", b"2")
+    assert [found.name for found in tmp_path.iterdir()] == ["c.png"]
+    assert (tmp_path / "c.png").read_bytes() == b"2"
 
 
 def test_the_longest_name_can_be_written(tmp_path):
