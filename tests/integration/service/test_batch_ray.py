@@ -14,7 +14,7 @@ import pytest
 from tests.numbered_photos import is_restored, number_of, numbered
 from tests.processes import ROOT, command, environment, spawn, until
 
-OK, FAILED, USAGE = 0, 1, 2
+FAILED, USAGE, UNREACHABLE = 1, 2, 3
 OPTIONS = ("--engine", "ray", "--aligned", "--output-format", "png")
 WITHOUT_RAY = """
 import importlib.abc, sys
@@ -78,7 +78,11 @@ def test_one_of_two_workers_is_killed_and_every_photo_is_restored_once(arithmeti
         tmp_path / "log",
     )
     try:
-        until(lambda: len(lines(tmp_path)) >= 2, patience_s=400)
+        until(lambda: len(lines(tmp_path)) >= 2 or batch.poll() is not None, patience_s=600)
+        if batch.poll() == UNREACHABLE:
+            pytest.skip(
+                "Ray does not start here: its own patience with a busy machine is 30 s, and it was tried thrice"
+            )
         victim = workers_of(batch.pid)[0]
         os.kill(victim, signal.SIGKILL)
         assert batch.wait() == FAILED, (tmp_path / "log").read_text()
