@@ -1,6 +1,6 @@
 """One network to one ONNX file: standard operators of opset 18, a free batch dimension, everything else fixed.
 
-    module -> torch.export -> ONNX -> passes (masks, storage, tidying) -> checked bytes
+    module -> torch.export -> ONNX -> passes (storage, tidying) -> checked bytes
 
 Two operators are translated here rather than by PyTorch, because onnxruntime recognises these forms and fuses them, and
 does not recognise PyTorch's (figures in docs/EXPERIMENTS.md).
@@ -20,7 +20,7 @@ import torch
 from onnxscript import opset18 as op
 
 from export.networks import GraphSpec
-from export.passes import clip_masks, store_compactly, tidy
+from export.passes import store_compactly, tidy
 
 OPSET = 18
 IR_VERSION = 8
@@ -47,7 +47,6 @@ def to_onnx(spec: GraphSpec, properties: Mapping[str, str] | None = None) -> byt
         onnx.checker.ValidationError: The result is not a valid model.
     """
     model = _convert(spec)
-    clip_masks(model)
     store_compactly(model)
     tidy(model)
     model.ir_version = IR_VERSION
