@@ -90,7 +90,7 @@ def test_the_bundle_is_what_its_space_needs_and_nothing_else(bundle):
         assert sigma_s == [0.1]
         state = ["batch", 4, side_px // 8, side_px // 8]
     assert manifest["networks"]["velocity"]["inputs"][0]["shape"] == state
-    assert f"dims: [ {', '.join(map(str, state[1:]))} ]" in (repository / "velocity" / "config.pbtxt").read_text()
+    assert f"dims: [{', '.join(map(str, state[1:]))}]" in (repository / "velocity" / "config.pbtxt").read_text()
 
 
 def test_the_manifest_says_whose_weights_they_are(bundle):
