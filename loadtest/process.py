@@ -38,6 +38,13 @@ class RunningService:
         return sum(int(member.memory_info().rss) for member in family)
 
 
+def free_port() -> int:
+    """A loopback port that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
 @contextlib.contextmanager
 def running_service(settings: Mapping[str, str] | None = None) -> Iterator[RunningService]:
     """Start `latent-pmrf serve` on a free loopback port; it ends with the block.
@@ -48,8 +55,7 @@ def running_service(settings: Mapping[str, str] | None = None) -> Iterator[Runni
     Raises:
         RuntimeError: It ended early or did not become ready.
     """
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "service.cli", "serve", "--host", "127.0.0.1", "--port", str(port)]
     begin_s = time.perf_counter()
     with subprocess.Popen(command, env={**os.environ, **(settings or {})}) as child:  # noqa: S603 - our own command

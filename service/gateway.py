@@ -88,9 +88,23 @@ def new_job_id() -> str:
     return secrets.token_urlsafe(18)
 
 
-def new_seed() -> int:
-    """A random seed."""
-    return secrets.randbelow(_SEEDS)
+def seed_of(chosen: int | None) -> int:
+    """The caller's seed, or a random one."""
+    return secrets.randbelow(_SEEDS) if chosen is None else chosen
+
+
+def new_job(
+    upload: Upload, options: RestoreOptions, lane: Lane, *, within_s: float, webhook_url: str | None = None
+) -> PhotoJob:
+    """A job of its own, to be begun within that many seconds from now."""
+    return PhotoJob(
+        job_id=new_job_id(),
+        upload=upload,
+        options=replace(options, seed=seed_of(options.seed)),
+        lane=lane,
+        deadline_s=time.time() + within_s,
+        webhook_url=webhook_url,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +225,7 @@ class Gateway:
         return _Plan(
             options=options,
             job_id=job_id,
-            seed=new_seed() if options.seed is None else options.seed,
+            seed=seed_of(options.seed),
             num_steps=bundle.default_num_steps if options.num_steps is None else options.num_steps,
             fidelity=bundle.default_fidelity if options.fidelity is None else options.fidelity,
             deadline_s=self._end_s(until_s),

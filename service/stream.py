@@ -13,10 +13,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Self
@@ -24,7 +23,7 @@ from typing import Self
 from service.core.errors import Cancelled, MalformedRequest, QueueFull, ServiceError, defect
 from service.core.jobs import PhotoJob, Progress
 from service.core.types import Lane, Restoration, RestoreOptions, Upload
-from service.gateway import Gateway, new_job_id, new_seed
+from service.gateway import Gateway, new_job
 
 logger = logging.getLogger(__name__)
 
@@ -262,13 +261,7 @@ class PhotoStream:
     def start(self, client_id: str, upload: Upload, options: RestoreOptions) -> None:
         """Begin with a photo that is complete."""
         photo = self._photos[client_id]
-        job = PhotoJob(
-            job_id=new_job_id(),
-            upload=upload,
-            options=replace(options, seed=new_seed() if options.seed is None else options.seed),
-            lane=Lane.BATCH,
-            deadline_s=time.time() + self._gateway.settings.request_timeout_s,
-        )
+        job = new_job(upload, options, Lane.BATCH, within_s=self._gateway.settings.request_timeout_s)
         photo.work = asyncio.create_task(self._work(photo, job), name="stream photo")
         photo.work.add_done_callback(partial(self._settle, photo))
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 from service.core.errors import Draining, InvalidOption
 from service.core.interfaces import JobQueue
-from service.core.jobs import Admitted, Idempotency, PhotoJob
+from service.core.jobs import Admitted, Idempotency
 from service.core.types import Lane, RestoreOptions, Upload
-from service.gateway import Gateway, new_job_id, new_seed
+from service.gateway import Gateway, new_job
 from service.webhooks.targets import OPTION, WebhookTargets
 
 MAX_KEY_CHARS = 255
@@ -76,14 +75,8 @@ class Submissions:
         if submission.idempotency_key is not None:
             digest = await asyncio.to_thread(fingerprint, upload, options, webhook_url)
             same = Idempotency(submission.idempotency_key, digest)
-        job = PhotoJob(
-            job_id=new_job_id(),
-            upload=upload,
-            options=replace(options, seed=new_seed() if options.seed is None else options.seed),
-            lane=submission.lane,
-            deadline_s=time.time() + self.gateway.settings.job_timeout_s,
-            webhook_url=webhook_url,
-        )
+        within_s = self.gateway.settings.job_timeout_s
+        job = new_job(upload, options, submission.lane, within_s=within_s, webhook_url=webhook_url)
         self.refuse_while_draining()  # the upload may have taken long, and nobody is left to take the job
         return await self.jobs.admit(job, same)
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
 from service.core.admission import Admission
-from service.core.errors import ServiceError
 from service.core.interfaces import JobQueue
 from service.gateway import Gateway
 from service.webhooks.targets import WebhookTargets
@@ -37,15 +35,6 @@ class ApiContext:
     reasons_not_ready: Callable[[], Awaitable[list[str]]]
     version: str
     heartbeat_s: float = 15.0
-
-    @contextlib.contextmanager
-    def refusals_counted(self) -> Iterator[None]:
-        """Count what is refused before the gateway sees it."""
-        try:
-            yield
-        except ServiceError as error:
-            self.gateway.metrics.rejected(error.code)
-            raise
 
 
 def get_context(request: Request) -> ApiContext:

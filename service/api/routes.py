@@ -73,7 +73,7 @@ async def limits(context: Context) -> LimitsSchema:
 
 async def _read(request: Request, context: ApiContext) -> tuple[Upload, RestoreOptions, Representation]:
     gateway = context.gateway
-    with context.refusals_counted():
+    with context.gateway.metrics.refusals_counted():
         form = await read_photo_form(
             request, max_bytes=gateway.settings.max_upload_bytes, timeout_s=gateway.settings.request_timeout_s
         )

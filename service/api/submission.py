@@ -27,7 +27,7 @@ async def admit(request: Request, context: ApiContext, preferences: Preferences)
         Draining: The process is shutting down.
     """
     submissions = Submissions(context.gateway, context.jobs, context.webhooks)
-    with context.refusals_counted():
+    with context.gateway.metrics.refusals_counted():
         submissions.refuse_while_draining()
         async with context.uploads.place():
             return await submissions.bring(await _read(request, context, preferences))

@@ -29,7 +29,7 @@ from service.archive.stages import ENDING, PHOTO, FaceRestorer, Work, finish_blo
 from service.batch.items import Item, Outcome
 from service.client import RestorationError, ServerUnreachable
 from service.core.suffixes import SUFFIXES
-from service.gateway import new_job_id, new_seed
+from service.gateway import new_job_id, seed_of
 
 _WAVE = 4096
 _ATTEMPTS = 3  # of a block whose process has ended
@@ -117,14 +117,13 @@ class RayEngine:
         return rows
 
     def _task(self, item: Item) -> Task:
-        seed = self._work.options.seed
         return Task(
             item_id=item.id,
             source=item.source.as_posix(),
             target=item.target.as_posix(),
             output_format=SUFFIXES[item.target.suffix.lower()],
             job_id=new_job_id(),
-            seed=new_seed() if seed is None else seed,
+            seed=seed_of(self._work.options.seed),
         )
 
     def _doubt(self, wave: Sequence[Item], left: dict[str, Item]) -> None:

@@ -6,12 +6,14 @@ label `network` the name of a network in the manifest. No label holds an id.
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from service.core.errors import DeadlineExceeded, DependencyUnavailable, InferenceFailed, QueueFull
+from service.core.errors import DeadlineExceeded, DependencyUnavailable, InferenceFailed, QueueFull, ServiceError
 from service.core.types import Lane
 
 _REQUEST_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 120.0)
@@ -174,6 +176,15 @@ class Metrics:
     def rejected(self, reason: str) -> None:
         """Count a refused photo by its error code."""
         self._rejected.labels(reason).inc()
+
+    @contextlib.contextmanager
+    def refusals_counted(self) -> Iterator[None]:
+        """Count a photo that the block refuses, before the gateway sees it."""
+        try:
+            yield
+        except ServiceError as error:
+            self.rejected(error.code)
+            raise
 
     def cancelled(self, phase: str) -> None:
         """Count a face dropped because nobody waits for it: phase `queued` or `running`."""

@@ -39,7 +39,7 @@ async def restore_batch(
         Draining: The process shuts down; what was read is answered.
     """
     max_message_bytes = context.max_message_bytes
-    with context.refusals_counted():
+    with context.gateway.metrics.refusals_counted():
         context.room.check()
     with context.room.window() as window:
         opening = pb.BatchOpening(window=window.size, max_message_bytes=max_message_bytes)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from service.core.admission import Admission
-from service.core.errors import ServiceError
 from service.core.interfaces import JobQueue
 from service.gateway import Gateway
 from service.stream import StreamRoom
@@ -51,12 +49,3 @@ class RpcContext:
     def max_message_bytes(self) -> int:
         """Largest message in either direction."""
         return self.gateway.settings.grpc_max_message_bytes
-
-    @contextlib.contextmanager
-    def refusals_counted(self) -> Iterator[None]:
-        """Count what is refused before the gateway sees it."""
-        try:
-            yield
-        except ServiceError as error:
-            self.gateway.metrics.rejected(error.code)
-            raise

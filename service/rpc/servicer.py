@@ -55,7 +55,7 @@ class RestorationServicer(RestorationServiceServicer):
         """A photo while the caller waits."""
         parts = self._context
         async with parts.uploads.place():
-            with parts.refusals_counted():
+            with parts.gateway.metrics.refusals_counted():
                 upload = upload_of(request.image, parts.max_upload_bytes)
                 options = options_of(request.options, parts.gateway.option_limits)
             restoration = await parts.gateway.restore(upload, options, until_s=_until_s(context))
@@ -87,7 +87,7 @@ class RestorationServicer(RestorationServiceServicer):
         """A photo as a job."""
         parts = self._context
         submissions = parts.submissions
-        with parts.refusals_counted():
+        with parts.gateway.metrics.refusals_counted():
             submissions.refuse_while_draining()
             async with parts.uploads.place():
                 admitted = await submissions.bring(await self._read_submission(request_iterator))
