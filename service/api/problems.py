@@ -24,6 +24,8 @@ from service.core.errors import ServiceError
 MEDIA_TYPE = "application/problem+json"
 CLIENT_CLOSED_REQUEST = 499  # nginx's number: nobody is left to read it, but it keeps such ends apart in the metrics
 
+CHALLENGE = 'Bearer realm="latent-pmrf"'
+
 STATUS: Mapping[type[ServiceError], int] = {
     errors.ServiceError: 500,
     errors.InputError: 422,
@@ -43,6 +45,9 @@ STATUS: Mapping[type[ServiceError], int] = {
     errors.NotFound: 404,
     errors.NotFinished: 409,
     errors.IdempotencyConflict: 422,
+    errors.Unauthenticated: 401,
+    errors.RateLimited: 429,
+    errors.QuotaExceeded: 429,
     errors.QueueFull: 429,
     errors.Draining: 503,
     errors.DependencyUnavailable: 503,
@@ -56,6 +61,8 @@ STATUS: Mapping[type[ServiceError], int] = {
 
 _RETRY_AFTER_S: Mapping[type[ServiceError], int] = {  # unless the error says it better
     errors.NotFinished: 1,
+    errors.RateLimited: 1,
+    errors.QuotaExceeded: 60,
     errors.QueueFull: 1,
     errors.Draining: 5,
     errors.DependencyUnavailable: 5,
@@ -95,7 +102,9 @@ def of_service_error(_request: Request, error: Exception) -> ProblemResponse:
     headers = {}
     if type(error) in _RETRY_AFTER_S:
         wait_s = error.extra.get("retry_after_s", _RETRY_AFTER_S[type(error)])
-        headers["Retry-After"] = str(math.ceil(wait_s))
+        headers["Retry-After"] = str(max(1, math.ceil(wait_s)))
+    if isinstance(error, errors.Unauthenticated):
+        headers["WWW-Authenticate"] = CHALLENGE
     return _respond(members, headers)
 
 

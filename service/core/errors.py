@@ -18,6 +18,9 @@
     │   ├── NotFound               not_found
     │   ├── NotFinished            not_finished          retryable
     │   └── IdempotencyConflict    idempotency_conflict
+    ├── Unauthenticated            unauthenticated       no key, or none that is known
+    ├── RateLimited                rate_limited          retryable
+    ├── QuotaExceeded              quota_exceeded        retryable
     ├── QueueFull                  queue_full            retryable
     ├── Draining                   draining              retryable
     ├── DependencyUnavailable      dependency_unavailable retryable
@@ -179,6 +182,29 @@ class IdempotencyConflict(InputError):
 
     code = "idempotency_conflict"
     title = "The idempotency key belongs to another request"
+
+
+class Unauthenticated(ServiceError):
+    """The request has no API key, or one that is not known or not known any more."""
+
+    code = "unauthenticated"
+    title = "A key is needed"
+
+
+class RateLimited(ServiceError):
+    """Too many requests with this key in that time."""
+
+    code = "rate_limited"
+    title = "Too many requests"
+    retryable = True
+
+
+class QuotaExceeded(ServiceError):
+    """The key's pixels and faces are spent until they renew."""
+
+    code = "quota_exceeded"
+    title = "The quota is spent"
+    retryable = True
 
 
 class QueueFull(ServiceError):

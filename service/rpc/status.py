@@ -43,6 +43,9 @@ CODES: Mapping[type[ServiceError], grpc.StatusCode] = {
     errors.NotFound: grpc.StatusCode.NOT_FOUND,
     errors.NotFinished: grpc.StatusCode.FAILED_PRECONDITION,
     errors.IdempotencyConflict: grpc.StatusCode.ALREADY_EXISTS,
+    errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    errors.RateLimited: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.QuotaExceeded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.QueueFull: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.Draining: grpc.StatusCode.UNAVAILABLE,
     errors.DependencyUnavailable: grpc.StatusCode.UNAVAILABLE,
@@ -55,6 +58,8 @@ CODES: Mapping[type[ServiceError], grpc.StatusCode] = {
 }
 RETRY_AFTER_S: Mapping[type[ServiceError], float] = {  # unless the error says it better; the same as HTTP's
     errors.NotFinished: 1,
+    errors.RateLimited: 1,
+    errors.QuotaExceeded: 60,
     errors.QueueFull: 1,
     errors.Draining: 5,
     errors.DependencyUnavailable: 5,

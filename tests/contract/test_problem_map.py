@@ -27,4 +27,4 @@ def test_every_code_is_explained(error):
 
 def test_only_overload_and_absence_ask_to_come_back():
     asking = {error.code for error, status in problems.STATUS.items() if status in (429, 503)}
-    assert asking == {"queue_full", "draining", "dependency_unavailable"}
+    assert asking == {"rate_limited", "quota_exceeded", "queue_full", "draining", "dependency_unavailable"}

@@ -12,6 +12,7 @@ from service.rpc import status
 
 BY_HTTP = {
     400: {"INVALID_ARGUMENT"},
+    401: {"UNAUTHENTICATED"},
     404: {"NOT_FOUND"},
     406: {"INVALID_ARGUMENT"},
     409: {"FAILED_PRECONDITION"},
