@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import os
 import socket
 import sys
@@ -29,7 +30,7 @@ from service.composition.release import version
 from service.core.errors import DependencyUnavailable, InputError, ManifestMismatch
 from service.core.manifest import load_manifest
 from service.core.options import OptionFields, OptionLimits, option_schemas, parse_options
-from service.core.settings import ENV_PREFIX, Settings, UnusableSettings, load_settings
+from service.core.settings import ENV_PREFIX, LogFormat, Settings, UnusableSettings, load_settings
 from service.core.types import RestoreOptions
 
 if TYPE_CHECKING:
@@ -47,7 +48,12 @@ _FILES_AT_ONCE = 4
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     given = _parser().parse_args(arguments)
-    console = Console(stderr=True)
+    console: Console = Console(stderr=True)
+    if given.serves and os.environ.get(f"{ENV_PREFIX}LOG_FORMAT") == LogFormat.JSON:
+        from service.telemetry.logs import write_logs
+
+        write_logs(LogFormat.JSON)  # what is wrong with the settings is told so, too
+        console = _LoggedConsole()
     try:
         return int(given.run(given, load_settings(), console))
     except UnusableSettings as error:
@@ -70,7 +76,7 @@ async def restore(
     from service.local.progress import FileProgress
 
     outcomes = []
-    alone = settings.model_copy(update={"redis_url": None})
+    alone = settings.model_copy(update={"redis_url": None, "api_keys_file": None})
     with Ending(settings.grace_s) as ending:
         async with restoring(alone, ending, with_worker=True) as parts:
             with FileProgress(console, len(tasks)) as progress:
@@ -92,6 +98,14 @@ def tcp_socket(host: str) -> socket.socket:
     return created
 
 
+class _LoggedConsole(Console):
+    """Stands for a person's console where machines read what a process writes: complaints are records of the log."""
+
+    def print(self, *objects: Any, **_styles: Any) -> None:
+        """Log what would have been shown."""
+        logging.getLogger("service.cli").error(" ".join(map(str, objects)))
+
+
 Serve = Callable[[socket.socket, Callable[[str], None]], Coroutine[Any, Any, "Ended"]]
 """Serves on a bound socket until a signal comes; tells when it is ready."""
 
@@ -99,21 +113,21 @@ Serve = Callable[[socket.socket, Callable[[str], None]], Coroutine[Any, Any, "En
 def _run_serve(given: argparse.Namespace, settings: Settings, console: Console) -> int:
     from service.composition.gateway import restore_photos
 
-    return _listen(given.host, given.port, console, lambda *where: restore_photos(settings, *where, with_worker=True))
+    return _listen(given, settings, console, lambda *where: restore_photos(settings, *where, with_worker=True))
 
 
 def _run_gateway(given: argparse.Namespace, settings: Settings, console: Console) -> int:
     _require_shared_queue("gateway", settings)
     from service.composition.gateway import restore_photos
 
-    return _listen(given.host, given.port, console, lambda *where: restore_photos(settings, *where, with_worker=False))
+    return _listen(given, settings, console, lambda *where: restore_photos(settings, *where, with_worker=False))
 
 
 def _run_worker(given: argparse.Namespace, settings: Settings, console: Console) -> int:
     _require_shared_queue("worker", settings)
     from service.composition.worker import restore_faces
 
-    return _listen(given.host, given.metrics_port, console, lambda *where: restore_faces(settings, *where))
+    return _listen(given, settings, console, lambda *where: restore_faces(settings, *where))
 
 
 def _require_shared_queue(command: str, settings: Settings) -> None:
@@ -123,14 +137,19 @@ def _require_shared_queue(command: str, settings: Settings) -> None:
         )
 
 
-def _listen(host: str, port: int, console: Console, serve: Serve) -> int:
-    with tcp_socket(host) as listener:
+def _listen(given: argparse.Namespace, settings: Settings, console: Console, serve: Serve) -> int:
+    from service.composition.telemetry import telling
+
+    with (
+        telling(given.serves, settings, lambda text: console.print(text, highlight=False, markup=False)) as say,
+        tcp_socket(given.host) as listener,
+    ):
         try:
-            listener.bind((host, port))
+            listener.bind((given.host, given.port))
             listener.listen()  # only now is the port ours: until then two processes may have bound it
         except (OSError, OverflowError) as error:
-            return _complain(console, f"cannot listen on {host}:{port}: {error}", FAILED)
-        ended = asyncio.run(serve(listener, lambda text: console.print(text, highlight=False, markup=False)))
+            return _complain(console, f"cannot listen on {given.host}:{given.port}: {error}", FAILED)
+        ended = asyncio.run(serve(listener, say))
     for name, failure in ended.failures.items():
         _complain(console, f"the {name} failed: {failure!r}", FAILED)
     if ended.failures:
@@ -223,6 +242,7 @@ def _complain(console: Console, message: str, status: int) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("latent-pmrf", description="Restores the faces of photographs.")
+    parser.set_defaults(serves="")  # the name of a command that goes on until a signal comes
     parser.add_argument("--version", action="version", version=f"latent-pmrf {version()}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
@@ -232,12 +252,12 @@ def _parser() -> argparse.ArgumentParser:
     ):
         server = commands.add_parser(name, help=purpose, description=purpose)
         _add_address(server, "--port", "PORT", "8000")
-        server.set_defaults(run=run)
+        server.set_defaults(run=run, serves=name)
 
     purpose = f"restore faces of the queue of {ENV_PREFIX}REDIS_URL"
     worker = commands.add_parser("worker", help=purpose, description=purpose)
     _add_address(worker, "--metrics-port", "METRICS_PORT", "8001", of="health and metrics; ")
-    worker.set_defaults(run=_run_worker)
+    worker.set_defaults(run=_run_worker, serves="worker")
 
     files = commands.add_parser("restore", help="restore a photo or a folder of photos, without a server")
     files.add_argument("source", metavar="IN", type=Path, help="photo or folder")
@@ -268,7 +288,8 @@ def _add_options(command: argparse.ArgumentParser) -> None:
 def _add_address(command: argparse.ArgumentParser, flag: str, variable: str, port: str, *, of: str = "") -> None:
     command.add_argument("--host", default=os.environ.get("HOST", "127.0.0.1"), help="default: HOST, or 127.0.0.1")
     told = f"{of}0 is any that is free; default: {variable}, or {port}"
-    command.add_argument(flag, default=os.environ.get(variable, port), type=int, help=told)
+    default = os.environ.get(variable, port)
+    command.add_argument(flag, dest="port", metavar="PORT", default=default, type=int, help=told)
 
 
 if __name__ == "__main__":

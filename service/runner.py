@@ -20,6 +20,7 @@ from service.core.errors import Cancelled, DeadlineExceeded, DependencyUnavailab
 from service.core.interfaces import JobQueue, OnProgress
 from service.core.jobs import PhotoJob, Progress
 from service.core.types import Restoration
+from service.core.tracing import LANE, consuming
 from service.gateway import Gateway
 
 _IDLE_WAIT_S = 0.2  # how long a runner without work may take to notice that it should stop
@@ -144,13 +145,14 @@ class PhotoRunner:
 
     async def _serve(self, held: _Held) -> None:
         """One photo from its lease to its outcome; it stays held only if this is cut short."""
-        outcome = await self._outcome(held)
-        if outcome is None:
-            logger.warning("there are no workers; a photo is handed back")
-            with contextlib.suppress(DependencyUnavailable):  # its lease runs out
-                await self._jobs.hand_back(held.job.job_id)
-        else:
-            await self._tell(held, outcome)
+        with consuming("runner", held.job.origin, {LANE: held.job.lane.value}):
+            outcome = await self._outcome(held)
+            if outcome is None:
+                logger.warning("there are no workers; a photo is handed back")
+                with contextlib.suppress(DependencyUnavailable):  # its lease runs out
+                    await self._jobs.hand_back(held.job.job_id)
+            else:
+                await self._tell(held, outcome)
         del self._held[held.job.job_id]
         self._room.release()
 

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 
 from service.api import documents, operations, problems, restorations, routes
 from service.api.context import ApiContext
+from service.api.correlation import CorrelateRequests
 from service.api.job_schemas import NoticeSchema
 from service.api.openapi import complete_openapi
 from service.api.watch import WatchRequests
@@ -46,6 +47,7 @@ def create_app(context: ApiContext, *, lifespan: Lifespan | None = None) -> Fast
     )
     app.state.context = context
     app.add_middleware(WatchRequests, metrics=context.gateway.metrics)
+    app.add_middleware(CorrelateRequests)  # the last one is around all others
     app.add_exception_handler(ServiceError, problems.of_service_error)
     app.add_exception_handler(HTTPException, problems.of_http_exception)
     app.add_exception_handler(RequestValidationError, problems.of_validation_error)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from service.api.context import Context
 from service.api.openapi import Responses
 from service.api.schemas import LivenessSchema, ReadinessSchema
 
 _NOT_READY: Responses = {503: {"model": ReadinessSchema, "description": "Not ready, with the reasons."}}
+
+_EXPOSITIONS = ("text/plain", "application/openmetrics-text")
 
 router = APIRouter(tags=["operations"])
 
@@ -34,9 +36,14 @@ async def ready(context: Context, response: Response) -> ReadinessSchema:
     "/metrics",
     summary="Prometheus metrics",
     response_class=Response,
-    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Text format."}},
+    responses={
+        200: {
+            "content": {kind: {"schema": {"type": "string"}} for kind in _EXPOSITIONS},
+            "description": "Prometheus' text format, or OpenMetrics if asked for, with exemplars.",
+        }
+    },
 )
-async def metrics(context: Context) -> Response:
+async def metrics(request: Request, context: Context) -> Response:
     """Counters, gauges and histograms; names start with `restore_`."""
-    own = context.gateway.metrics
-    return Response(own.render(), headers={"Content-Type": own.content_type})
+    told, content_type = context.gateway.metrics.answer(request.headers.get("accept", ""))
+    return Response(told, headers={"Content-Type": content_type})

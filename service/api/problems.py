@@ -18,8 +18,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from service.api.correlation import origin_of, template_of
 from service.core import errors
 from service.core.errors import ServiceError
+from service.core.tracing import correlation_headers, told_with_problems, within
 
 MEDIA_TYPE = "application/problem+json"
 CLIENT_CLOSED_REQUEST = 499  # nginx's number: nobody is left to read it, but it keeps such ends apart in the metrics
@@ -98,7 +100,8 @@ def of_service_error(_request: Request, error: Exception) -> ProblemResponse:
         raise TypeError("registered for ServiceError")
     members = document(error, _new_instance())
     if members["status"] >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        logger.error("%s %s: %s", members["instance"], error.code, error.detail)
+        known = {"code": error.code, **({"stage": error.stage} if error.stage else {})}
+        logger.error("%s %s: %s", members["instance"], error.code, error.detail, extra={"fields": known})
     headers = {}
     if type(error) in _RETRY_AFTER_S:
         wait_s = error.extra.get("retry_after_s", _RETRY_AFTER_S[type(error)])
@@ -162,7 +165,12 @@ def of_validation_error(request: Request, error: Exception) -> ProblemResponse:
 def of_defect(request: Request, error: Exception) -> ProblemResponse:
     """Answer anything else without telling what it was; the instance id leads to the log."""
     instance = _new_instance()
-    logger.error("%s %s %s", instance, request.method, request.url.path, exc_info=error)
+    with within(origin_of(request.scope)):
+        logger.error("%s %s %s", instance, request.method, template_of(request.scope), exc_info=error)
+        return _answer_defect(instance)
+
+
+def _answer_defect(instance: str) -> ProblemResponse:
     members = {
         "type": problem_type(ServiceError.code),
         "title": ServiceError.title,
@@ -172,7 +180,7 @@ def of_defect(request: Request, error: Exception) -> ProblemResponse:
         "code": ServiceError.code,
         "retryable": False,
     }
-    return _respond(members, {})
+    return _respond(members, correlation_headers())
 
 
 def catalogue() -> dict[str, dict[str, Any]]:
@@ -199,6 +207,8 @@ def _new_instance() -> str:
 
 
 def _respond(members: dict[str, Any], headers: dict[str, str]) -> ProblemResponse:
+    for name, value in told_with_problems().items():
+        members.setdefault(name, value)
     # Set here too: an answer to a defect leaves outside the middleware that sets them for all others.
     safe = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
     return ProblemResponse(members, status_code=int(members["status"]), headers={**headers, **safe})

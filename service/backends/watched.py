@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.core.interfaces import InferenceBackend, Tensors
+from service.core.tracing import BATCH_SIZE, span_in_trace
 
 
 class WatchedBackend:
@@ -44,8 +45,11 @@ class WatchedBackend:
         """
         number = next(self._numbers)
         self._begun_s[number] = self._clock()
+        rows = len(next(iter(inputs.values()), ()))
         try:
-            return await self._backend.infer(network, inputs)
+            # A call for one photo is a span of its trace; those of the sampler are for many (service.sampling).
+            with span_in_trace(network, {BATCH_SIZE: rows}):
+                return await self._backend.infer(network, inputs)
         finally:
             del self._begun_s[number]
 

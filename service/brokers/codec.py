@@ -21,6 +21,7 @@ from pydantic import TypeAdapter
 
 from service.core.errors import ServiceError
 from service.core.jobs import Failure, Notice, PhotoJob, Progress
+from service.core.origin import Origin
 from service.core.types import F32Array, FaceJob, Lane, Restoration, RestoredFace
 
 VERSION = 1
@@ -35,7 +36,9 @@ def encode(message: Message) -> bytes:
     """Bytes that `decode` turns into an equal message; pixels of a RestoredFace are brought into [0, 1]."""
     fields: _Fields
     if isinstance(message, FaceJob):
-        fields = {**_attributes(message), "crop": message.crop.tobytes(), "shape": message.crop.shape}
+        origin = None if message.origin is None else asdict(message.origin)
+        pixels = {"crop": message.crop.tobytes(), "shape": message.crop.shape}
+        fields = {**_attributes(message), **pixels, "origin": origin}
     elif isinstance(message, RestoredFace):
         pictures = {"sample": _to_u16(message.sample), "posterior_mean": _to_u16(message.posterior_mean)}
         fields = {**_attributes(message), **pictures, "shape": message.sample.shape}
@@ -103,7 +106,15 @@ def _face_job(fields: _Fields) -> FaceJob:
         seed=fields["seed"],
         lane=Lane(fields["lane"]),
         deadline_s=fields["deadline_s"],
+        origin=_origin(fields.get("origin")),
     )
+
+
+def _origin(fields: _Fields | None) -> Origin | None:
+    """Senders before it was added leave it out; what later ones add to it is passed over."""
+    if fields is None:
+        return None
+    return Origin(*(fields[name] for name in Origin.__slots__))
 
 
 def _restored_face(fields: _Fields) -> RestoredFace:

@@ -77,7 +77,9 @@ async def serve_until_told(
     """
     ending = process.ending
     server = _Server(
-        uvicorn.Config(app, lifespan="off", log_level="warning", access_log=False, server_header=False), on_ready
+        # What is logged is written as everything else of the process; its access log would hold paths and queries.
+        uvicorn.Config(app, lifespan="off", log_config=None, access_log=False, server_header=False),
+        on_ready,
     )
     serving = asyncio.create_task(server.serve(sockets=[listener]), name="http")
     told = asyncio.create_task(ending.wait(), name="told")

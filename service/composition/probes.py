@@ -35,14 +35,15 @@ class Probes:
         send: Callable[[Message], Awaitable[None]],
     ) -> None:
         """Answer one request."""
-        status, content_type, body = await self._answer(scope["method"], scope["path"])
+        accept = b",".join(value for name, value in scope["headers"] if name == b"accept").decode("latin-1")
+        status, content_type, body = await self._answer(scope["method"], scope["path"], accept)
         headers = [(b"content-type", content_type.encode()), (b"content-length", str(len(body)).encode())]
         await send(
             {"type": "http.response.start", "status": status, "headers": [*headers, (b"cache-control", b"no-store")]}
         )
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
-    async def _answer(self, method: str, path: str) -> tuple[HTTPStatus, str, bytes]:
+    async def _answer(self, method: str, path: str, accept: str) -> tuple[HTTPStatus, str, bytes]:
         if method not in ("GET", "HEAD"):
             return HTTPStatus.METHOD_NOT_ALLOWED, _JSON, b"{}"
         match path:
@@ -53,5 +54,6 @@ class Probes:
                 status = HTTPStatus.SERVICE_UNAVAILABLE if reasons else HTTPStatus.OK
                 return status, _JSON, json.dumps({"ready": not reasons, "reasons": reasons}).encode()
             case "/metrics":
-                return HTTPStatus.OK, self._metrics.content_type, self._metrics.render()
+                told, content_type = self._metrics.answer(accept)
+                return HTTPStatus.OK, content_type, told
         return HTTPStatus.NOT_FOUND, _JSON, b"{}"

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 from service.core.errors import Draining, QueueFull
+from service.core.tracing import span_in_trace
 
 _MAX_RETRY_AFTER_S = 60
 _NEWEST_WEIGHT = 0.2
@@ -72,7 +73,7 @@ class Admission:
         self._check_room()
         self._waiting += 1
         try:
-            await self._room.acquire()
+            await self._enter()
         finally:
             self._waiting -= 1
             self._left.set()
@@ -82,9 +83,16 @@ class Admission:
     @asynccontextmanager
     async def patient_place(self) -> AsyncIterator[None]:
         """The same for work that was let in elsewhere: it is never refused, and stands in nobody's way in the line."""
-        await self._room.acquire()
+        await self._enter()
         with self._stay():
             yield
+
+    async def _enter(self) -> None:
+        if self._room.locked():
+            with span_in_trace("admission"):
+                await self._room.acquire()
+        else:
+            await self._room.acquire()
 
     def _check_room(self) -> None:
         if self._closed:

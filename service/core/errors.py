@@ -50,6 +50,7 @@ class ServiceError(Exception):
         detail: What happened this time.
         hint: What the caller can do about it.
         extra: Values for machines (limits, counts); JSON-serialisable.
+        stage: File name of the stage or network it comes from, for the log; None where that is not known.
     """
 
     code: ClassVar[str] = "internal"
@@ -62,6 +63,7 @@ class ServiceError(Exception):
         self.detail = detail
         self.hint = hint
         self.extra = extra
+        self.stage: str | None = None
 
 
 class InputError(ServiceError):

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any, Self
 
 from service.core.errors import ServiceError
+from service.core.origin import Origin
 from service.core.types import Lane, RestoreOptions, Upload
 
 
@@ -29,16 +30,33 @@ class JobState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Charge:
+    """What was charged for a photo when it was taken: one face.
+
+    Attributes:
+        account: Whose.
+        photo_px: Pixels of the photo.
+        window_s: Length of the account's window.
+    """
+
+    account: str
+    photo_px: int
+    window_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class PhotoJob:
     """A queue entry for gateways: one photo.
 
     Attributes:
-        job_id: Identifies the job, and is all that is needed to fetch its result.
+        job_id: Identifies the job; where no keys are asked for, it is all that is needed to fetch its result.
         upload: The photo's bytes.
         options: The caller's choices, `seed` filled in: a job that is begun twice gives the same result.
         lane: Queue lane, of the photo and of its faces.
         deadline_s: Unix time after which the job fails instead of being begun.
         webhook_url: Who is told how it ended, or None.
+        origin: The request that brought it, or None.
+        charge: What was charged for it, to be settled when it has ended; None where nothing was.
     """
 
     job_id: str
@@ -47,6 +65,8 @@ class PhotoJob:
     lane: Lane
     deadline_s: float
     webhook_url: str | None = None
+    origin: Origin | None = None
+    charge: Charge | None = None
 
 
 @dataclass(frozen=True, slots=True)

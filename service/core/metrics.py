@@ -1,7 +1,8 @@
 """What an operator can see: one object, built by `cli` and passed down, rendered at `/metrics`.
 
 Every name starts with `restore_`. Label `stage` holds the file name of the stage (`decode`, `paste`, `sampler`, ...),
-label `network` the name of a network in the manifest. No label holds an id.
+label `network` the name of a network in the manifest. No label holds an id. Durations of requests and stages carry the
+trace of one of those that they count, where there is one: an exemplar, told in the OpenMetrics format only.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import time
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encoder
 
 from service.core.errors import DeadlineExceeded, DependencyUnavailable, InferenceFailed, QueueFull, ServiceError
+from service.core.tracing import exemplar
 from service.core.types import Lane
 
 _REQUEST_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 120.0)
@@ -29,6 +31,8 @@ _ALARMING_REFUSALS = (QueueFull.code, InferenceFailed.code, DeadlineExceeded.cod
 _NOTICES_LOST = ("gone", "given_up")
 _PHASES = ("queued", "running")
 
+
+_OPENMETRICS = "application/openmetrics-text"
 
 class Metrics:
     """The service's counters, gauges and histograms in one registry of their own.
@@ -110,11 +114,11 @@ class Metrics:
 
     def observe_request(self, route: str, seconds: float) -> None:
         """Record how long a request took."""
-        self._request_s.labels(route).observe(seconds)
+        self._request_s.labels(route).observe(seconds, exemplar())
 
     def observe_stage(self, stage: str, seconds: float) -> None:
         """Record the time of one stage, named after its file."""
-        self._stage_s.labels(stage).observe(seconds)
+        self._stage_s.labels(stage).observe(seconds, exemplar())
 
     def observe_queue_wait(self, lane: str, seconds: float) -> None:
         """Record how long a face waited in its lane."""

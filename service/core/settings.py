@@ -7,6 +7,7 @@ import binascii
 import ipaddress
 import os
 import re
+from enum import StrEnum
 from pathlib import Path
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
@@ -21,11 +22,19 @@ class UnusableSettings(ValueError):
     """What the operator has set is wrong, or does not suffice; the message names it."""
 
 
+class LogFormat(StrEnum):
+    """Forms of the log."""
+
+    TEXT = "text"  #: for people
+    JSON = "json"  #: one object a line, for machines
+
+
 class Settings(BaseSettings):
     """Everything an operator may set; units are in the names."""
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
 
+    log_format: LogFormat = Field(LogFormat.TEXT, description="Form of the log: text, or json with one object a line.")
     model_repository: Path = Field(Path("model_repository"), description="Folder with manifest.json and the networks.")
     max_upload_bytes: int = Field(32 * 1024 * 1024, gt=0, description="Largest request body accepted.")
     max_image_px: int = Field(40_000_000, gt=0, description="Most pixels of a photo, checked before decoding.")

@@ -1,14 +1,17 @@
-"""Times the stages of one photo: into its report and into the service's metrics, under the stage's file name."""
+"""Times the stages of one photo: into its report, its trace and the service's metrics, by the stage's file name."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from functools import partial
 from typing import ParamSpec, TypeVar
 
+from service.core import tracing
 from service.core.metrics import Metrics
 
 P = ParamSpec("P")
@@ -32,15 +35,18 @@ class Stopwatch:
     async def compute(self, stage: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a stage in the pool; the time counts from its start there, not from its place in the line."""
         call = partial(function, *args, **kwargs)
-        result, seconds = await asyncio.get_running_loop().run_in_executor(self._pool, _timed, call)
-        self._note(stage, seconds)
+        with _named(stage):
+            run = partial(contextvars.copy_context().run, _timed, call)  # what it logs belongs to the photo, too
+            result, seconds = await asyncio.get_running_loop().run_in_executor(self._pool, run)
+            self._note(stage, seconds)
         return result
 
     async def wait(self, stage: str, work: Awaitable[T]) -> T:
         """Await a stage that hands its work elsewhere."""
         begin_s = time.perf_counter()
-        result = await work
-        self._note(stage, time.perf_counter() - begin_s)
+        with _named(stage):
+            result = await work
+            self._note(stage, time.perf_counter() - begin_s)
         return result
 
     def report_ms(self, others_ms: Mapping[str, float]) -> dict[str, float]:
@@ -52,6 +58,12 @@ class Stopwatch:
     def _note(self, stage: str, seconds: float) -> None:
         self._timings_ms[stage] = seconds * 1000
         self._metrics.observe_stage(stage, seconds)
+
+
+@contextlib.contextmanager
+def _named(stage: str) -> Iterator[None]:
+    with tracing.stage(stage), tracing.span(stage):
+        yield
 
 
 def _timed(call: Callable[[], T]) -> tuple[T, float]:

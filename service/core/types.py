@@ -14,6 +14,8 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
+from service.core.origin import Origin
+
 U8Image = npt.NDArray[np.uint8]
 F32Array = npt.NDArray[np.float32]
 FaceKey = tuple[str, int]
@@ -163,6 +165,7 @@ class FaceJob:
         seed: Seed of the photo; the noise generator is seeded by (seed, face_index).
         lane: Queue lane.
         deadline_s: Unix time after which nobody waits for the result, or None.
+        origin: The request that it belongs to, or None.
     """
 
     job_id: str
@@ -172,6 +175,7 @@ class FaceJob:
     seed: int
     lane: Lane = Lane.INTERACTIVE
     deadline_s: float | None = None
+    origin: Origin | None = None
 
     @property
     def key(self) -> FaceKey:

@@ -17,12 +17,16 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
+from opentelemetry.trace import Span
 
 from service.core.errors import MalformedRequest, ServiceError, defect
 from service.core.metrics import Metrics
+from service.core.tracing import correlation_headers, end_request, serving
 from service.rpc.status import code_of, status_of
 
 Context = grpc.aio.ServicerContext[Any, Any]
+
+_OURS = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +95,14 @@ class Answering(grpc.aio.ServerInterceptor):
 
     @contextlib.asynccontextmanager
     async def _told(self, method: str, context: Context) -> AsyncIterator[None]:
+        name = method.lstrip("/")
+        with serving(name, _metadata(context), {"rpc.system": "grpc", "rpc.method": name}) as call:
+            context.set_trailing_metadata(tuple(correlation_headers().items()))
+            async with self._counted(method, context, call):
+                yield
+
+    @contextlib.asynccontextmanager
+    async def _counted(self, method: str, context: Context, call: Span) -> AsyncIterator[None]:
         begin_s = time.perf_counter()
         code = grpc.StatusCode.OK
         self._active += 1
@@ -99,7 +111,8 @@ class Answering(grpc.aio.ServerInterceptor):
         except ServiceError as error:
             code = code_of(error)
             if code is grpc.StatusCode.INTERNAL:
-                logger.error("%s %s: %s", method, error.code, error.detail)
+                known = {"code": error.code, **({"stage": error.stage} if error.stage else {})}
+                logger.error("%s %s: %s", method, error.code, error.detail, extra={"fields": known})
             await _abort(context, error)
         except DecodeError:
             malformed = MalformedRequest("the request is no message of this call", hint="see restoration.proto")
@@ -120,13 +133,24 @@ class Answering(grpc.aio.ServerInterceptor):
         finally:
             self._active -= 1
             self._left.set()
+            seconds = time.perf_counter() - begin_s
             self._metrics.requests(method, code.name)
-            self._metrics.observe_request(method, time.perf_counter() - begin_s)
+            self._metrics.observe_request(method, seconds)
+            error_type = code.name if code in _OURS else None
+            end_request(call, method.lstrip("/"), {"rpc.response.status_code": code.name}, error_type=error_type)
+            fields = {"method": method, "status": code.name, "duration_ms": round(seconds * 1000, 1)}
+            logger.info("answered", extra={"fields": fields})
 
 
 async def _abort(context: Context, error: ServiceError) -> None:
     status = rpc_status.to_status(status_of(error))
-    await context.abort(status.code, status.details, status.trailing_metadata)
+    told = (*(status.trailing_metadata or ()), *correlation_headers().items())
+    await context.abort(status.code, status.details, told)
+
+
+def _metadata(context: Context) -> dict[str, str]:
+    """What the caller says beside his message; of values that are there twice the last one, no binary ones."""
+    return {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
 
 
 def _as_it_is(requests: Any) -> Any:  # noqa: ANN401 - of any call

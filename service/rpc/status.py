@@ -18,6 +18,7 @@ from google.rpc.status_pb2 import Status
 
 from service.core import errors
 from service.core.errors import ServiceError
+from service.core.tracing import told_with_problems
 from service.rpc import restoration_pb2 as pb
 
 DOMAIN = "latent-pmrf"
@@ -80,7 +81,7 @@ def status_of(error: ServiceError) -> Status:
     metadata = {"code": error.code, "title": error.title, "retryable": str(error.retryable).lower()}
     if error.hint:
         metadata["hint"] = error.hint[:_MAX_DETAIL_CHARS]
-    for name, value in _extra(error).items():
+    for name, value in {**_extra(error), **told_with_problems()}.items():
         metadata.setdefault(name, value)
     details: list[Message] = [ErrorInfo(reason=error.code.upper(), domain=DOMAIN, metadata=metadata)]
     wait = _retry_after(error)

@@ -23,12 +23,15 @@ import numpy as np
 from service.core.errors import InferenceFailed, ManifestMismatch, ServiceError
 from service.core.interfaces import InferenceBackend
 from service.core.manifest import Manifest, NetworkSpec
+from service.core.tracing import stage
 from service.core.types import F32Array, FaceJob, RestoredFace, U8Image
 from service.sampling.noise import source_noise
 from service.sampling.ode import euler_step, times
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+OnCall = Callable[[str, Sequence[FaceJob], float], None]
 
 _SOURCE_MEAN = "source_mean"  # input that only a velocity network has which sees the source without its noise
 _SIGNATURES = {
@@ -86,14 +89,16 @@ class Phases:
     Args:
         backend: Runs the networks.
         manifest: The bundle's contract.
+        on_call: Told of every call that has ended well: network, faces, Unix time of its beginning.
 
     Raises:
         ManifestMismatch: A network's inputs or outputs are not called as they are called here.
     """
 
-    def __init__(self, backend: InferenceBackend, manifest: Manifest) -> None:
+    def __init__(self, backend: InferenceBackend, manifest: Manifest, on_call: OnCall | None = None) -> None:
         _check_names(manifest)
         self._backend = backend
+        self._on_call = on_call
         self._specs = {name: manifest.networks[name] for name in _called(manifest)}
         self._in_latent_space = manifest.space == "latent"
         velocity_inputs = [tensor.name for tensor in manifest.networks["velocity"].inputs]
@@ -114,12 +119,12 @@ class Phases:
             ServiceError: A network call failed.
         """
         images = await asyncio.to_thread(_to_unit, [job.crop for job in jobs])
-        means, estimator_ms = await self._call("estimator", image=images)
+        means, estimator_ms = await self._call("estimator", jobs, image=images)
         means = means.clip(0.0, 1.0)
         timings_ms = {"estimator": estimator_ms}
         raw = means
         if self._in_latent_space:
-            raw, timings_ms["vae_encoder"] = await self._call("vae_encoder", image=_to_pm1(means))
+            raw, timings_ms["vae_encoder"] = await self._call("vae_encoder", jobs, image=_to_pm1(means))
         return await asyncio.to_thread(self._sources, jobs, means, raw, timings_ms)
 
     async def advance(self, faces: Sequence[FlowFace]) -> list[FlowFace]:
@@ -133,7 +138,7 @@ class Phases:
         inputs = {"x_t": z_t, "t": times([face.steps_done for face in faces], num_steps)}
         if self._mean_conditioned:
             inputs[_SOURCE_MEAN] = np.stack([face.source_mean for face in faces])
-        v_t, velocity_ms = await self._call("velocity", **inputs)
+        v_t, velocity_ms = await self._call("velocity", [face.job for face in faces], **inputs)
         stepped = euler_step(z_t, v_t, num_steps)
         return [
             replace(
@@ -154,7 +159,8 @@ class Phases:
         raw = np.stack([face.z_t for face in faces]) * self._std + self._mean
         timings_ms: dict[str, float] = {}
         if self._in_latent_space:
-            pictures, timings_ms["vae_decoder"] = await self._call("vae_decoder", latent=raw)
+            jobs = [face.job for face in faces]
+            pictures, timings_ms["vae_decoder"] = await self._call("vae_decoder", jobs, latent=raw)
             samples = await asyncio.to_thread(_from_pm1, pictures)
         else:
             samples = await asyncio.to_thread(_to_pictures, raw)
@@ -173,17 +179,20 @@ class Phases:
         rows = zip(jobs, _to_pictures(means), source_means, source_means + self._sigma_s * noise, strict=True)
         return [FlowFace(job, mean, source_mean, z_0, 0, timings_ms) for job, mean, source_mean, z_0 in rows]
 
-    async def _call(self, network: str, **inputs: F32Array) -> tuple[F32Array, float]:
+    async def _call(self, network: str, jobs: Sequence[FaceJob], **inputs: F32Array) -> tuple[F32Array, float]:
         """The network's output and the call's milliseconds, the wait for its turn included."""
         rows = len(next(iter(inputs.values())))
         padding = self._specs[network].rows_of_call(rows) - rows
         if padding:
             taken = [*range(rows), *[0] * padding]
             inputs = {name: value[taken] for name, value in inputs.items()}
-        begin_s = time.perf_counter()
-        outputs = await self._backend.infer(network, inputs)
-        output = np.asarray(outputs[_SIGNATURES[network][1]], np.float32)[:rows]
-        return output, (time.perf_counter() - begin_s) * 1000
+        begun_s, begin_s = time.time(), time.perf_counter()
+        with stage(network):
+            outputs = await self._backend.infer(network, inputs)
+        call_ms = (time.perf_counter() - begin_s) * 1000
+        if self._on_call is not None:
+            self._on_call(network, jobs, begun_s)
+        return np.asarray(outputs[_SIGNATURES[network][1]], np.float32)[:rows], call_ms
 
 
 async def isolated(

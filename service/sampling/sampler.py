@@ -27,6 +27,7 @@ from service.core.interfaces import InferenceBackend
 from service.core.manifest import Manifest
 from service.core.metrics import Metrics
 from service.core.types import FaceJob, FaceKey, Lane, RestoredFace
+from service.sampling.observation import Observation
 from service.sampling.phases import FlowFace, Phase, Phases, isolated
 from service.sampling.schedule import CallShape, Schedule
 from service.sampling.slots import Slot
@@ -50,7 +51,7 @@ class Sampler:
         manifest: The bundle's contract.
         slots: Faces in flight at once, batch faces not counted that are parked for interactive ones. More than fit one
             call let short faces go before long ones when there is much to do.
-        metrics: Told about slots, steps and time per face.
+        metrics: Told about slots, steps and time per face; traces and the log are told of faces, too.
         clock: Unix time, for deadlines.
 
     Raises:
@@ -69,7 +70,8 @@ class Sampler:
     ) -> None:
         if slots < 1:
             raise ValueError(f"slots must be at least 1, not {slots}")
-        self._phases = Phases(backend, manifest)
+        self._observation = Observation(metrics)
+        self._phases = Phases(backend, manifest, self._observation.called)
         shapes = {phase: CallShape.of(self._phases.networks(phase), slots) for phase in Phase}
         self._schedule = Schedule(shapes, concurrent=backend.concurrent)
         self._manifest = manifest
@@ -109,6 +111,7 @@ class Sampler:
             raise DeadlineExceeded("the deadline passed while the face was queued")
         self._check(job)
         self._slots.append(Slot(job, time.perf_counter()))
+        self._observation.admitted(job)
         self._metrics.slots_active(len(self._slots))
 
     @property
@@ -145,6 +148,7 @@ class Sampler:
         for call in calls:
             call.cancel()
         await asyncio.gather(*calls, return_exceptions=True)
+        self._observation.abandoned(abandoned)
         self._metrics.slots_active(0)
         return abandoned
 
@@ -202,6 +206,5 @@ class Sampler:
 
     def _end(self, slot: Slot, result: RestoredFace | ServiceError) -> Outcome:
         self._slots.remove(slot)
-        if isinstance(result, RestoredFace):
-            self._metrics.observe_stage("sampler", time.perf_counter() - slot.admitted_s)
+        self._observation.ended(slot.job, result, time.perf_counter() - slot.admitted_s)
         return Outcome(slot.job, result)
