@@ -202,6 +202,18 @@ class Metrics:
         """Everything in the Prometheus text format; serve it with `content_type`."""
         return generate_latest(self.registry)
 
+    def answer(self, accept: str) -> tuple[bytes, str]:
+        """Everything, and its content type: OpenMetrics, with exemplars, for whoever asks for it.
+
+        Args:
+            accept: The request's Accept header.
+        """
+        media_types = {choice.partition(";")[0].strip().lower() for choice in accept.split(",")}
+        if _OPENMETRICS in media_types:
+            encode, content_type = choose_encoder(_OPENMETRICS)  # of a version that we choose, not the caller
+            return encode(self.registry), content_type
+        return self.render(), self.content_type
+
     def _begin_at_zero(self) -> None:
         for counter, values in (
             (self._dead, _DEAD_REASONS),
