@@ -17,6 +17,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from service.core import tracing
 from service.core.admission import Admission
 from service.core.errors import (
     DeadlineExceeded,
@@ -31,6 +32,7 @@ from service.core.jobs import PhotoJob
 from service.core.manifest import Manifest
 from service.core.metrics import Metrics
 from service.core.options import OptionLimits, check_options
+from service.core.photo_log import PhotoLog, photo_log
 from service.core.settings import Settings
 from service.core.stopwatch import Stopwatch
 from service.core.types import (
@@ -104,6 +106,7 @@ def new_job(
         lane=lane,
         deadline_s=time.time() + within_s,
         webhook_url=webhook_url,
+        origin=tracing.here(),
     )
 
 
@@ -159,8 +162,10 @@ class Gateway:
         """
         try:
             check_options(options, self.option_limits)
-            async with self._deadline(until_s), self.admission.place():
-                restoration = await self._pipeline(upload, self._plan(options, job_id or new_job_id(), until_s))
+            with photo_log(Lane.INTERACTIVE) as log:
+                async with self._deadline(until_s), self.admission.place():
+                    plan = self._plan(options, job_id or new_job_id(), until_s)
+                    restoration = await self._pipeline(upload, plan, log)
         except ServiceError as error:
             self.metrics.rejected(error.code)
             if not isinstance(error, QueueFull | Draining):  # those were not begun
@@ -191,9 +196,11 @@ class Gateway:
             Cancelled: Its faces were withdrawn by somebody else.
         """
         check_options(job.options, self.option_limits)
-        async with self.admission.patient_place(), self._deadline(until_s):
-            plan = self._plan(job.options, job.job_id, until_s)
-            return await self._pipeline(job.upload, replace(plan, lane=job.lane, patient=True, on_progress=on_progress))
+        with photo_log(job.lane) as log:
+            async with self.admission.patient_place(), self._deadline(until_s):
+                plan = self._plan(job.options, job.job_id, until_s)
+                plan = replace(plan, lane=job.lane, patient=True, on_progress=on_progress)
+                return await self._pipeline(job.upload, plan, log)
 
     async def check(self, upload: Upload, options: RestoreOptions) -> None:
         """Refuse at once what is bound to fail: options out of range, a file that is no photo or too large.
@@ -231,9 +238,10 @@ class Gateway:
             deadline_s=self._end_s(until_s),
         )
 
-    async def _pipeline(self, upload: Upload, plan: _Plan) -> Restoration:
+    async def _pipeline(self, upload: Upload, plan: _Plan, log: PhotoLog) -> Restoration:
         options, watch = plan.options, Stopwatch(self.pool, self.metrics)
         image = await watch.compute("decode", decode, upload, self._decode_limits())
+        log.size(image.pixels.shape[1], image.pixels.shape[0])
         self._check_output_size(image, options)
         found = [] if options.aligned else await self._find_faces(image, options, watch)
         size_px = self.manifest.image_size_px
@@ -264,7 +272,7 @@ class Gateway:
             timings_ms=watch.report_ms(_slowest_ms(restored)),
             output_format=output_format,
         )
-        return Restoration(data, report)
+        return log.restored(Restoration(data, report))
 
     def _decode_limits(self) -> DecodeLimits:
         return DecodeLimits(
@@ -329,13 +337,14 @@ class Gateway:
         ]
         if not jobs:
             return []
-        try:
-            await self._submit(jobs, patient=plan.patient)
-            return await self.broker.results(plan.job_id, plan.deadline_s - time.time(), plan.on_progress)
-        except BaseException:
-            with contextlib.suppress(ServiceError):  # what cannot be withdrawn now ends at its deadline
-                await asyncio.shield(self.broker.cancel(plan.job_id))
-            raise
+        with tracing.handing_over("broker", {tracing.FACES: len(jobs)}) as origin:
+            try:
+                await self._submit([replace(job, origin=origin) for job in jobs], patient=plan.patient)
+                return await self.broker.results(plan.job_id, plan.deadline_s - time.time(), plan.on_progress)
+            except BaseException:
+                with contextlib.suppress(ServiceError):  # what cannot be withdrawn now ends at its deadline
+                    await asyncio.shield(self.broker.cancel(plan.job_id))
+                raise
 
     async def _submit(self, jobs: Sequence[FaceJob], *, patient: bool) -> None:
         while True:

@@ -22,6 +22,7 @@ from typing import Self
 
 from service.core.errors import Cancelled, MalformedRequest, QueueFull, ServiceError, defect
 from service.core.jobs import PhotoJob, Progress
+from service.core.tracing import LANE, consuming, told_with_problems
 from service.core.types import Lane, Restoration, RestoreOptions, Upload
 from service.gateway import Gateway, new_job
 
@@ -315,16 +316,18 @@ class PhotoStream:
     async def _work(self, photo: _Photo, job: PhotoJob) -> Restoration | ServiceError:
         """One photo from its turn to its outcome."""
         tell = partial(self._move, photo.client_id) if self._tells_progress else None
-        try:
-            async with self._window.turn():
-                restoration = await self._gateway.work_off(job, tell, until_s=self._until_s)
-                self._finish(photo, len(restoration.data))  # counted before the turn is another photo's
-                return restoration
-        except ServiceError as error:
-            return error
-        except Exception:
-            logger.exception("unexpected error with a photo of a stream")
-            return defect()
+        with consuming("stream", job.origin, {LANE: job.lane.value}, own_trace=True):
+            try:
+                async with self._window.turn():
+                    restoration = await self._gateway.work_off(job, tell, until_s=self._until_s)
+                    self._finish(photo, len(restoration.data))  # counted before the turn is another photo's
+                    return restoration
+            except ServiceError as error:
+                error.extra.update(told_with_problems())
+                return error
+            except Exception:
+                logger.exception("unexpected error with a photo of a stream")
+                return defect()
 
     def _settle(self, photo: _Photo, work: asyncio.Task[Restoration | ServiceError]) -> None:
         metrics = self._gateway.metrics
