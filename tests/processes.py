@@ -18,8 +18,8 @@ import psutil
 ROOT = Path(__file__).resolve().parents[1]
 _PATIENCE_S = 120.0
 _PAUSE_S = 0.02
-_ADDRESS = re.compile(r"http://127\.0\.0\.1:(\d+)$", re.MULTILINE)
-_RPC_ADDRESS = re.compile(r"^gRPC on (127\.0\.0\.1:\d+)$", re.MULTILINE)
+_ADDRESS = re.compile(r"http://127\.0\.0\.1:(\d+)(?=\"|$)", re.MULTILINE)  # at the end of a line, or of a JSON message
+_RPC_ADDRESS = re.compile(r"gRPC on (127\.0\.0\.1:\d+)(?=\"|$)", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,11 @@ import contextlib
 import time
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
-from functools import cache
 
 from opentelemetry import context as contexts
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, Tracer
+from opentelemetry.trace import Link, NoOpTracer, Span, SpanKind, Status, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from service.core.errors import Cancelled, InputError, ServiceError
@@ -34,6 +33,7 @@ BATCH_SIZE = "restore.batch_size"
 
 _NS = 1_000_000_000
 _W3C = TraceContextTextMapPropagator()
+_tracer: Tracer = NoOpTracer()
 _request_id: ContextVar[str] = ContextVar("request_id", default="")
 _stage: ContextVar[str] = ContextVar("stage", default="")
 
@@ -80,7 +80,7 @@ def serving(name: str, headers: Mapping[str, str], attributes: Attributes, *, tr
         yield trace.INVALID_SPAN
         return
     context = _W3C.extract({name: value for name in _W3C.fields if (value := headers.get(name))}, context=Context())
-    begun = tracer().start_span(name, context, SpanKind.SERVER, dict(attributes))
+    begun = _tracer.start_span(name, context, SpanKind.SERVER, dict(attributes))
     # What ends it is told by the answer (`end_request`), not by what is raised on the way there.
     with trace.use_span(begun, end_on_exit=True, record_exception=False, set_status_on_exception=False):
         yield begun
@@ -158,7 +158,7 @@ def span(
         context: Where it belongs instead; an empty one begins a trace.
         links: Spans of other traces that have to do with it.
     """
-    begun = tracer().start_span(name, context, kind, dict(attributes or {}), links)
+    begun = _tracer.start_span(name, context, kind, dict(attributes or {}), links)
     with trace.use_span(begun, end_on_exit=True, record_exception=False, set_status_on_exception=False):
         try:
             yield begun
@@ -198,7 +198,7 @@ def past_span(name: str, begin_s: float, end_s: float, context: Context, attribu
 
 def start_span(name: str, begin_s: float, context: Context, attributes: Attributes | None = None) -> Span:
     """A span for the caller to end."""
-    return tracer().start_span(
+    return _tracer.start_span(
         name, context, attributes=dict(attributes or {}), start_time=nanoseconds(begin_s), record_exception=False
     )
 
@@ -273,7 +273,16 @@ def _link_to(origin: Origin | None) -> tuple[Link, ...]:
     return (Link(found),) if found is not None and found.is_valid else ()
 
 
-@cache
-def tracer() -> Tracer:
-    """Makes spans; it finds the SDK whenever that is set up (`service.telemetry.traces`)."""
-    return trace.get_tracer("latent-pmrf")
+@contextlib.contextmanager
+def made_by(tracer: Tracer) -> Iterator[None]:
+    """Let a tracer make the spans of this process for the duration of the block.
+
+    It is handed over here and not made known to all of the process: frameworks and clients that trace by themselves
+    would use it, and tell paths, queries and addresses.
+    """
+    global _tracer
+    before, _tracer = _tracer, tracer
+    try:
+        yield
+    finally:
+        _tracer = before

@@ -14,9 +14,8 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from opentelemetry import trace
-
 from service.core.settings import UnusableSettings
+from service.core.tracing import made_by
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
@@ -67,9 +66,9 @@ def exporting(service_name: str, version: str) -> Iterator[None]:
         provider.add_span_processor(BatchSpanProcessor(exporter))
     except ValueError as error:
         raise UnusableSettings(f"a variable OTEL_* cannot be used: {error}") from error
-    trace.set_tracer_provider(provider)
     try:
-        yield
+        with made_by(provider.get_tracer("latent-pmrf", version)):
+            yield
     finally:
         # The SDK would wait half a minute for a collector that does not answer; a process that ends has less time.
         parting = threading.Thread(target=provider.shutdown, name="last spans", daemon=True)
