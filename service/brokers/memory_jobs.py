@@ -296,16 +296,17 @@ class MemoryJobQueue:
 
     def _end(self, entry: MemoryJob, state: JobState, size_bytes: int = 0) -> None:
         """Let a job end: onto the shelf, and a notice into the outbox if somebody wants one."""
-        webhook_url = None if entry.photo is None else entry.photo.webhook_url
+        photo = entry.photo
         if entry.state is JobState.RUNNING and state is not JobState.CANCELLED:
             in_flight = sum(each.state is JobState.RUNNING for each in self._live.values())
             self._pace.note(max(0.0, self._clock() - entry.taken_s), in_flight)
         self._withdraw(entry, state)
         entry.expires_s = self._ended.next_expiry_s()
         self._ended.put(entry.job_id, entry, size_bytes)
-        if webhook_url is not None:
-            ended_s = self._clock()
-            self._outbox.put(closing_notice(entry.job_id, webhook_url, state, ended_s=ended_s, failure=entry.failure))
+        if photo is not None and photo.webhook_url is not None:
+            ended_s, failure, url = self._clock(), entry.failure, photo.webhook_url
+            notice = closing_notice(entry.job_id, url, state, ended_s=ended_s, failure=failure, origin=photo.origin)
+            self._outbox.put(notice)
 
     def _find(self, job_id: str) -> MemoryJob:
         entry = self._live.get(job_id) or self._ended.get(job_id)

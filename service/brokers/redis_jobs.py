@@ -112,6 +112,7 @@ class RedisJobQueue:
             *(encode(job), _ms(limits.payload_ttl_s), _ms(limits.result_ttl_s)),
             *(job.webhook_url or "", notice_id_of(job)),
             *("", "") if idempotency is None else (self._keys.digest(idempotency.key), idempotency.fingerprint),
+            "" if job.origin is None else encode(job.origin),
         )
         self._lanes.show(view)
         if answer == b"conflict":

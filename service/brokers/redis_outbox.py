@@ -15,6 +15,7 @@ from service.brokers.redis_lanes import POLL_S, Lanes
 from service.brokers.redis_listener import PATIENCE_S
 from service.core.jobs import Failure, JobState, Notice, PhotoJob
 from service.core.notices import closing_notice
+from service.core.origin import Origin
 
 
 class RedisOutbox:
@@ -66,12 +67,13 @@ def notice_id_of(job: PhotoJob) -> str:
 
 
 def _notice_of(found: Sequence[bytes]) -> Notice:
-    _, job_id, url, outcome, ended_us, failure, attempts = found
+    _, job_id, url, outcome, ended_us, failure, attempts, origin = found
     notice = closing_notice(
         job_id.decode(),
         url.decode(),
         JobState(outcome.decode()),
         ended_s=int(ended_us) / 1e6,
         failure=decode(Failure, failure) if failure else None,
+        origin=decode(Origin, origin) if origin else None,
     )
     return replace(notice, attempt=int(attempts))

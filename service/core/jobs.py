@@ -171,12 +171,14 @@ class Notice:
         url: Where to.
         body: The JSON document, exactly as it is signed.
         attempt: Attempts before this one.
+        origin: The request that brought the job, or None; handed over when the job ended.
     """
 
     notice_id: str
     url: str
     body: bytes
     attempt: int = 0
+    origin: Origin | None = None
 
 
 def _find_kind(root: type[ServiceError], code: str) -> type[ServiceError] | None:

@@ -7,9 +7,11 @@ one: whoever receives it fetches the result.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from service.core.jobs import Failure, JobState, Notice
+from service.core.origin import Origin
 
 
 def report_path(job_id: str) -> str:
@@ -32,8 +34,14 @@ def cancel_path(job_id: str) -> str:
     return f"{report_path(job_id)}/cancel"
 
 
-def closing_notice(
-    job_id: str, webhook_url: str, state: JobState, *, ended_s: float, failure: Failure | None = None
+def closing_notice(  # noqa: PLR0913 - what is told, and what leads to it
+    job_id: str,
+    webhook_url: str,
+    state: JobState,
+    *,
+    ended_s: float,
+    failure: Failure | None = None,
+    origin: Origin | None = None,
 ) -> Notice:
     """The notice about a job that has ended; the same job and end give the same notice.
 
@@ -43,6 +51,7 @@ def closing_notice(
         state: A final one.
         ended_s: Unix time of the end.
         failure: Why it failed, if it did.
+        origin: The request that brought the job, or None; the receiver is told nothing of it.
     """
     urls = {"report": report_path(job_id)}
     if state is JobState.SUCCEEDED:
@@ -53,4 +62,5 @@ def closing_notice(
     timestamp = datetime.fromtimestamp(ended_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     document = {"type": f"restoration.{state.value}", "timestamp": timestamp, "data": data}
     body = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
-    return Notice(f"msg_{job_id}", webhook_url, body)
+    handed_over = None if origin is None else replace(origin, sent_s=ended_s)
+    return Notice(f"msg_{job_id}", webhook_url, body, origin=handed_over)

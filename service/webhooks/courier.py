@@ -15,6 +15,7 @@ from service.core.errors import DependencyUnavailable
 from service.core.interfaces import JobQueue
 from service.core.jobs import Notice
 from service.core.metrics import Metrics
+from service.core.tracing import OUTCOME, consuming, note
 from service.webhooks.sender import Delivery
 
 RETRY_S = (5.0, 30.0, 120.0, 600.0, 1800.0, 3600.0, 7200.0, 14_400.0, 28_800.0, 28_800.0)
@@ -106,14 +107,20 @@ class Courier:
 
     async def _deliver(self, notice: Notice) -> None:
         try:
+            with consuming("courier", notice.origin, {"restore.attempt": notice.attempt}):
+                await self._attempt(notice)
+        finally:
+            self._room.release()
+
+    async def _attempt(self, notice: Notice) -> None:
+        try:
             delivery = await self._sender.send(notice)
+            note({OUTCOME: delivery.value})
             await self._settle(notice, delivery)
         except DependencyUnavailable as error:
             logger.warning("the end of a delivery cannot be told, it will be repeated: %s", error.detail)
         except Exception:
             logger.exception("unexpected error with notice %s", notice.notice_id)  # it comes due again after its lease
-        finally:
-            self._room.release()
 
     async def _settle(self, notice: Notice, delivery: Delivery) -> None:
         self._metrics.notices(delivery.value)

@@ -1,12 +1,12 @@
 -- Queue a photo, unless its idempotency key stands for another one.
 --
 -- ARGV: job, lane, most photos waiting, payload, its time to live in ms, ms to keep the job after its end, webhook or '',
---       id of the notice about its end, digest of the idempotency key or '', fingerprint.
+--       id of the notice about its end, digest of the idempotency key or '', fingerprint, its origin or ''.
 -- Returns 'admitted', 'joined', 'conflict' or 'full'; the job, photos that waited before, seconds a photo takes, and the
 -- view. Running twice for one job is running once.
 
 local job, lane, limit, payload, payload_ttl_ms, keep_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[6]
-local webhook, notice, idempotency, fingerprint = ARGV[7], ARGV[8], ARGV[9], ARGV[10]
+local webhook, notice, idempotency, fingerprint, origin = ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11]
 
 local function answer(kind, admitted)
   return {kind, admitted, waiting_in(lane), tostring(pace_s()), view()}
@@ -31,7 +31,7 @@ end
 call('SET', PAYLOAD .. job .. ':0', payload, 'PX', payload_ttl_ms)
 admit(job, lane, now_us(), keep_ms, {'0', '0'})
 if webhook ~= '' then
-  call('HSET', JOB .. job, 'webhook', webhook, 'notice', notice)
+  call('HSET', JOB .. job, 'webhook', webhook, 'notice', notice, 'origin', origin)
 end
 if idempotency ~= '' then
   call('HSET', JOB .. job, 'idempotency', idempotency)

@@ -8,7 +8,7 @@
 -- Fields of a job:  lane, at (admission, microseconds), n items, w of them waiting, done, keep (ms after the end),
 --                   total and steps of all items, rev (changes told), end and error (once it has ended),
 --                   per item: t:i its steps, s:i those taken, e:i its entry, k:i when it was taken, q:i how long it waited,
---                   photos: progress, webhook, notice (the id that its notice will have), idempotency
+--                   photos: progress, webhook, notice (the id that its notice will have), its origin, idempotency
 --
 -- The server refuses some writes when it is out of memory. The first write of each script is one of those, so that a
 -- script runs as a whole or not at all. Time is the server's: clocks of takers need not agree.
@@ -224,11 +224,11 @@ end
 
 -- Somebody wants to know how a job ended; the notice outlives the job.
 local function post_notice(job, outcome, error, now)
-  local wanted = call('HMGET', JOB .. job, 'notice', 'webhook')
-  local notice, url = wanted[1], wanted[2]
+  local wanted = call('HMGET', JOB .. job, 'notice', 'webhook', 'origin')
+  local notice, url, origin = wanted[1], wanted[2], wanted[3] or ''
   if notice then
     call('HSET', NOTICE .. notice, 'job', job, 'url', url, 'outcome', outcome, 'ended', exact(now), 'error', error,
-      'attempt', 0)
+      'attempt', 0, 'origin', origin)
     call('ZADD', OUTBOX, now / 1000, notice)
     call('PUBLISH', MAIL, '')
   end
