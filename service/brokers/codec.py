@@ -112,9 +112,7 @@ def _face_job(fields: _Fields) -> FaceJob:
 
 def _origin(fields: _Fields | None) -> Origin | None:
     """Senders before it was added leave it out; what later ones add to it is passed over."""
-    if fields is None:
-        return None
-    return Origin(*(fields[name] for name in Origin.__slots__))
+    return None if fields is None else cast(Origin, _adapters()[Origin].validate_python(fields))
 
 
 def _restored_face(fields: _Fields) -> RestoredFace:

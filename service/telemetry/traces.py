@@ -39,12 +39,13 @@ def wanted(variables: Mapping[str, str]) -> bool:
 
 
 @contextlib.contextmanager
-def exporting(service_name: str, version: str) -> Iterator[None]:
+def exporting(service_name: str, version: str, *, farewell_s: float = _FAREWELL_S) -> Iterator[None]:
     """Send spans for the duration of the block, and those that are left at its end, if the environment asks for it.
 
     Args:
         service_name: Unless OTEL_SERVICE_NAME or OTEL_RESOURCE_ATTRIBUTES say another one.
         version: Of the service.
+        farewell_s: Longest time for the spans that are left at the end.
 
     Raises:
         UnusableSettings: It asks for what is not installed or not there, or a variable's value is none.
@@ -73,9 +74,11 @@ def exporting(service_name: str, version: str) -> Iterator[None]:
         # The SDK would wait half a minute for a collector that does not answer; a process that ends has less time.
         parting = threading.Thread(target=provider.shutdown, name="last spans", daemon=True)
         parting.start()
-        parting.join(_FAREWELL_S)
+        parting.join(farewell_s)
         if parting.is_alive():
-            logger.warning("the last spans could not be sent within %g s", _FAREWELL_S)
+            logger.warning("the last spans could not be sent within %g s", farewell_s)
+            exporter.shutdown()  # ends the attempts
+            parting.join(farewell_s)
 
 
 def _exporter() -> SpanExporter:

@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+from dataclasses import replace
 
 import pytest
 
 from service.core.errors import (
     NoFaceFound,
 )
+from service.core.origin import Origin
 from tests.job_queues import HOOK, LONG_S, SOON_S, photo, result_of
 
 
@@ -28,6 +30,18 @@ async def test_the_end_of_a_job_with_a_webhook_leaves_one_notice(queue, ending):
     assert (document["data"]["id"], document["data"]["status"]) == ("a", ending)
     assert ("error" in document["data"]) == (ending == "failed")
     assert await queue.due_notice(0) is None
+
+
+@pytest.mark.parametrize("origin", [None, Origin("req-1", "00-trace-span-01", "vendor=1", sent_s=5.0)])
+async def test_a_notice_tells_us_and_not_its_receiver_which_request_brought_the_job(queue, origin):
+    await queue.admit(photo("a", webhook_url=HOOK, origin=origin))
+    await queue.cancel("a")
+    notice = await queue.due_notice(LONG_S)
+    if origin is None:
+        assert notice.origin is None
+    else:
+        assert replace(notice.origin, sent_s=5.0) == origin
+    assert b"req-1" not in notice.body
 
 
 async def test_a_job_cancelled_in_the_line_leaves_a_notice_and_a_deleted_one_none(queue):

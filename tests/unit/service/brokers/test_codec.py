@@ -14,6 +14,7 @@ from service.brokers.codec import VERSION, decode, decode_error, encode, encode_
 from service.core import errors
 from service.core.errors import ServiceError
 from service.core.jobs import Failure, Notice, PhotoJob, Progress
+from service.core.origin import Origin
 from service.core.types import (
     Background,
     FaceJob,
@@ -28,6 +29,8 @@ from service.core.types import (
     RestoreOptions,
     Upload,
 )
+from tests.fakes import face_job
+from tests.job_queues import photo
 
 HALF_A_STEP = 1 / 131070
 FLOAT32_ROUNDING = 2**-23
@@ -45,6 +48,7 @@ names = st.text(string.ascii_lowercase, min_size=1, max_size=8).filter(
     lambda name: name not in ("detail", "hint", "self")
 )
 sizes = st.integers(1, 4)
+origins = st.builds(Origin, request_id=words, traceparent=words, tracestate=words, sent_s=reals)
 face_jobs = sizes.flatmap(
     lambda size: st.builds(
         FaceJob,
@@ -55,6 +59,7 @@ face_jobs = sizes.flatmap(
         seed=seeds,
         lane=st.sampled_from(Lane),
         deadline_s=st.none() | reals,
+        origin=st.none() | origins,
     )
 )
 pictures = sizes.map(lambda size: (size, size, 3)).flatmap(
@@ -83,6 +88,7 @@ photo_jobs = st.builds(
     lane=st.sampled_from(Lane),
     deadline_s=reals,
     webhook_url=st.none() | words,
+    origin=st.none() | origins,
 )
 face_reports = st.builds(
     FaceReport,
@@ -111,7 +117,8 @@ plain_messages = st.one_of(
     photo_jobs,
     st.builds(Restoration, data=st.binary(), report=reports),
     st.builds(Progress, counts, counts, counts, counts),
-    st.builds(Notice, words, words, st.binary(), counts),
+    st.builds(Notice, words, words, st.binary(), counts, st.none() | origins),
+    origins,
     st.builds(Failure, words, words, words, st.dictionaries(words, json_values, max_size=3)),
 )
 error_kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ServiceError)]
@@ -122,7 +129,7 @@ def test_a_face_job_arrives_as_it_was_sent(job):
     arrived = decode(FaceJob, encode(job))
     assert (arrived.crop == job.crop).all()
     assert arrived.crop.dtype == np.uint8
-    for field in ("key", "num_steps", "seed", "lane", "deadline_s"):
+    for field in ("key", "num_steps", "seed", "lane", "deadline_s", "origin"):
         assert getattr(arrived, field) == getattr(job, field)
     assert isinstance(arrived.lane, Lane)
 
@@ -178,6 +185,20 @@ def test_another_version_is_told_from_damage():
 def test_a_field_that_came_later_is_passed_over():
     fields = msgpack.unpackb(encode(Progress(1, 0, 4, 2)))
     assert decode(Progress, msgpack.packb({**fields, "eta_s": 3.5})) == Progress(1, 0, 4, 2)
+
+
+@pytest.mark.parametrize("message", [face_job(), photo("a")], ids=["face", "photo"])
+def test_a_sender_that_knows_no_origins_is_understood(message):
+    fields = msgpack.unpackb(encode(message))
+    del fields["origin"]
+    assert decode(type(message), msgpack.packb(fields)).origin is None
+
+
+def test_an_origin_that_is_none_is_damage():
+    fields = msgpack.unpackb(encode(face_job()))
+    for wrong in (7, ["req-1"], {"request_id": 7}):
+        with pytest.raises(ServiceError, match="damaged"):
+            decode(FaceJob, msgpack.packb({**fields, "origin": wrong}))
 
 
 def test_another_kind_is_refused():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 
 from service.core.metrics import Metrics
+from service.core.origin import Origin
+from service.core.tracing import within
 
 
 def test_every_metric_is_rendered_under_the_prefix_with_its_labels() -> None:
@@ -94,3 +96,33 @@ def test_the_age_of_the_oldest_goes_on_growing() -> None:
     assert 100 <= first < age_s()
     metrics.queue_oldest("batch", time.time() + 100)
     assert age_s() == 0
+
+
+def test_a_scraper_that_asks_for_openmetrics_gets_it_and_any_other_the_text_format() -> None:
+    metrics = Metrics()
+    for accept in ("application/openmetrics-text;version=1.0.0;q=0.5,text/plain;q=0.3", "Application/OpenMetrics-Text"):
+        told, content_type = metrics.answer(accept)
+        assert content_type == "application/openmetrics-text; version=1.0.0; charset=utf-8"
+        assert told.endswith(b"# EOF\n")
+    for accept in ("", "*/*", "text/plain;version=0.0.4", "application/json", "application/openmetrics"):
+        told, content_type = metrics.answer(accept)
+        assert content_type == metrics.content_type
+        assert b"# EOF" not in told
+
+
+def test_durations_without_a_trace_have_no_exemplar() -> None:
+    metrics = Metrics()
+    metrics.observe_request("/restore", 0.3)
+    told, _ = metrics.answer("application/openmetrics-text")
+    assert b" # {" not in told
+
+
+def test_a_duration_within_a_trace_leads_to_it() -> None:
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    metrics = Metrics()
+    with within(Origin("", f"00-{trace}-00f067aa0ba902b7-01")):
+        metrics.observe_request("/restore", 0.3)
+        metrics.observe_stage("decode", 0.3)
+    told, _ = metrics.answer("application/openmetrics-text")
+    assert told.decode().count(f' # {{trace_id="{trace}"}} 0.3') == len(("request", "stage"))
+    assert trace.encode() not in metrics.render()
