@@ -4,6 +4,7 @@
     gateway    HTTP, gRPC and all that surrounds the networks; any number of them share a queue in Redis
     worker     sampler and networks, any number of them on the same queue
     restore    files and folders, in this process, without a server
+    keys       who may use a service: makes, lists and revokes API keys
     batch      folders of any size, by a server or by Ray; run again, it does what is left
 
 Exit status: 0 done, 1 something failed, 2 wrong usage or settings, 3 nothing to restore with: the model bundle is not
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from service.access.command import add_arguments as key_arguments
 from service.batch.arguments import add_arguments
 from service.composition.release import version
 from service.core.errors import DependencyUnavailable, InputError, ManifestMismatch
@@ -216,6 +218,20 @@ def _batch(given: argparse.Namespace, settings: Settings, console: Console) -> C
     return restore_folder(BatchRequest.of(given, fields), console)
 
 
+def _run_keys(given: argparse.Namespace, settings: Settings, console: Console) -> int:
+    from service.access.command import run
+    from service.access.key_file import UnusableKeys
+
+    path = given.file or settings.api_keys_file
+    if path is None:
+        raise UnusableSettings(f"keys needs --file FILE, or {ENV_PREFIX}API_KEYS_FILE")
+    try:
+        run(given, path, console)
+    except UnusableKeys as error:
+        return _complain(console, str(error), USAGE)
+    return OK
+
+
 def _as_json(outcome: Outcome) -> dict[str, object]:
     paths: dict[str, object] = {"source": str(outcome.task.source), "target": str(outcome.task.target)}
     if outcome.report is not None:
@@ -272,6 +288,10 @@ def _parser() -> argparse.ArgumentParser:
     add_arguments(batch)
     _add_options(batch)
     batch.set_defaults(run=_run_batch)
+
+    keys = commands.add_parser("keys", help="make, list and revoke the API keys of a service")
+    key_arguments(keys)
+    keys.set_defaults(run=_run_keys)
     return parser
 
 

@@ -17,6 +17,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from service.access.ownership import new_job_id
 from service.core import tracing
 from service.core.admission import Admission
 from service.core.errors import (
@@ -28,7 +29,7 @@ from service.core.errors import (
     TooManyFaces,
 )
 from service.core.interfaces import Broker, OnProgress
-from service.core.jobs import PhotoJob
+from service.core.jobs import Charge, PhotoJob
 from service.core.manifest import Manifest
 from service.core.metrics import Metrics
 from service.core.options import OptionLimits, check_options
@@ -85,28 +86,31 @@ class _Plan:
     on_progress: OnProgress | None = None
 
 
-def new_job_id() -> str:
-    """An id that cannot be guessed: whoever knows it may fetch the result."""
-    return secrets.token_urlsafe(18)
-
-
 def seed_of(chosen: int | None) -> int:
     """The caller's seed, or a random one."""
     return secrets.randbelow(_SEEDS) if chosen is None else chosen
 
 
-def new_job(
-    upload: Upload, options: RestoreOptions, lane: Lane, *, within_s: float, webhook_url: str | None = None
+def new_job(  # noqa: PLR0913 - the parts of a job
+    upload: Upload,
+    options: RestoreOptions,
+    lane: Lane,
+    *,
+    within_s: float,
+    owner: str = "",
+    webhook_url: str | None = None,
+    charge: Charge | None = None,
 ) -> PhotoJob:
-    """A job of its own, to be begun within that many seconds from now."""
+    """A job of its owner's, to be begun within that many seconds from now."""
     return PhotoJob(
-        job_id=new_job_id(),
+        job_id=new_job_id(owner),
         upload=upload,
         options=replace(options, seed=seed_of(options.seed)),
         lane=lane,
         deadline_s=time.time() + within_s,
         webhook_url=webhook_url,
         origin=tracing.here(),
+        charge=charge,
     )
 
 
@@ -202,14 +206,19 @@ class Gateway:
                 plan = replace(plan, lane=job.lane, patient=True, on_progress=on_progress)
                 return await self._pipeline(job.upload, plan, log)
 
-    async def check(self, upload: Upload, options: RestoreOptions) -> None:
+    async def check(self, upload: Upload, options: RestoreOptions) -> int:
         """Refuse at once what is bound to fail: options out of range, a file that is no photo or too large.
+
+        Returns:
+            Pixels of the photo.
 
         Raises:
             InputError: The photo's header or an option is at fault.
         """
         check_options(options, self.option_limits)
-        await asyncio.get_running_loop().run_in_executor(self.pool, check_header, upload, self._decode_limits())
+        loop = asyncio.get_running_loop()
+        header = await loop.run_in_executor(self.pool, check_header, upload, self._decode_limits())
+        return header.width_px * header.height_px
 
     @contextlib.asynccontextmanager
     async def _deadline(self, until_s: float | None) -> AsyncIterator[None]:

@@ -16,11 +16,12 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
+from service.access.accounts import Accounts
 from service.core.errors import Cancelled, DeadlineExceeded, DependencyUnavailable, Draining, ServiceError, defect
 from service.core.interfaces import JobQueue, OnProgress
 from service.core.jobs import PhotoJob, Progress
-from service.core.types import Restoration
 from service.core.tracing import LANE, consuming
+from service.core.types import Restoration
 from service.gateway import Gateway
 
 _IDLE_WAIT_S = 0.2  # how long a runner without work may take to notice that it should stop
@@ -66,6 +67,7 @@ class PhotoRunner:
         grace_s: How long photos may take after a stop; what is not finished then is handed back.
         pause_s: Seconds to wait after an unexpected error, and while something needed does not answer.
         beat_s: Seconds between two signs of life.
+        accounts: Told what charged photos have cost in the end.
     """
 
     def __init__(  # noqa: PLR0913 - times that a deployment and the tests set
@@ -79,6 +81,7 @@ class PhotoRunner:
         grace_s: float = 3600.0,
         pause_s: float = _PAUSE_S,
         beat_s: float = _BEAT_S,
+        accounts: Accounts | None = None,
     ) -> None:
         self._jobs = jobs
         self._gateway = gateway
@@ -88,6 +91,7 @@ class PhotoRunner:
         self._grace_s = grace_s
         self._pause_s = pause_s
         self._beat_s = beat_s
+        self._accounts = accounts
         self._held: dict[str, _Held] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -206,6 +210,8 @@ class PhotoRunner:
                 outcome = defect()
             else:
                 self._count(outcome)
+                if self._accounts is not None:
+                    await self._accounts.settle(held.job.charge, held.job.job_id, outcome)
                 return
         self._gateway.metrics.photos("cancelled")
 

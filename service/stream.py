@@ -20,6 +20,8 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
+from service.access.accounts import Accounts
+from service.access.caller import Caller
 from service.core.errors import Cancelled, MalformedRequest, QueueFull, ServiceError, defect
 from service.core.jobs import PhotoJob, Progress
 from service.core.tracing import LANE, consuming, told_with_problems
@@ -209,12 +211,18 @@ class PhotoStream:
     Args:
         gateway: Restores them.
         window: How many at once.
+        caller: Who he is.
+        accounts: What he may use.
         until_s: Unix time after which the caller waits for none of them, or None.
     """
 
-    def __init__(self, gateway: Gateway, window: Window, *, until_s: float | None = None) -> None:
+    def __init__(
+        self, gateway: Gateway, window: Window, caller: Caller, accounts: Accounts, *, until_s: float | None = None
+    ) -> None:
         self._gateway = gateway
         self._window = window
+        self._caller = caller
+        self._accounts = accounts
         self._until_s = until_s
         self._photos: dict[str, _Photo] = {}
         self._ended: deque[PhotoEnded] = deque()
@@ -262,7 +270,8 @@ class PhotoStream:
     def start(self, client_id: str, upload: Upload, options: RestoreOptions) -> None:
         """Begin with a photo that is complete."""
         photo = self._photos[client_id]
-        job = new_job(upload, options, Lane.BATCH, within_s=self._gateway.settings.request_timeout_s)
+        within_s = self._gateway.settings.request_timeout_s
+        job = new_job(upload, options, Lane.BATCH, within_s=within_s, owner=self._caller.owner)
         photo.work = asyncio.create_task(self._work(photo, job), name="stream photo")
         photo.work.add_done_callback(partial(self._settle, photo))
 
@@ -315,11 +324,13 @@ class PhotoStream:
 
     async def _work(self, photo: _Photo, job: PhotoJob) -> Restoration | ServiceError:
         """One photo from its turn to its outcome."""
-        tell = partial(self._move, photo.client_id) if self._tells_progress else None
+        gateway, tell = self._gateway, partial(self._move, photo.client_id) if self._tells_progress else None
         with consuming("stream", job.origin, {LANE: job.lane.value}, own_trace=True):
             try:
                 async with self._window.turn():
-                    restoration = await self._gateway.work_off(job, tell, until_s=self._until_s)
+                    charge = await self._accounts.charge(self._caller, partial(gateway.check, job.upload, job.options))
+                    work = partial(gateway.work_off, job, tell, until_s=self._until_s)
+                    restoration = await self._accounts.settled(charge, job.job_id, work)
                     self._finish(photo, len(restoration.data))  # counted before the turn is another photo's
                     return restoration
             except ServiceError as error:

@@ -7,9 +7,12 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 
-from service.core.errors import Draining, InvalidOption
+from service.access.accounts import Accounts, Reserved
+from service.access.caller import Caller
+from service.access.ownership import scoped
+from service.core.errors import Draining, InvalidOption, ServiceError
 from service.core.interfaces import JobQueue
-from service.core.jobs import Admitted, Idempotency
+from service.core.jobs import Admitted, Idempotency, PhotoJob
 from service.core.types import Lane, RestoreOptions, Upload
 from service.gateway import Gateway, new_job
 from service.webhooks.targets import OPTION, WebhookTargets
@@ -22,6 +25,7 @@ class Submission:
     """What a caller asks for.
 
     Attributes:
+        caller: Who asks.
         upload: The photo.
         options: The caller's choices.
         lane: Interactive if the caller waits for the end, else batch.
@@ -29,6 +33,7 @@ class Submission:
         idempotency_key: Makes a repetition the same job; None for a job of its own.
     """
 
+    caller: Caller
     upload: Upload
     options: RestoreOptions
     lane: Lane
@@ -44,11 +49,13 @@ class Submissions:
         gateway: Knows what is bound to fail, and whether the process takes photos.
         jobs: Queue of photos.
         webhooks: Where notices may go, or None where none are sent.
+        accounts: What callers may use.
     """
 
     gateway: Gateway
     jobs: JobQueue
     webhooks: WebhookTargets | None
+    accounts: Accounts
 
     def refuse_while_draining(self) -> None:
         """Take nothing that nobody will work on.
@@ -65,20 +72,47 @@ class Submissions:
         Raises:
             InputError: The photo's header, an option or the webhook is at fault.
             IdempotencyConflict: The key belongs to another request.
+            QuotaExceeded: The caller has spent his.
             QueueFull: There is no room; come back later.
             Draining: The process is shutting down.
         """
         webhook_url = self._webhook_url(submission.webhook_url)
-        upload, options = submission.upload, submission.options
-        await self.gateway.check(upload, options)
-        same = None
+        caller, upload, options = submission.caller, submission.upload, submission.options
+        photo_px = await self.gateway.check(upload, options)
+        same, mark = None, ""
         if submission.idempotency_key is not None:
             digest = await asyncio.to_thread(fingerprint, upload, options, webhook_url)
-            same = Idempotency(submission.idempotency_key, digest)
-        within_s = self.gateway.settings.job_timeout_s
-        job = new_job(upload, options, submission.lane, within_s=within_s, webhook_url=webhook_url)
-        self.refuse_while_draining()  # the upload may have taken long, and nobody is left to take the job
-        return await self.jobs.admit(job, same)
+            same = Idempotency(scoped(submission.idempotency_key, caller.owner), digest)
+            mark = f"{submission.idempotency_key}\0{digest}"
+        reserved = await self.accounts.reserve(caller, photo_px, mark)
+        job = new_job(
+            upload,
+            options,
+            submission.lane,
+            within_s=self.gateway.settings.job_timeout_s,
+            owner=caller.owner,
+            webhook_url=webhook_url,
+            charge=reserved.charge,
+        )
+        try:
+            self.refuse_while_draining()  # the upload may have taken long, and nobody is left to take the job
+            admitted = await self.jobs.admit(job, same)
+        except ServiceError:
+            await self.accounts.release(reserved, mark)
+            raise
+        await self._reconcile(caller, job, reserved, admitted)
+        return admitted
+
+    async def _reconcile(self, caller: Caller, job: PhotoJob, reserved: Reserved, admitted: Admitted) -> None:
+        """Let charge and job fit: each new job was charged, and nothing else was."""
+        if not admitted.is_new:
+            await self.accounts.release(reserved)
+        elif reserved.charge is not None and not reserved.is_new:  # what was charged before is a job that is gone
+            try:
+                await self.accounts.reserve(caller, reserved.charge.photo_px)
+            except ServiceError:
+                await self.jobs.delete(job.job_id)
+                raise
 
     def _webhook_url(self, text: str) -> str | None:
         if not text:

@@ -15,6 +15,7 @@ from grpc_status import rpc_status
 
 from service.brokers.memory import MemoryBroker
 from service.brokers.memory_jobs import JobLimits, MemoryJobQueue
+from service.composition.access import open_access
 from service.core.admission import Admission
 from service.core.metrics import Metrics
 from service.core.settings import Settings
@@ -85,6 +86,7 @@ async def rpc_service(
 ) -> AsyncIterator[RpcService]:
     """A service for the duration of the block; nothing of it is left behind."""
     own, metrics = Settings(**settings), Metrics()
+    access = open_access(own)
     networks, stop, draining = backend or AnalyticBackend(), asyncio.Event(), asyncio.Event()
     broker = MemoryBroker(max_queued_faces=own.max_queued_faces, metrics=metrics)
     sampler = Sampler(networks, tiny_manifest(), slots, metrics=metrics)
@@ -109,12 +111,13 @@ async def rpc_service(
             jobs=jobs,
             uploads=Admission(64, 0),
             room=room,
+            access=access,
             webhooks=None,
             reasons_not_ready=reasons_not_ready,
             draining=draining.wait,
         )
         worker = Worker(broker, sampler, metrics=metrics, pause_s=0.01, beat_s=0.02)
-        runner = PhotoRunner(jobs, gateway, grace_s=0.5, pause_s=0.05, beat_s=0.02)
+        runner = PhotoRunner(jobs, gateway, grace_s=0.5, pause_s=0.05, beat_s=0.02, accounts=access.accounts)
         working = [asyncio.create_task(worker.run(stop)), asyncio.create_task(runner.run(stop))]
         server = RpcServer(context, "127.0.0.1:0")
         await server.start()

@@ -17,8 +17,8 @@ from starlette.types import ASGIApp
 from service.api.app import create_app
 from service.api.context import ApiContext
 from service.brokers.memory_jobs import JobLimits, MemoryJobQueue
+from service.composition.access import open_access
 from service.core.admission import Admission
-from service.core.interfaces import JobQueue
 from service.core.metrics import Metrics
 from service.core.settings import Settings
 from service.gateway import Gateway
@@ -61,6 +61,7 @@ def fake_service(
 
     own = Settings(**settings)
     metrics = Metrics()
+    access = open_access(own)
     with ThreadPoolExecutor(2) as pool:
         gateway = Gateway(
             broker=broker or EchoBroker(),
@@ -75,21 +76,23 @@ def fake_service(
             gateway=gateway,
             jobs=jobs or MemoryJobQueue(JobLimits.of(own), metrics=metrics),
             uploads=Admission(uploads, 0),
+            access=access,
             webhooks=None if own.webhook_secret is None else WebhookTargets(own.webhook_networks),
             reasons_not_ready=reasons_not_ready,
             version="1.2.3",
             heartbeat_s=heartbeat_s,
         )
-        app = create_app(context, lifespan=lambda _: _working(context.jobs, gateway))
+        app = create_app(context, lifespan=lambda _: _working(context, gateway))
         with serving(app, lifespan="on") as address, httpx.Client(base_url=address, timeout=30) as client:
             yield client, gateway
 
 
 @contextlib.asynccontextmanager
-async def _working(jobs: JobQueue, gateway: Gateway) -> AsyncIterator[None]:
+async def _working(context: ApiContext, gateway: Gateway) -> AsyncIterator[None]:
     """The runner, and where there is a secret the courier, for as long as the server serves."""
-    stop, settings = asyncio.Event(), gateway.settings
-    runner = PhotoRunner(jobs, gateway, at_once=settings.job_photos, grace_s=0.5, pause_s=0.05, beat_s=0.02)
+    stop, settings, jobs, accounts = asyncio.Event(), gateway.settings, context.jobs, context.access.accounts
+    times = {"grace_s": 0.5, "pause_s": 0.05, "beat_s": 0.02}
+    runner = PhotoRunner(jobs, gateway, at_once=settings.job_photos, accounts=accounts, **times)
     working = [asyncio.create_task(runner.run(stop))]
     sender = None
     if settings.webhook_secret is not None:

@@ -8,6 +8,7 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
+from service.access.guard import Access
 from service.core.admission import Admission
 from service.core.interfaces import JobQueue
 from service.gateway import Gateway
@@ -22,6 +23,7 @@ class ApiContext:
         gateway: Restores photos.
         jobs: Queue of photos, and what became of them.
         uploads: Bounds the request bodies held in memory.
+        access: Who may come in, and what he may use.
         webhooks: Where notices may go, or None where none are sent.
         reasons_not_ready: Why photos cannot be restored now; empty when they can.
         version: Version of the service.
@@ -31,6 +33,7 @@ class ApiContext:
     gateway: Gateway
     jobs: JobQueue
     uploads: Admission
+    access: Access
     webhooks: WebhookTargets | None
     reasons_not_ready: Callable[[], Awaitable[list[str]]]
     version: str

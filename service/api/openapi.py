@@ -26,7 +26,11 @@ _BINARY = {"type": "string", "format": "binary"}
 _INTEGER = {"type": "integer"}
 _TEXT = {"type": "string"}
 
+ACCESS_PROBLEMS = (errors.Unauthenticated, errors.RateLimited, errors.DependencyUnavailable)
 RESTORE_PROBLEMS = (
+    errors.Unauthenticated,
+    errors.RateLimited,
+    errors.QuotaExceeded,
     errors.EmptyUpload,
     errors.MalformedRequest,
     errors.NotAcceptable,

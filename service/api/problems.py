@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from service.api.correlation import origin_of, template_of
+from service.api.safe_headers import make_safe
 from service.core import errors
 from service.core.errors import ServiceError
 from service.core.tracing import correlation_headers, told_with_problems, within
@@ -210,5 +211,6 @@ def _respond(members: dict[str, Any], headers: dict[str, str]) -> ProblemRespons
     for name, value in told_with_problems().items():
         members.setdefault(name, value)
     # Set here too: an answer to a defect leaves outside the middleware that sets them for all others.
-    safe = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
-    return ProblemResponse(members, status_code=int(members["status"]), headers={**headers, **safe})
+    response = ProblemResponse(members, status_code=int(members["status"]), headers=headers)
+    make_safe(response.headers)
+    return response

@@ -10,12 +10,15 @@ from functools import partial
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
+from service.access.ownership import OwnedJobs
 from service.api import problems
-from service.api.context import ApiContext, Context
+from service.api.context import Context
+from service.api.entrance import KEY_HOLDERS, Asking, Jobs
 from service.api.events import LAST_ID, EventStream, events_of
 from service.api.hang_up import while_connected
 from service.api.job_schemas import JobSchema
 from service.api.openapi import (
+    ACCESS_PROBLEMS,
     JOB_PROBLEMS,
     event_content,
     image_content,
@@ -36,7 +39,7 @@ NO_STORE = {"Cache-Control": "no-store"}
 _POLL_S = 1
 _PATH = "/v1/restorations/{restoration_id}"
 
-router = APIRouter(tags=["restorations"])
+router = APIRouter(tags=["restorations"], dependencies=KEY_HOLDERS)
 
 
 @router.post(
@@ -50,7 +53,7 @@ router = APIRouter(tags=["restorations"])
     },
     openapi_extra={"requestBody": job_request_body(), "parameters": job_parameters()},
 )
-async def submit(request: Request, context: Context) -> Response:
+async def submit(request: Request, caller: Asking, jobs: Jobs, context: Context) -> Response:
     """Send the same form as to `/restore`; the answer is always JSON, and the work goes on when you hang up.
 
     Without a `Prefer` header the answer waits for the end as long as a photo may take. With `Prefer: wait=N` it comes
@@ -63,8 +66,8 @@ async def submit(request: Request, context: Context) -> Response:
     preferences = parse_preferences(request.headers.getlist("prefer"))
     longest_s = context.gateway.settings.request_timeout_s
     patience_s = preferences.patience_s(longest_s)
-    admitted = await admit(request, context, preferences)
-    status = await while_connected(request.receive, _wait_for_end(context, admitted.job_id, patience_s))
+    admitted = await admit(request, caller, context, preferences)
+    status = await while_connected(request.receive, _wait_for_end(jobs, admitted.job_id, patience_s))
     answered_async = patience_s == 0 or not status.state.final
     headers = {**NO_STORE, "Location": report_path(admitted.job_id)}
     if not admitted.is_new:
@@ -73,9 +76,9 @@ async def submit(request: Request, context: Context) -> Response:
         headers["Preference-Applied"] = applied
     if answered_async:
         headers["Retry-After"] = str(_POLL_S)
-        return _json(await _describe(context, status), 202, headers)
+        return _json(await _describe(jobs, status), 202, headers)
     if status.state is JobState.SUCCEEDED:
-        return _json(await _describe(context, status), 200, headers)
+        return _json(await _describe(jobs, status), 200, headers)
     ended = errors.Cancelled("the restoration was cancelled") if status.failure is None else status.failure.to_error()
     refusal = problems.of_service_error(request, ended)
     refusal.headers.update(headers)
@@ -85,15 +88,15 @@ async def submit(request: Request, context: Context) -> Response:
 @router.get(
     _PATH,
     summary="State of a restoration, and its report",
-    responses=problem_responses(errors.NotFound, errors.DependencyUnavailable),
+    responses=problem_responses(errors.NotFound, *ACCESS_PROBLEMS),
 )
-async def get_state(restoration_id: str, context: Context, response: Response) -> RestorationSchema | JobSchema:
+async def get_state(restoration_id: str, jobs: Jobs, response: Response) -> RestorationSchema | JobSchema:
     """Where it is in the line, how far its faces are, or how it ended.
 
     Once it has succeeded: what was done with each face, with which seed and steps, and how long it took.
     """
     response.headers.update(NO_STORE)
-    return await _describe(context, await context.jobs.status(restoration_id))
+    return await _describe(jobs, await jobs.status(restoration_id))
 
 
 @router.get(
@@ -103,16 +106,17 @@ async def get_state(restoration_id: str, context: Context, response: Response) -
     responses={
         200: {"description": "The restored image.", "content": image_content()},
         **problem_responses(
-            errors.NotFound, errors.NotFinished, errors.Cancelled, errors.NoFaceFound, errors.InferenceFailed
+            *(errors.NotFound, errors.NotFinished, errors.Cancelled, errors.NoFaceFound, errors.InferenceFailed),
+            *ACCESS_PROBLEMS,
         ),
     },
 )
-async def get_result(restoration_id: str, context: Context) -> Response:
+async def get_result(restoration_id: str, jobs: Jobs) -> Response:
     """The same bytes `POST /restore` would answer with.
 
     409 and `Retry-After` before the end, 410 if it was cancelled; if it failed, the error that ended it.
     """
-    restoration = (await context.jobs.result(restoration_id)).restoration
+    restoration = (await jobs.result(restoration_id)).restoration
     return Response(restoration.data, media_type=restoration.media_type, headers=NO_STORE)
 
 
@@ -123,10 +127,10 @@ async def get_result(restoration_id: str, context: Context) -> Response:
     responses={
         200: {"description": "Events until it has ended.", "content": event_content()},
         204: {"description": "You have seen the last event: do not connect again."},
-        **problem_responses(errors.NotFound, errors.DependencyUnavailable),
+        **problem_responses(errors.NotFound, *ACCESS_PROBLEMS),
     },
 )
-async def get_events(restoration_id: str, request: Request, context: Context) -> Response:
+async def get_events(restoration_id: str, request: Request, jobs: Jobs, context: Context) -> Response:
     """Server-sent events: the state now, and again whenever it changes.
 
     The data of each event is what a GET of the restoration answers at that moment: position in the line, steps taken,
@@ -134,11 +138,11 @@ async def get_events(restoration_id: str, request: Request, context: Context) ->
     """
     if request.headers.get("last-event-id") == LAST_ID:
         return Response(status_code=204)
-    await context.jobs.status(restoration_id)
+    await jobs.status(restoration_id)
     return EventStream(
         events_of(
-            context.jobs.watch(restoration_id),
-            partial(_describe, context),
+            jobs.watch(restoration_id),
+            partial(_describe, jobs),
             heartbeat_s=context.heartbeat_s,
             draining=lambda: context.gateway.admission.closed,
         )
@@ -148,12 +152,12 @@ async def get_events(restoration_id: str, request: Request, context: Context) ->
 @router.post(
     f"{_PATH}/cancel",
     summary="Withdraw a restoration",
-    responses=problem_responses(errors.NotFound, errors.DependencyUnavailable),
+    responses=problem_responses(errors.NotFound, *ACCESS_PROBLEMS),
 )
-async def cancel(restoration_id: str, context: Context, response: Response) -> RestorationSchema | JobSchema:
+async def cancel(restoration_id: str, jobs: Jobs, response: Response) -> RestorationSchema | JobSchema:
     """It is taken out of the line, or stopped within a few steps; one that has ended stays as it is."""
     response.headers.update(NO_STORE)
-    return await _describe(context, await context.jobs.cancel(restoration_id))
+    return await _describe(jobs, await jobs.cancel(restoration_id))
 
 
 @router.delete(
@@ -161,30 +165,30 @@ async def cancel(restoration_id: str, context: Context, response: Response) -> R
     summary="Forget a restoration",
     status_code=204,
     response_class=Response,
-    responses=problem_responses(errors.NotFound, errors.DependencyUnavailable),
+    responses=problem_responses(errors.NotFound, *ACCESS_PROBLEMS),
 )
-async def delete(restoration_id: str, context: Context) -> Response:
+async def delete(restoration_id: str, jobs: Jobs) -> Response:
     """Photo, report and image are gone at once; if it has not ended yet, it is withdrawn, and nobody is told."""
-    await context.jobs.delete(restoration_id)
+    await jobs.delete(restoration_id)
     return Response(status_code=204)
 
 
-async def _wait_for_end(context: ApiContext, job_id: str, patience_s: float) -> JobStatus:
+async def _wait_for_end(jobs: OwnedJobs, job_id: str, patience_s: float) -> JobStatus:
     """Where a job is when it has ended or the patience has; whatever else happens, it has been admitted."""
     status = None
     with contextlib.suppress(DependencyUnavailable, Draining):
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(patience_s), contextlib.aclosing(context.jobs.watch(job_id)) as statuses:
+            async with asyncio.timeout(patience_s), contextlib.aclosing(jobs.watch(job_id)) as statuses:
                 async for latest in statuses:
                     status = latest
-        status = status or await context.jobs.status(job_id)
+        status = status or await jobs.status(job_id)
     return status or JobStatus(job_id, JobState.QUEUED, created_s=time.time())
 
 
-async def _describe(context: ApiContext, status: JobStatus) -> RestorationSchema | JobSchema:
+async def _describe(jobs: OwnedJobs, status: JobStatus) -> RestorationSchema | JobSchema:
     if status.state is not JobState.SUCCEEDED:
         return JobSchema.of(status)
-    stored = await context.jobs.result(status.job_id)
+    stored = await jobs.result(status.job_id)
     return RestorationSchema.of(stored.restoration.report, stored)
 
 

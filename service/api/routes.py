@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import replace
+from functools import partial
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
+from service.access.ownership import new_job_id
 from service.api.context import ApiContext, Context
+from service.api.entrance import KEY_HOLDERS, Asking
 from service.api.hang_up import while_connected
 from service.api.negotiation import Representation, negotiate, sniff
 from service.api.openapi import (
+    ACCESS_PROBLEMS,
     RESTORE_PROBLEMS,
     image_content,
     problem_responses,
@@ -27,7 +31,7 @@ from service.core.options import parse_options
 from service.core.results import StoredResult
 from service.core.types import FaceStatus, Restoration, RestoreOptions, Upload
 
-router = APIRouter()
+router = APIRouter(dependencies=KEY_HOLDERS)
 
 
 @router.post(
@@ -48,7 +52,7 @@ router = APIRouter()
     },
     openapi_extra={"requestBody": restore_request_body()},
 )
-async def restore(request: Request, context: Context) -> Response:
+async def restore(request: Request, caller: Asking, context: Context) -> Response:
     """Send the photo as file field `image` of a multipart form, options as further fields.
 
     The answer has the photo's own encoding unless `output_format` or the Accept header says otherwise. It is worked on
@@ -57,7 +61,11 @@ async def restore(request: Request, context: Context) -> Response:
     """
     async with context.uploads.place():
         upload, options, wanted = await _read(request, context)
-        work = context.gateway.restore(upload, replace(options, output_format=wanted.output_format))
+        accounts, gateway = context.access.accounts, context.gateway
+        with gateway.metrics.refusals_counted():
+            charge = await accounts.charge(caller, partial(gateway.check, upload, options))
+        job_id, options = new_job_id(caller.owner), replace(options, output_format=wanted.output_format)
+        work = accounts.settled(charge, job_id, partial(gateway.restore, upload, options, job_id=job_id))
         restoration = await while_connected(request.receive, work)
     stored = None
     with contextlib.suppress(DependencyUnavailable):  # the photo is restored; it only cannot be fetched again
@@ -65,7 +73,9 @@ async def restore(request: Request, context: Context) -> Response:
     return _answer(restoration, stored, wanted)
 
 
-@router.get("/v1/limits", summary="What the service accepts", tags=["service"])
+@router.get(
+    "/v1/limits", summary="What the service accepts", tags=["service"], responses=problem_responses(*ACCESS_PROBLEMS)
+)
 async def limits(context: Context) -> LimitsSchema:
     """Sizes, times, encodings, and every option with its range and default."""
     return LimitsSchema.of(context.gateway.settings, context.gateway.manifest)

@@ -7,14 +7,9 @@ import time
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.entrance import LIMIT_HEADERS
+from service.api.safe_headers import make_safe
 from service.core.metrics import Metrics
-
-_SAFE_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-}
 
 
 class WatchRequests:
@@ -42,8 +37,8 @@ class WatchRequests:
             if message["type"] == "http.response.start":
                 code = message["status"]
                 headers = MutableHeaders(scope=message)
-                for name, value in _SAFE_HEADERS.items():
-                    headers.setdefault(name, value)
+                headers.update(scope.get("state", {}).get(LIMIT_HEADERS, {}))
+                make_safe(headers)
             await send(message)
 
         try:

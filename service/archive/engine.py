@@ -23,13 +23,14 @@ from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError
 from ray.util.annotations import RayDeprecationWarning
 
+from service.access.ownership import new_job_id
 from service.archive.cluster import joined
 from service.archive.passage import Ending, Task, lost
 from service.archive.stages import ENDING, PHOTO, FaceRestorer, Work, finish_block, prepare_block
 from service.batch.items import Item, Outcome
 from service.client import RestorationError, ServerUnreachable
 from service.core.suffixes import SUFFIXES
-from service.gateway import new_job_id, seed_of
+from service.gateway import seed_of
 
 _WAVE = 4096
 _ATTEMPTS = 3  # of a block whose process has ended

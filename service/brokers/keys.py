@@ -142,3 +142,33 @@ class QueueKeys:
 
     def _name(self, *parts: str) -> str:
         return ":".join((self.prefix, self.queue, *parts))
+
+
+@dataclass(frozen=True, slots=True)
+class MeterKeys:
+    """Names of what callers have used.
+
+    Attributes:
+        prefix: Deployment; it should hold a hash tag in braces.
+    """
+
+    prefix: str
+
+    def rate(self, account: str) -> str:
+        """When an account's requests so far would have come, had they come evenly."""
+        return self._name("rate", account)
+
+    def spent(self, account: str) -> str:
+        """What an account has spent in its window; it lives as long as that."""
+        return self._name("spent", account)
+
+    def photo(self, account: str, digest: str) -> str:
+        """Exists for a day after a photo that may be sent again was charged."""
+        return self._name("photo", account, digest)
+
+    def settled(self, account: str, digest: str) -> str:
+        """Exists for a day after a correction."""
+        return self._name("settled", account, digest)
+
+    def _name(self, *parts: str) -> str:
+        return ":".join((self.prefix, "meter", *parts))

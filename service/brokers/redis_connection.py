@@ -37,6 +37,7 @@ _NOT_NOW = (
     ("READONLY", "MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "LOADING", "BUSY "),
 )
 
+_ALONE = {"knock", "spend", "correct"}  # scripts that know no queue
 
 OUT_OF_MEMORY = "out_of_memory"
 """`extra["reason"]` of a DependencyUnavailable: the server has no room for more, nothing was written."""
@@ -52,9 +53,10 @@ class Script:
 
 @cache
 def load_script(name: str) -> Script:
-    """`scripts/NAME.lua` behind what all scripts share, `scripts/lanes.lua`."""
+    """`scripts/NAME.lua`, behind what all scripts of a queue share, `scripts/lanes.lua`."""
     folder = resources.files("service.brokers") / "scripts"
-    text = "\n".join((folder / f"{part}.lua").read_text(encoding="utf-8") for part in ("lanes", name))
+    parts = (name,) if name in _ALONE else ("lanes", name)
+    text = "\n".join((folder / f"{part}.lua").read_text(encoding="utf-8") for part in parts)
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 

@@ -14,9 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
+from service.access.guard import Access
 from service.api.app import create_app
 from service.api.context import ApiContext
 from service.backends.watched import WatchedBackend
+from service.composition.access import open_access
 from service.composition.ending import Ending
 from service.composition.http import Ended, address_of, serve_until_told
 from service.composition.loops import Loops, part_with
@@ -24,6 +26,7 @@ from service.composition.networks import open_backend
 from service.composition.queues import FaceQueue, keep_gauges, open_faces, open_photos
 from service.composition.release import version
 from service.composition.rpc import rpc_beside, stream_room
+from service.composition.tls import load_tls
 from service.composition.watchdog import watch
 from service.composition.worker import working
 from service.core.admission import Admission
@@ -54,6 +57,7 @@ class GatewayProcess:
         gateway: Restores photos.
         faces: Its way to the workers.
         jobs: Queue of photos, and what became of them.
+        access: Who may come in, and what he may use.
         backend: The detector; with a worker in this process, all networks.
         webhooks: Where notices may go, or None where none are sent.
         loops: Who takes work.
@@ -63,6 +67,7 @@ class GatewayProcess:
     gateway: Gateway
     faces: FaceQueue
     jobs: JobQueue
+    access: Access
     backend: InferenceBackend
     webhooks: WebhookTargets | None
     loops: Loops
@@ -113,14 +118,17 @@ async def restoring(settings: Settings, ending: Ending, *, with_worker: bool) ->
 
     Raises:
         ManifestMismatch: The bundle is not usable.
-        DependencyUnavailable: No Triton server was ready in time.
-        UnusableSettings: `redis_url` is not the address of a server, or Triton's client is not installed.
+        DependencyUnavailable: No Triton server was ready in time, or no process that decodes can be started.
+        UnusableSettings: The keys file cannot be used, `redis_url` is not the address of a server, or Triton's client
+            is not installed.
     """
+    access = open_access(settings)
     manifest = load_manifest(settings.model_repository)
     metrics = Metrics()
     metrics.build_info(version=version(), model=f"{manifest.name}@{manifest.version}")
     loops = Loops(ending)
     async with contextlib.AsyncExitStack() as parts:
+        parts.push_async_callback(part_with, access.accounts.meter.close)
         pool = parts.enter_context(ThreadPoolExecutor(settings.cpu_workers, thread_name_prefix="stage"))
         only = None if with_worker else (DETECTOR,)
         backend = WatchedBackend(await open_backend(settings, manifest, metrics, only=only))
@@ -152,10 +160,11 @@ async def restoring(settings: Settings, ending: Ending, *, with_worker: bool) ->
             finish_queue=settings.redis_url is None,  # such a queue ends with this process
             has_workers=faces.has_workers,
             beat_s=min(_LONGEST_BEAT_S, settings.lease_s / _BEATS_PER_LEASE),
+            accounts=access.accounts,
         )
         await parts.enter_async_context(loops.running(_PHOTOS, runner.run))
         parts.callback(gateway.admission.close)
-        yield GatewayProcess(gateway, faces, jobs, backend, targets, loops, ending)
+        yield GatewayProcess(gateway, faces, jobs, access, backend, targets, loops, ending)
 
 
 async def restore_photos(
@@ -171,10 +180,12 @@ async def restore_photos(
 
     Raises:
         ManifestMismatch: The bundle is not usable.
-        DependencyUnavailable: No Triton server was ready in time.
-        UnusableSettings: `redis_url` is not the address of a server, or `grpc_port` is taken.
+        DependencyUnavailable: No Triton server was ready in time, or no process that decodes can be started.
+        UnusableSettings: A file of keys or of TLS cannot be used, `redis_url` is not the address of a server, or
+            `grpc_port` is taken.
     """
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # bodies it cannot read are the caller's affair
+    tls = load_tls(settings)
     with Ending(settings.grace_s) as ending:
         async with restoring(settings, ending, with_worker=with_worker) as process:
             ending.hear_signals()
@@ -183,6 +194,7 @@ async def restore_photos(
                 gateway=process.gateway,
                 jobs=process.jobs,
                 uploads=uploads,
+                access=process.access,
                 webhooks=process.webhooks,
                 reasons_not_ready=process.reasons_not_ready,
                 version=version(),
@@ -192,14 +204,15 @@ async def restore_photos(
                 jobs=process.jobs,
                 uploads=uploads,
                 room=stream_room(settings),
+                access=process.access,
                 webhooks=process.webhooks,
                 reasons_not_ready=process.reasons_not_ready,
                 draining=ending.wait,
             )
-            address = address_of(listener)
-            async with rpc_beside(process, rpc_context, listener.getsockname()[0], say) as whole:
+            address = address_of(listener, tls)
+            async with rpc_beside(process, rpc_context, listener.getsockname()[0], say, tls) as whole:
                 await serve_until_told(
-                    create_app(context), listener, whole, lambda: say(f"Restoring photos on {address}")
+                    create_app(context), listener, whole, lambda: say(f"Restoring photos on {address}"), tls
                 )
         return Ended(process.loops.failures(), ending.hurried)
 

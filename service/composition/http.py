@@ -16,6 +16,7 @@ import uvicorn
 
 from service.composition.ending import Ending
 from service.composition.loops import Loops
+from service.composition.tls import Tls
 
 _FAREWELL_S = 2.0  # for what those are told who are sent away
 
@@ -55,10 +56,11 @@ class Ended:
     was_hurried: bool
 
 
-def address_of(listener: socket.socket) -> str:
-    """Where a bound socket can be reached, as `http://HOST:PORT`."""
+def address_of(listener: socket.socket, tls: Tls | None = None) -> str:
+    """Where a bound socket can be reached, as `http://HOST:PORT`, with TLS as `https://HOST:PORT`."""
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "http" if tls is None else "https"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 async def serve_until_told(
@@ -66,6 +68,7 @@ async def serve_until_told(
     listener: socket.socket,
     process: Process,
     on_ready: Callable[[], None],
+    tls: Tls | None = None,
 ) -> None:
     """Serve until the process is told to end, or one of its loops has ended by itself.
 
@@ -74,11 +77,13 @@ async def serve_until_told(
         listener: A bound socket; it is closed on the way.
         process: What is behind it.
         on_ready: Called when connections are taken.
+        tls: How connections are encrypted; None: in the clear.
     """
     ending = process.ending
+    encrypted = {} if tls is None else tls.for_uvicorn()
     server = _Server(
         # What is logged is written as everything else of the process; its access log would hold paths and queries.
-        uvicorn.Config(app, lifespan="off", log_config=None, access_log=False, server_header=False),
+        uvicorn.Config(app, lifespan="off", log_config=None, access_log=False, server_header=False, **encrypted),
         on_ready,
     )
     serving = asyncio.create_task(server.serve(sockets=[listener]), name="http")

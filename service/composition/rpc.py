@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from service.composition.ending import Ending
 from service.composition.http import Process
 from service.composition.loops import Loops
+from service.composition.tls import Tls
 from service.core.settings import ENV_PREFIX, Settings, UnusableSettings
 from service.rpc.context import RpcContext
 from service.rpc.server import RpcServer
@@ -61,7 +62,7 @@ class WithRpc:
 
 @contextlib.asynccontextmanager
 async def rpc_beside(
-    process: Process, context: RpcContext, host: str, say: Callable[[str], None]
+    process: Process, context: RpcContext, host: str, say: Callable[[str], None], tls: Tls | None = None
 ) -> AsyncIterator[Process]:
     """Serve gRPC for the duration of the block, unless the operator wants none.
 
@@ -72,6 +73,7 @@ async def rpc_beside(
         context: The parts behind the calls.
         host: Where HTTP listens.
         say: Told the address.
+        tls: How connections are encrypted; None: in the clear.
 
     Raises:
         UnusableSettings: The port that the operator has chosen cannot be listened on.
@@ -83,7 +85,7 @@ async def rpc_beside(
     shown_host = f"[{host}]" if ":" in host else host
     address = f"{shown_host}:{0 if settings.grpc_port == _ANY_PORT else settings.grpc_port}"
     try:
-        server = RpcServer(context, address)
+        server = RpcServer(context, address, None if tls is None else tls.credentials)
     except RuntimeError as error:
         if "grpc_port" in settings.model_fields_set:
             raise UnusableSettings(f"{ENV_PREFIX}GRPC_PORT: cannot listen on {address}") from error
@@ -92,7 +94,7 @@ async def rpc_beside(
         return
     try:
         await server.start()
-        say(f"gRPC on {shown_host}:{server.port}")
+        say(f"gRPC{' with TLS' if tls else ''} on {shown_host}:{server.port}")
         yield WithRpc(process, server)
     finally:
         await server.stop()

@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ENV_PREFIX = "LATENT_PMRF_"
 _TRITON_URL = re.compile(r"grpcs?://(\[[0-9a-fA-F:.]+\]|[^\s/:@\[\]]+):\d{1,5}")
+_ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:\d{1,5})?")  # as browsers send it: lower case, no path
 _SECRET_BYTES = range(24, 65)  # what the Standard Webhooks scheme allows
 
 
@@ -74,6 +75,21 @@ class Settings(BaseSettings):
         3600.0, gt=0, allow_inf_nan=False, description="How long a report and its image can be fetched."
     )
     result_cache_bytes: int = Field(256 * 1024 * 1024, ge=0, description="Memory for fetchable results.")
+    api_keys_file: Path | None = Field(
+        None, description="Keys that callers must show; `latent-pmrf keys` writes it. None: everybody may come in."
+    )
+    api_key: SecretStr | None = Field(None, description="Key that `latent-pmrf batch` and the client show.")
+    cors_origins: str = Field(
+        "",
+        description="Origins (`https://app.example`, by commas; * for all) whose pages may call the HTTP interface.",
+    )
+    tls_certificate_file: Path | None = Field(
+        None, description="PEM of the server's certificate and its chain: HTTPS, and gRPC with TLS. None: in the clear."
+    )
+    tls_key_file: Path | None = Field(None, description="PEM of the key of `tls_certificate_file`.")
+    tls_client_ca_file: Path | None = Field(
+        None, description="PEM of who vouches for clients: only those with a certificate of theirs are served."
+    )
     redis_url: SecretStr | None = Field(
         None, description="Server of the shared queue: redis://, rediss:// or unix://. None: a queue in this process."
     )
@@ -120,6 +136,11 @@ class Settings(BaseSettings):
     triton_key_file: Path | None = Field(None, description="PEM of the key of `triton_certificate_file`.")
 
     @property
+    def allowed_origins(self) -> tuple[str, ...]:
+        """The origins of `cors_origins`, one by one."""
+        return tuple(filter(None, map(str.strip, self.cors_origins.split(","))))
+
+    @property
     def triton_addresses(self) -> tuple[str, ...]:
         """The servers of `triton_urls`, one by one."""
         return tuple(filter(None, map(str.strip, self.triton_urls.split(","))))
@@ -131,6 +152,14 @@ class Settings(BaseSettings):
         if text and not text.startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("Input should be an address that begins with redis://, rediss:// or unix://")
         return SecretStr(text) if text else None
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _well_formed_origins(cls, origins: str) -> str:
+        for origin in filter(None, map(str.strip, origins.split(","))):
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"Input should be origins such as https://app.example, by commas, not {origin}")
+        return origins
 
     @field_validator("triton_urls")
     @classmethod

@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager
 
+from service.access.caller import Caller
 from service.core.errors import Cancelled, DeadlineExceeded, Draining, MalformedRequest, ServiceError
 from service.core.types import Restoration
 from service.rpc import restoration_pb2 as pb
@@ -24,17 +25,19 @@ _MAX_ID_BYTES = 255
 
 
 async def restore_batch(
-    context: RpcContext, requests: AsyncIterator[pb.RestoreBatchRequest], until_s: float | None
+    context: RpcContext, caller: Caller, requests: AsyncIterator[pb.RestoreBatchRequest], until_s: float | None
 ) -> AsyncGenerator[pb.RestoreBatchResponse, None]:
     """Serve one stream.
 
     Args:
         context: The parts behind it.
+        caller: Whose it is.
         requests: What the caller sends.
         until_s: Unix time after which the caller does not wait, or None.
 
     Raises:
         MalformedRequest: The order of messages is broken.
+        Unauthenticated: The caller's key is not known any more.
         QueueFull: There are too many streams.
         Draining: The process shuts down; what was read is answered.
     """
@@ -45,8 +48,8 @@ async def restore_batch(
         opening = pb.BatchOpening(window=window.size, max_message_bytes=max_message_bytes)
         yield pb.RestoreBatchResponse(opening=opening)
         async with (
-            PhotoStream(context.gateway, window, until_s=until_s) as stream,
-            _feeding(context, _Reader(context, stream, window), requests, stream) as feeding,
+            PhotoStream(context.gateway, window, caller, context.access.accounts, until_s=until_s) as stream,
+            _feeding(context, _Reader(context, caller, stream, window), requests, stream) as feeding,
             aclosing(stream.events()) as events,
         ):
             async for event in events:
@@ -101,12 +104,14 @@ class _Reader:
 
     Args:
         context: The parts behind the stream.
+        caller: Whose it is.
         stream: Where photos go.
         window: Narrowed if the setup says so.
     """
 
-    def __init__(self, context: RpcContext, stream: PhotoStream, window: Window) -> None:
+    def __init__(self, context: RpcContext, caller: Caller, stream: PhotoStream, window: Window) -> None:
         self._context = context
+        self._caller = caller
         self._stream = stream
         self._window = window
         self._default_options = pb.RestoreOptions()
@@ -156,6 +161,8 @@ class _Reader:
         client_id = photo.client_id
         if not 0 < len(client_id.encode()) <= _MAX_ID_BYTES:
             raise MalformedRequest(f"client_id must have 1 to {_MAX_ID_BYTES} bytes", hint="a number will do")
+        self._context.access.recheck(self._caller)
+        await self._context.access.accounts.queue(self._caller)
         await self._stream.open(client_id)
         self._begun = client_id
         self._options = photo.options if photo.HasField("options") else self._default_options

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from service.access.guard import Access
 from service.core.admission import Admission
 from service.core.interfaces import JobQueue
 from service.gateway import Gateway
@@ -22,6 +23,7 @@ class RpcContext:
         jobs: Queue of photos, and what became of them.
         uploads: Bounds the photos that are received for calls of one photo; HTTP's bound, too.
         room: Bounds what streams hold.
+        access: Who may come in, and what he may use.
         webhooks: Where notices may go, or None where none are sent.
         reasons_not_ready: Why photos cannot be restored now; empty when they can.
         draining: Returns when the process begins to shut down.
@@ -31,6 +33,7 @@ class RpcContext:
     jobs: JobQueue
     uploads: Admission
     room: StreamRoom
+    access: Access
     webhooks: WebhookTargets | None
     reasons_not_ready: Callable[[], Awaitable[list[str]]]
     draining: Callable[[], Awaitable[object]]
@@ -38,7 +41,7 @@ class RpcContext:
     @property
     def submissions(self) -> Submissions:
         """Where jobs are brought."""
-        return Submissions(self.gateway, self.jobs, self.webhooks)
+        return Submissions(self.gateway, self.jobs, self.webhooks, self.access.accounts)
 
     @property
     def max_upload_bytes(self) -> int:

@@ -14,6 +14,7 @@ from grpc_reflection.v1alpha import reflection
 from service.rpc import restoration_pb2 as pb
 from service.rpc.answering import Answering
 from service.rpc.context import RpcContext
+from service.rpc.guarding import Guarding
 from service.rpc.health import Health
 from service.rpc.restoration_pb2_grpc import add_RestorationServiceServicer_to_server
 from service.rpc.servicer import RestorationServicer
@@ -30,16 +31,17 @@ class RpcServer:
     Args:
         context: The parts behind the calls.
         address: `HOST:PORT`; port 0 is any that is free.
+        credentials: TLS, or None for connections in the clear.
 
     Raises:
         RuntimeError: The address cannot be listened on.
     """
 
-    def __init__(self, context: RpcContext, address: str) -> None:
+    def __init__(self, context: RpcContext, address: str, credentials: grpc.ServerCredentials | None = None) -> None:
         self._left = asyncio.Event()
         self._answering = Answering(SERVICE, context.gateway.metrics)
         self._server = grpc.aio.server(
-            interceptors=(self._answering,),
+            interceptors=(self._answering, Guarding(context.access, SERVICE, _HEALTH, context.gateway.metrics)),
             options=_options(context.max_message_bytes),
             maximum_concurrent_rpcs=_MAX_CALLS,
         )
@@ -47,7 +49,10 @@ class RpcServer:
         health = Health((SERVICE,), context.reasons_not_ready, self._left)
         health_pb2_grpc.add_HealthServicer_to_server(health, self._server)
         reflection.enable_server_reflection((SERVICE, _HEALTH, reflection.SERVICE_NAME), self._server)
-        self.port = self._server.add_insecure_port(address)
+        if credentials is None:
+            self.port = self._server.add_insecure_port(address)
+        else:
+            self.port = self._server.add_secure_port(address, credentials)
 
     async def start(self) -> None:
         """Take calls."""

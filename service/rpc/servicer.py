@@ -6,10 +6,13 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import grpc
 
+from service.access.caller import Caller
+from service.access.ownership import OwnedJobs, new_job_id
 from service.core.errors import (
     DeadlineExceeded,
     DependencyUnavailable,
@@ -22,6 +25,7 @@ from service.core.types import Lane
 from service.rpc import restoration_pb2 as pb
 from service.rpc.batch import restore_batch
 from service.rpc.context import RpcContext
+from service.rpc.guarding import caller_of
 from service.rpc.messages import (
     check_size,
     job_of,
@@ -53,12 +57,16 @@ class RestorationServicer(RestorationServiceServicer):
 
     async def Restore(self, request: pb.RestoreRequest, context: Context) -> pb.RestoreResponse:
         """A photo while the caller waits."""
-        parts = self._context
+        parts, gateway, accounts = self._context, self._context.gateway, self._context.access.accounts
+        caller = caller_of(parts.access, context.invocation_metadata())
+        job_id = new_job_id(caller.owner)
         async with parts.uploads.place():
-            with parts.gateway.metrics.refusals_counted():
+            with gateway.metrics.refusals_counted():
                 upload = upload_of(request.image, parts.max_upload_bytes)
-                options = options_of(request.options, parts.gateway.option_limits)
-            restoration = await parts.gateway.restore(upload, options, until_s=_until_s(context))
+                options = options_of(request.options, gateway.option_limits)
+                charge = await accounts.charge(caller, partial(gateway.check, upload, options))
+            work = partial(gateway.restore, upload, options, job_id=job_id, until_s=_until_s(context))
+            restoration = await accounts.settled(charge, job_id, work)
         stored = None
         with contextlib.suppress(DependencyUnavailable):  # the photo is restored; it only cannot be fetched again
             stored = await parts.jobs.keep(restoration)
@@ -78,37 +86,41 @@ class RestorationServicer(RestorationServiceServicer):
         self, request_iterator: AsyncIterator[pb.RestoreBatchRequest], context: Context
     ) -> AsyncIterator[pb.RestoreBatchResponse]:
         """Many photos."""
-        responses = restore_batch(self._context, request_iterator, _until_s(context))
+        caller = caller_of(self._context.access, context.invocation_metadata())
+        responses = restore_batch(self._context, caller, request_iterator, _until_s(context))
         async with contextlib.aclosing(responses):
             async for response in responses:
                 yield response
 
-    async def Submit(self, request_iterator: AsyncIterator[pb.SubmitRequest], _context: Context) -> pb.SubmitResponse:
+    async def Submit(self, request_iterator: AsyncIterator[pb.SubmitRequest], context: Context) -> pb.SubmitResponse:
         """A photo as a job."""
         parts = self._context
-        submissions = parts.submissions
+        submissions, caller = parts.submissions, caller_of(parts.access, context.invocation_metadata())
         with parts.gateway.metrics.refusals_counted():
             submissions.refuse_while_draining()
             async with parts.uploads.place():
-                admitted = await submissions.bring(await self._read_submission(request_iterator))
+                admitted = await submissions.bring(await self._read_submission(caller, request_iterator))
+        jobs = OwnedJobs(parts.jobs, caller.owner)
         return pb.SubmitResponse(
-            job=await self._describe(await self._status_of_new(admitted.job_id)),
+            job=await _describe(jobs, await _status_of_new(jobs, admitted.job_id)),
             idempotent_replayed=not admitted.is_new,
         )
 
-    async def Get(self, request: pb.GetRequest, _context: Context) -> pb.GetResponse:
+    async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:
         """A job."""
-        return pb.GetResponse(job=await self._describe(await self._context.jobs.status(request.id)))
+        jobs = self._jobs(context)
+        return pb.GetResponse(job=await _describe(jobs, await jobs.status(request.id)))
 
-    async def Watch(self, request: pb.WatchRequest, _context: Context) -> AsyncIterator[pb.WatchResponse]:
+    async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.WatchResponse]:
         """A job, again and again."""
-        async with contextlib.aclosing(while_here(self._context.jobs.watch(request.id), self._left)) as statuses:
+        jobs = self._jobs(context)
+        async with contextlib.aclosing(while_here(jobs.watch(request.id), self._left)) as statuses:
             async for status in statuses:
-                yield pb.WatchResponse(job=await self._describe(status))
+                yield pb.WatchResponse(job=await _describe(jobs, status))
 
-    async def GetResult(self, request: pb.GetResultRequest, _context: Context) -> AsyncIterator[pb.GetResultResponse]:
+    async def GetResult(self, request: pb.GetResultRequest, context: Context) -> AsyncIterator[pb.GetResultResponse]:
         """A job's image."""
-        stored = await self._context.jobs.result(request.id)
+        stored = await self._jobs(context).result(request.id)
         data, report = stored.restoration.data, report_of(stored.restoration.report, stored)
         for index, part in enumerate(parts_of(data, report, self._context.max_message_bytes)):
             if index:
@@ -116,13 +128,14 @@ class RestorationServicer(RestorationServiceServicer):
             else:
                 yield pb.GetResultResponse(report=report, size_bytes=len(data), data=part)
 
-    async def Cancel(self, request: pb.CancelRequest, _context: Context) -> pb.CancelResponse:
+    async def Cancel(self, request: pb.CancelRequest, context: Context) -> pb.CancelResponse:
         """The end of a job."""
-        return pb.CancelResponse(job=await self._describe(await self._context.jobs.cancel(request.id)))
+        jobs = self._jobs(context)
+        return pb.CancelResponse(job=await _describe(jobs, await jobs.cancel(request.id)))
 
-    async def Delete(self, request: pb.DeleteRequest, _context: Context) -> pb.DeleteResponse:
+    async def Delete(self, request: pb.DeleteRequest, context: Context) -> pb.DeleteResponse:
         """The end of all that is known of a job."""
-        await self._context.jobs.delete(request.id)
+        await self._jobs(context).delete(request.id)
         return pb.DeleteResponse()
 
     async def GetLimits(self, _request: pb.GetLimitsRequest, _context: Context) -> pb.GetLimitsResponse:
@@ -130,7 +143,12 @@ class RestorationServicer(RestorationServiceServicer):
         gateway = self._context.gateway
         return limits_of(gateway.settings, gateway.manifest, max_window=self._context.room.max_photos)
 
-    async def _read_submission(self, requests: AsyncIterator[pb.SubmitRequest]) -> Submission:
+    def _jobs(self, context: Context) -> OwnedJobs:
+        """The caller's."""
+        caller = caller_of(self._context.access, context.invocation_metadata())
+        return OwnedJobs(self._context.jobs, caller.owner)
+
+    async def _read_submission(self, caller: Caller, requests: AsyncIterator[pb.SubmitRequest]) -> Submission:
         parts = self._context
         timeout_s = parts.gateway.settings.request_timeout_s
         first: pb.SubmitRequest | None = None
@@ -152,6 +170,7 @@ class RestorationServicer(RestorationServiceServicer):
                 f"idempotency_key must have 1 to {MAX_KEY_CHARS} visible ASCII characters", hint="a UUID will do"
             )
         return Submission(
+            caller=caller,
             upload=upload_of(bytes(image), parts.max_upload_bytes),
             options=options_of(first.options, parts.gateway.option_limits),
             lane=Lane.BATCH,
@@ -159,16 +178,18 @@ class RestorationServicer(RestorationServiceServicer):
             idempotency_key=first.idempotency_key or None,
         )
 
-    async def _status_of_new(self, job_id: str) -> JobStatus:
-        """Where a job is that has just been admitted, whatever else happens."""
-        with contextlib.suppress(DependencyUnavailable, Draining):
-            return await self._context.jobs.status(job_id)
-        return JobStatus(job_id, JobState.QUEUED, created_s=time.time())
 
-    async def _describe(self, status: JobStatus) -> pb.Job:
-        if status.state is not JobState.SUCCEEDED:
-            return job_of(status)
-        return succeeded_job_of(await self._context.jobs.result(status.job_id))
+async def _status_of_new(jobs: OwnedJobs, job_id: str) -> JobStatus:
+    """Where a job is that has just been admitted, whatever else happens."""
+    with contextlib.suppress(DependencyUnavailable, Draining):
+        return await jobs.status(job_id)
+    return JobStatus(job_id, JobState.QUEUED, created_s=time.time())
+
+
+async def _describe(jobs: OwnedJobs, status: JobStatus) -> pb.Job:
+    if status.state is not JobState.SUCCEEDED:
+        return job_of(status)
+    return succeeded_job_of(await jobs.result(status.job_id))
 
 
 def _until_s(context: Context) -> float | None:

@@ -314,7 +314,7 @@ def test_the_openapi_document_is_valid_and_complete(client):
     form = document["paths"]["/restore"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
     assert set(form["properties"]) == {"image", *client.get("/v1/limits").json()["options"]}
     answers = document["paths"]["/restore"]["post"]["responses"]
-    assert {"200", "400", "406", "413", "415", "422", "429", "500", "503", "504", "default"} == set(answers)
+    assert {"200", "400", "401", "406", "413", "415", "422", "429", "500", "503", "504", "default"} == set(answers)
     assert {"image/png", "application/json"} <= set(answers["200"]["content"])
     assert "queue_full" in answers["429"]["content"]["application/problem+json"]["examples"]
     assert "HTTPValidationError" not in json.dumps(document)
