@@ -15,7 +15,7 @@ COPY export export
 COPY latent_pmrf latent_pmrf
 COPY loadtest loadtest
 RUN python -m venv /opt/latent-pmrf \
-    && /opt/latent-pmrf/bin/python -m pip install --constraint constraints.txt '.[triton]'
+    && /opt/latent-pmrf/bin/python -m pip install --constraint constraints.txt '.[triton,tracing]'
 COPY model_repository /opt/model_repository
 WORKDIR /opt
 RUN latent-pmrf/bin/python -m export.detector --model-repository model_repository \
@@ -37,6 +37,7 @@ COPY --from=build /opt/latent-pmrf /opt/latent-pmrf
 COPY --from=build /opt/model_repository /opt/model_repository
 ENV PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
+    LATENT_PMRF_LOG_FORMAT=json \
     HOST=0.0.0.0 \
     PORT=8000 \
     LATENT_PMRF_MODEL_REPOSITORY=/opt/model_repository

@@ -35,7 +35,7 @@ class Probes:
         send: Callable[[Message], Awaitable[None]],
     ) -> None:
         """Answer one request."""
-        accept = b",".join(value for name, value in scope["headers"] if name == b"accept").decode("latin-1")
+        accept = b",".join(value for name, value in scope.get("headers", ()) if name == b"accept").decode("latin-1")
         status, content_type, body = await self._answer(scope["method"], scope["path"], accept)
         headers = [(b"content-type", content_type.encode()), (b"content-length", str(len(body)).encode())]
         await send(

@@ -13,7 +13,9 @@ from service.api.operations import router as operations
 from service.cli import main
 from service.composition.probes import Probes
 from service.core.metrics import Metrics
-from service.core.settings import ENV_PREFIX, Settings
+from service.core.origin import Origin
+from service.core.settings import ENV_PREFIX, LogFormat, Settings
+from service.core.tracing import exemplar, within
 from tests.images import DOCKER, fill, is_in_context, read_compose, read_dockerfile
 from tests.processes import ROOT
 
@@ -21,7 +23,13 @@ OURS = ("gateway", "worker")
 IMAGES = (*OURS, "triton")
 PINNED = re.compile(r"\S+:[\w.-]+@sha256:[0-9a-f]{64}")
 NEEDED = {"GRAFANA_PASSWORD": "secret"}
-COMPOSITIONS = {"cpu": ("compose.yaml",), "gpu": ("compose.yaml", "compose.gpu.yaml")}
+COMPOSITIONS = {
+    "cpu": ("compose.yaml",),
+    "gpu": ("compose.yaml", "compose.gpu.yaml"),
+    "tracing": ("compose.yaml", "compose.tracing.yaml"),
+}
+NOT_ASKED_FOR_HEALTH = {"tempo"}  # nothing in its image could ask
+OF_OPENTELEMETRY = {"OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"}
 
 
 @pytest.fixture(params=IMAGES)
@@ -98,7 +106,7 @@ def test_labels_say_what_the_image_is(image):
 def test_the_package_is_installed_by_the_lock_with_wheels_only_and_without_an_installer_left(name):
     build = read_dockerfile(DOCKER / f"{name}.Dockerfile")[0]
     commands = " ".join(run.rest for run in build.all("RUN"))
-    assert "pip install --constraint constraints.txt '.[triton]'" in commands
+    assert "pip install --constraint constraints.txt '.[triton,tracing]'" in commands
     assert "PIP_ONLY_BINARY=:all:" in build.last("ENV").rest
     assert commands.rstrip().endswith("pip uninstall --yes pip setuptools")
 
@@ -142,7 +150,7 @@ def test_a_misspelt_compose_file_is_refused():
 
 
 def test_everything_the_service_needs_is_there(services):
-    assert set(services) == {"redis", "triton", "worker", "gateway", "prometheus", "grafana"}
+    assert set(services) - {"tempo"} == {"redis", "triton", "worker", "gateway", "prometheus", "grafana"}
 
 
 def test_a_password_must_be_given():
@@ -151,8 +159,8 @@ def test_a_password_must_be_given():
 
 
 def test_nothing_starts_before_what_it_needs_is_healthy(services):
-    for service in services.values():
-        assert "healthcheck" in service
+    for each, service in services.items():
+        assert ("healthcheck" in service) == (each not in NOT_ASKED_FOR_HEALTH)
         for name, needed in service.get("depends_on", {}).items():
             assert needed == {"condition": "service_healthy"}
             assert "healthcheck" in services[name]
@@ -186,7 +194,7 @@ def test_images_are_those_that_the_dockerfiles_build(services):
 @pytest.mark.parametrize("name", OURS)
 def test_settings_are_the_service_s_and_lead_to_services_that_are_there(name, services, monkeypatch):
     environment = services[name]["environment"]
-    assert set(environment) <= variables_of_the_service()
+    assert set(environment) <= variables_of_the_service() | OF_OPENTELEMETRY
     for variable, value in environment.items():
         monkeypatch.setenv(variable, value)
     settings = Settings()
@@ -236,8 +244,9 @@ def test_everybody_reads_the_same_bundle_with_a_gpu():
     assert (ROOT / "model_repository" / "velocity" / "configs" / "gpu.pbtxt").exists()
 
 
-def test_mounted_folders_exist_and_named_volumes_are_declared():
-    composed = read_compose(*COMPOSITIONS["gpu"], variables=NEEDED)
+@pytest.mark.parametrize("files", COMPOSITIONS.values(), ids=COMPOSITIONS)
+def test_mounted_folders_exist_and_named_volumes_are_declared(files):
+    composed = read_compose(*files, variables=NEEDED)
     for service in composed["services"].values():
         for source in (volume.partition(":")[0] for volume in service.get("volumes", ())):
             if source.startswith("."):
@@ -274,6 +283,38 @@ def test_grafana_reads_the_prometheus_that_is_there(services):
     assert health_url(services[url.hostname]["healthcheck"]["test"])[0] == str(url.port)
     dashboards = yaml.safe_load((folder / "dashboards" / "latent_pmrf.yml").read_text())["providers"][0]
     assert f"./grafana/dashboards:{dashboards['options']['path']}:ro" in services["grafana"]["volumes"]
+
+
+def test_spans_go_where_grafana_looks_for_those_that_exemplars_name():
+    services = read_compose(*COMPOSITIONS["tracing"], variables=NEEDED)["services"]
+    folder = DOCKER / "grafana" / "provisioning" / "datasources"
+    sources = {
+        source["uid"]: source for source in yaml.safe_load((folder / "latent_pmrf.yml").read_text())["datasources"]
+    }
+    tempo = yaml.safe_load((DOCKER / "tempo" / "tempo.yml").read_text())
+    taken = tempo["distributor"]["receivers"]["otlp"]["protocols"]["http"]["endpoint"]
+    for name in OURS:
+        endpoint = urllib.parse.urlsplit(services[name]["environment"]["OTEL_EXPORTER_OTLP_ENDPOINT"])
+        assert (endpoint.hostname, f"0.0.0.0:{endpoint.port}") == ("tempo", taken)
+        assert set(services[name]["networks"]) & set(services["tempo"]["networks"])
+        assert f"{ENV_PREFIX}REDIS_URL" in services[name]["environment"]  # variables are added, not replaced
+    looked = urllib.parse.urlsplit(sources["tempo"]["url"])
+    assert (looked.hostname, looked.port) == ("tempo", tempo["server"]["http_listen_port"])
+    (link,) = sources["prometheus"]["jsonData"]["exemplarTraceIdDestinations"]
+    assert link["datasourceUid"] == "tempo"
+    with within(Origin("", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")):
+        assert set(exemplar()) == {link["name"]}
+    assert "--enable-feature=exemplar-storage" in services["prometheus"]["command"]
+    kept = {tempo["storage"]["trace"][place]["path"] for place in ("local", "wal")}
+    assert all(path.startswith("/var/tempo/") for path in kept)
+    assert "tempo:/var/tempo" in services["tempo"]["volumes"]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_containers_write_logs_for_machines(name):
+    last = read_dockerfile(DOCKER / f"{name}.Dockerfile")[-1]
+    environment = dict(pair.split("=", 1) for pair in last.last("ENV").words)
+    assert LogFormat(environment[f"{ENV_PREFIX}LOG_FORMAT"]) is LogFormat.JSON
 
 
 # Scripts
@@ -346,7 +387,7 @@ def test_pinning_writes_every_image_of_the_compose_files(docker, tmp_path):
     done = run_script("pin.sh", docker, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     pinned = dict(line.split("=", 1) for line in (tmp_path / "docker" / ".env").read_text().splitlines())
-    text = (DOCKER / "compose.yaml").read_text()
+    text = "".join(path.read_text() for path in sorted(DOCKER.glob("compose*.yaml")))
     assert set(pinned) == set(re.findall(r"\$\{(\w+_IMAGE):-", text))
     assert all(PINNED.fullmatch(image) for image in pinned.values())
     written = {name: image.partition("@")[0] for name, image in pinned.items()}

@@ -2,6 +2,8 @@
 
 import itertools
 
+import pytest
+
 from tests.kubernetes import FOLDER, OWN_NAMESPACE, Pod, build, may_connect, of_kind, overlay, pod
 
 REDIS = Pod({"app": "latent-pmrf-redis"}, OWN_NAMESPACE, {"redis": 6379})
@@ -21,6 +23,9 @@ OPERATOR = elsewhere("redis-operator", app="redis-operator")
 PROMETHEUS = elsewhere("monitoring", app_kubernetes_io__name="prometheus")
 NAMES = Pod({"k8s-app": "kube-dns"}, {"kubernetes.io/metadata.name": "kube-system"}, {"dns": 53})
 CALLER = Pod({}, {"kubernetes.io/metadata.name": "ingress-nginx", "latent-pmrf/may-call": "true"}, {"http": 80})
+TEMPO = Pod(
+    {"app.kubernetes.io/name": "tempo"}, {"kubernetes.io/metadata.name": "monitoring"}, {"otlp": 4318, "http": 3200}
+)
 OUTSIDER = elsewhere("default", app="curl")
 OTHERS = {
     "redis": REDIS,
@@ -31,6 +36,7 @@ OTHERS = {
     "names": NAMES,
     "caller": CALLER,
     "outsider": OUTSIDER,
+    "tempo": TEMPO,
 }
 
 MEANT = {
@@ -67,6 +73,12 @@ def test_with_triton_these_connections_and_no_others():
 
 def test_without_the_streams_the_autoscaler_does_not_reach_redis(with_component):
     assert connections(with_component("cpu", "scale-by-prometheus")) == MEANT - {("keda", "redis", 6379)}
+
+
+@pytest.mark.parametrize(("name", "others"), [("cpu", set()), ("gpu", MEANT_WITH_TRITON)])
+def test_spans_reach_their_collector_and_nothing_else_is_opened(with_component, name, others):
+    added = {("gateway", "tempo", 4318), ("worker", "tempo", 4318)}
+    assert connections(with_component(name, "tracing")) == MEANT | others | added
 
 
 def test_gateways_reach_public_addresses_for_webhooks_and_no_private_ones():

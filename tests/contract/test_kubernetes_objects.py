@@ -2,12 +2,14 @@
 
 import re
 import shutil
+import urllib.parse
 
 import kubernetes_validate
 import pytest
 import yaml
 
 from service.core.settings import ENV_PREFIX, Settings
+from service.telemetry.traces import wanted
 from tests.kubernetes import (
     FOLDER,
     OVERLAYS,
@@ -83,6 +85,19 @@ def test_every_file_is_used(folder):
     assert [path.name for path in folder.iterdir() if path.is_file() and path.name not in named] == [
         "kustomization.yaml"
     ]
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_traces_are_a_component_that_only_adds_variables(with_component, name):
+    objects = with_component(name, "tracing")
+    deployments = of_kind(objects, "Deployment")
+    for each in ("latent-pmrf-gateway", "latent-pmrf-worker"):
+        variables = variables_of(deployments[each], objects)
+        assert wanted({variable: value for variable, value in variables.items() if value is not None})
+        endpoint = urllib.parse.urlsplit(variables["OTEL_EXPORTER_OTLP_ENDPOINT"])
+        policy = of_kind(objects, "NetworkPolicy")["spans"]["spec"]["egress"][0]
+        assert endpoint.port == policy["ports"][0]["port"]
+        assert f"{ENV_PREFIX}GRACE_S" in variables
 
 
 def test_pods_are_restricted(objects, deployments):
