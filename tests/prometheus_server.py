@@ -6,6 +6,7 @@ import json
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +19,8 @@ import yaml
 from tests.processes import until
 
 _INTERVAL = "1s"
+_LONG_S = 3600
+_EXEMPLARS = "--enable-feature=exemplar-storage"
 
 
 class PrometheusServer:
@@ -57,7 +60,7 @@ class PrometheusServer:
         arguments = [f"--config.file={self._folder / 'prometheus.yml'}", f"--storage.tsdb.path={self._folder / 'data'}"]
         with (self._folder / "log").open("wb") as log:
             self._process = subprocess.Popen(
-                [self._binary, *arguments, f"--web.listen-address=127.0.0.1:{port}"], stderr=log
+                [self._binary, *arguments, _EXEMPLARS, f"--web.listen-address=127.0.0.1:{port}"], stderr=log
             )
         until(self._answers, patience_s=60)
         return self
@@ -91,6 +94,12 @@ class PrometheusServer:
         """The only value of a query, or None when it has none."""
         found = self.ask(expr)
         return float(found[0]["value"][1]) if found else None
+
+    def exemplars(self, expr: str) -> list[dict[str, Any]]:
+        """Labels of the exemplars that it has kept for the series of a query."""
+        span = {"start": time.time() - _LONG_S, "end": time.time() + _LONG_S}
+        answer = self._client.get("/api/v1/query_exemplars", params={"query": expr, **span}).json()
+        return [exemplar["labels"] for series in answer["data"] for exemplar in series["exemplars"]]
 
     def firing(self) -> set[str]:
         """Names of the alerts that fire."""

@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 PHOTO = saved(Image.fromarray(astronaut()).resize((384, 384)), "PNG")
 BY_FAULT = {"LatentPmrfNoWorkers", "LatentPmrfTargetDown"}
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 ROOM = 4
 SCALING = FOLDER / "components" / "scale-by-prometheus" / "scaledobject.yaml"
 SETTINGS = {"lease_s": 3, "max_queued_faces": ROOM}
@@ -59,7 +60,8 @@ def load(gateway):
     client = gateway.client
     assert client.post("/restore", files={"image": b"no photo"}).status_code == 415
     assert client.get("/v1/restorations/unknown").status_code == 404
-    client.post("/restore", files={"image": PHOTO}).raise_for_status()
+    traceparent = f"00-{TRACE}-00f067aa0ba902b7-01"
+    client.post("/restore", files={"image": PHOTO}, headers={"traceparent": traceparent}).raise_for_status()
     with asking(gateway, faces=12, at_once=ROOM) as answers:
         assert {answer.result() for answer in answers} == {200}
     check_results(gateway, submit(gateway, range(6), num_steps="4"))
@@ -121,6 +123,19 @@ def test_an_alert_can_be_decided(watched, query):
 def test_a_query_of_a_gpu_is_a_query(watched, query):
     prometheus, *_ = watched
     assert prometheus.ask(query.expr) == []  # nothing here has a GPU
+
+
+@pytest.mark.parametrize(
+    "series",
+    [
+        'restore_request_duration_seconds_bucket{route="/restore"}',
+        'restore_stage_duration_seconds_bucket{stage="detect"}',
+        'restore_stage_duration_seconds_bucket{stage="sampler", job="latent-pmrf-worker"}',
+    ],
+)
+def test_durations_lead_to_the_trace_of_a_request(watched, series):
+    prometheus, *_ = watched
+    until(lambda: {"trace_id": TRACE} in prometheus.exemplars(series), patience_s=60)
 
 
 def test_the_autoscaler_s_query_counts_what_is_to_be_done(watched):
