@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import hypothesis
 import pytest
+
+# Before PyTorch is loaded: threads that wait for each other at every small operation crawl where cores are shared with
+# other test processes and servers under test.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Nothing may depend on how fast a machine is, nor on what else it does.
 hypothesis.settings.register_profile(

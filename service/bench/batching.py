@@ -82,9 +82,9 @@ def run(count: int, seed: int, say: Say) -> list[Curves]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse `arguments`, run the bench, return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m service.bench.batching", description=__doc__)
-    parser.add_argument("--requests", type=int, default=1500, metavar="N", help="of each trial on a model")
+    parser.add_argument("--requests", type=int, default=1500, metavar="N", help="of each trial on a model; 0: no models")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of arrivals")
-    parser.add_argument("--real", type=Path, metavar="DIR", help="also this bundle on this machine, in real time")
+    parser.add_argument("--real", type=Path, metavar="DIR", help="first this bundle on this machine, in real time")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what the curves are plotted from")
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.ERROR)
@@ -93,9 +93,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
 
-    every = run(given.requests, given.seed, say)
     if given.real is not None:
         say(real.run(given.real).as_markdown())
+    if given.requests == 0:
+        return 0
+    every = run(given.requests, given.seed, say)
     if given.json is not None:
         given.json.parent.mkdir(parents=True, exist_ok=True)
         given.json.write_text(json.dumps([curves.as_json() for curves in every], indent=1) + "\n", encoding="utf-8")
