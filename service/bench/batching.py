@@ -82,7 +82,7 @@ def run(count: int, seed: int, say: Say) -> list[Curves]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse `arguments`, run the bench, return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m service.bench.batching", description=__doc__)
-    parser.add_argument("--requests", type=int, default=1500, metavar="N", help="of each trial on a model; 0: no models")
+    parser.add_argument("--requests", type=int, default=1500, metavar="N", help="of each trial on a model; 0: none")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of arrivals")
     parser.add_argument("--real", type=Path, metavar="DIR", help="first this bundle on this machine, in real time")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what the curves are plotted from")
