@@ -133,6 +133,7 @@ async def rpc_service(
                 task.cancel()
             await asyncio.gather(*working, return_exceptions=bool(stuck))
             await jobs.close()
+            await access.accounts.meter.close()
             await broker.close()
 
 

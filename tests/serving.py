@@ -104,6 +104,7 @@ async def _working(context: ApiContext, gateway: Gateway) -> AsyncIterator[None]
     stop.set()
     await asyncio.gather(*working)
     await jobs.close()
+    await accounts.meter.close()
     if sender is not None:
         await sender.close()
 

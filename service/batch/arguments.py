@@ -19,6 +19,10 @@ def add_arguments(batch: argparse.ArgumentParser) -> None:
     batch.add_argument("--server", metavar="HOST:PORT", help="where gRPC is served")
     batch.add_argument("--tls", action="store_true", help="encrypt the connection")
     batch.add_argument("--ca", metavar="FILE", type=Path, help="certificates to trust instead of the system's")
+    batch.add_argument("--certificate", metavar="FILE", type=Path, help="to show to a server that asks for one")
+    batch.add_argument("--private-key", metavar="FILE", type=Path, help="of --certificate")
+    told = "the service's API key; default: LATENT_PMRF_API_KEY. No argument takes the key itself: others could read it"
+    batch.add_argument("--api-key-file", metavar="FILE", type=Path, help=told)
     batch.add_argument("--token-file", metavar="FILE", type=Path, help="a bearer token for a proxy that asks for one")
     batch.add_argument(
         "--window",

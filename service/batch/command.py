@@ -41,6 +41,9 @@ class Server:
         tls: Whether the connection is encrypted.
         ca_file: Certificates to trust instead of the system's, or None.
         token_file: Its content is sent as a bearer token, for a proxy that asks for one; or None.
+        api_key_file: Its content is the service's API key; None: that of `LATENT_PMRF_API_KEY`, if there is one.
+        certificate_file: PEM of the certificate to show, where the service asks for one; or None.
+        private_key_file: PEM of its key; or None.
         attempts: Attempts in a row without an answer before the server counts as gone.
     """
 
@@ -48,13 +51,16 @@ class Server:
     tls: bool
     ca_file: Path | None
     token_file: Path | None
+    api_key_file: Path | None
+    certificate_file: Path | None
+    private_key_file: Path | None
     attempts: int
 
     def client(self, attempts: int | None = None) -> AsyncGrpcClient:
         """A client of it.
 
         Raises:
-            InvalidOption: The address is none.
+            InvalidOption: The address is none, or the key can be none.
             OSError: A file cannot be read.
         """
         host, _, port = self.address.rpartition(":")
@@ -63,11 +69,22 @@ class Server:
         headers = {}
         if self.token_file is not None:
             headers["authorization"] = f"Bearer {self.token_file.read_text().strip()}"
-        credentials = None
-        if self.tls or self.ca_file is not None:
-            credentials = grpc.ssl_channel_credentials(None if self.ca_file is None else self.ca_file.read_bytes())
+        api_key = None if self.api_key_file is None else self.api_key_file.read_text()
         retry = Retry(attempts=attempts or self.attempts)
-        return AsyncGrpcClient(self.address, retry=retry, headers=headers, credentials=credentials)
+        try:
+            return AsyncGrpcClient(
+                self.address, api_key=api_key, retry=retry, headers=headers, credentials=self._credentials()
+            )
+        except ValueError as error:
+            raise InvalidOption(str(error), hint="see --api-key-file and LATENT_PMRF_API_KEY") from error
+
+    def _credentials(self) -> grpc.ChannelCredentials | None:
+        files = (self.ca_file, self.private_key_file, self.certificate_file)
+        if not self.tls and not any(files):
+            return None
+        if (self.private_key_file is None) != (self.certificate_file is None):
+            raise InvalidOption("--certificate and --private-key come together")
+        return grpc.ssl_channel_credentials(*(None if file is None else file.read_bytes() for file in files))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +133,16 @@ class BatchRequest:
             if "://" in text:
                 raise InvalidOption(f"{text} is no folder", hint="object stores are for --engine ray")
         return cls(
-            server=Server(given.server, given.tls, given.ca, given.token_file, given.attempts),
+            server=Server(
+                address=given.server,
+                tls=given.tls,
+                ca_file=given.ca,
+                token_file=given.token_file,
+                api_key_file=given.api_key_file,
+                certificate_file=given.certificate,
+                private_key_file=given.private_key,
+                attempts=given.attempts,
+            ),
             folders=FolderPair(Path(given.source), Path(given.target), OptionFields.read(fields).output_format),
             fields=fields,
             journal=given.journal,

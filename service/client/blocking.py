@@ -174,30 +174,38 @@ class _BlockingClient(Generic[ClientT]):
 class HttpClient(_BlockingClient[AsyncHttpClient]):
     """The service over HTTP; arguments as `AsyncHttpClient`'s."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a connection is made of
         self,
         url: str,
         *,
+        api_key: str | None = None,
         timeout_s: float = TIMEOUT_S,
         retry: Retry | None = None,
         headers: Mapping[str, str] | None = None,
         verify: ssl.SSLContext | bool = True,
     ) -> None:
-        super().__init__(lambda: AsyncHttpClient(url, timeout_s=timeout_s, retry=retry, headers=headers, verify=verify))
+        super().__init__(
+            lambda: AsyncHttpClient(
+                url, api_key=api_key, timeout_s=timeout_s, retry=retry, headers=headers, verify=verify
+            )
+        )
 
 
 class GrpcClient(_BlockingClient[AsyncGrpcClient]):
     """The service over gRPC; arguments as `AsyncGrpcClient`'s."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a connection is made of
         self,
         address: str,
         *,
+        api_key: str | None = None,
         timeout_s: float = TIMEOUT_S,
         retry: Retry | None = None,
         headers: Mapping[str, str] | None = None,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
         super().__init__(
-            lambda: AsyncGrpcClient(address, timeout_s=timeout_s, retry=retry, headers=headers, credentials=credentials)
+            lambda: AsyncGrpcClient(
+                address, api_key=api_key, timeout_s=timeout_s, retry=retry, headers=headers, credentials=credentials
+            )
         )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self, TypeVar, Unpack
 import grpc
 from grpc import aio
 
+from service.client.credentials import with_key
 from service.client.errors import ServerUnreachable
 from service.client.interface import TIMEOUT_S, WINDOW
 from service.client.messages import fits, job_of, limits_of, options_message, parts_of, restored_of
@@ -48,14 +49,19 @@ class AsyncGrpcClient:
         address: Where the service is, such as `127.0.0.1:50051`.
         timeout_s: Longest time of a call with all its attempts.
         retry: When to try again.
+        api_key: Key of the service, where it asks for one; None: that of `LATENT_PMRF_API_KEY`, if there is one.
         headers: Sent with every call, such as an `authorization` that a proxy asks for.
         credentials: TLS (`grpc.ssl_channel_credentials()`), or None for a connection in the clear.
+
+    Raises:
+        ValueError: The key can be none.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a connection is made of
         self,
         address: str,
         *,
+        api_key: str | None = None,
         timeout_s: float = TIMEOUT_S,
         retry: Retry | None = None,
         headers: Mapping[str, str] | None = None,
@@ -64,7 +70,7 @@ class AsyncGrpcClient:
         self._address = address
         self._timeout_s = timeout_s
         self._retry = retry or Retry()
-        self._metadata = tuple((name.lower(), value) for name, value in (headers or {}).items())
+        self._metadata = tuple(with_key(headers, api_key).items())
         self._credentials = credentials
         self._connected: tuple[aio.Channel, RestorationServiceAsyncStub] | None = None
         self._accepted: pb.GetLimitsResponse | None = None

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 import httpx
 
+from service.client.credentials import with_key
 from service.client.errors import RestorationError, ServerUnreachable, of_problem, unreadable
 from service.client.interface import TIMEOUT_S, WINDOW
 from service.client.options import Options, as_fields
@@ -35,14 +36,19 @@ class AsyncHttpClient:
         url: Where the service is, such as `http://127.0.0.1:8000`.
         timeout_s: Longest time of a call with all its attempts.
         retry: When to try again.
+        api_key: Key of the service, where it asks for one; None: that of `LATENT_PMRF_API_KEY`, if there is one.
         headers: Sent with every request, such as an `Authorization` that a proxy asks for.
-        verify: TLS: certificates to trust, by default the system's.
+        verify: TLS: certificates to trust, by default the system's, and one to show.
+
+    Raises:
+        ValueError: The key can be none.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a connection is made of
         self,
         url: str,
         *,
+        api_key: str | None = None,
         timeout_s: float = TIMEOUT_S,
         retry: Retry | None = None,
         headers: Mapping[str, str] | None = None,
@@ -53,7 +59,9 @@ class AsyncHttpClient:
         self._max_upload_bytes: int | None = None
         # Times are counted per call, not per read: a photo may take minutes without a byte on the connection.
         patience = httpx.Timeout(None, connect=_CONNECT_S)
-        self._http = httpx.AsyncClient(base_url=url, headers=dict(headers or {}), timeout=patience, verify=verify)
+        self._http = httpx.AsyncClient(
+            base_url=url, headers=with_key(headers, api_key), timeout=patience, verify=verify
+        )
 
     async def __aenter__(self) -> Self:
         """Nothing is connected before the first call."""
