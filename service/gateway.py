@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -126,6 +126,7 @@ class Gateway:
         metrics: Told about stages, faces and refusals.
         pool: Threads for the stages that only compute.
         admission: Bounds the photos in memory and the line in front of them.
+        decode: Makes pixels of a file; called on a thread of the pool.
     """
 
     broker: Broker
@@ -135,6 +136,7 @@ class Gateway:
     metrics: Metrics
     pool: Executor
     admission: Admission
+    decode: Callable[[Upload, DecodeLimits], DecodedImage] = decode
 
     @property
     def option_limits(self) -> OptionLimits:
@@ -249,7 +251,7 @@ class Gateway:
 
     async def _pipeline(self, upload: Upload, plan: _Plan, log: PhotoLog) -> Restoration:
         options, watch = plan.options, Stopwatch(self.pool, self.metrics)
-        image = await watch.compute("decode", decode, upload, self._decode_limits())
+        image = await watch.compute("decode", self.decode, upload, self._decode_limits())
         log.size(image.pixels.shape[1], image.pixels.shape[0])
         self._check_output_size(image, options)
         found = [] if options.aligned else await self._find_faces(image, options, watch)

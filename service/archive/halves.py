@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
@@ -23,8 +23,9 @@ from service.core.errors import ServiceError
 from service.core.manifest import Manifest
 from service.core.metrics import Metrics
 from service.core.settings import Settings
-from service.core.types import Face, FaceJob, Restoration, RestoreOptions, Upload
+from service.core.types import DecodedImage, Face, FaceJob, Restoration, RestoreOptions, Upload
 from service.gateway import Detector, Gateway
+from service.stages.decode import DecodeLimits, decode
 from service.stages.samples import Samples
 
 
@@ -37,12 +38,14 @@ class Halves:
         manifest: The bundle's contract.
         options: The caller's choices for all photos; seed and encoding are each task's.
         metrics: Told about stages and faces.
+        decode: Makes pixels of a file.
     """
 
     settings: Settings
     manifest: Manifest
     options: RestoreOptions
     metrics: Metrics = field(default_factory=Metrics)
+    decode: Callable[[Upload, DecodeLimits], DecodedImage] = decode
 
     async def prepare(self, passage: Passage, detector: Detector) -> Passage:
         """Find the faces of a photo; one without any to restore is finished here.
@@ -101,6 +104,7 @@ class Halves:
                 metrics=self.metrics,
                 pool=pool,
                 admission=Admission(1, 0),
+                decode=self.decode,
             )
             options = replace(self.options, seed=task.seed, output_format=task.output_format)
             photo = asyncio.create_task(gateway.restore(Upload(passage.data), options, job_id=task.job_id))

@@ -9,6 +9,8 @@ Nothing here knows Ray: blocks are columns by name.
 from __future__ import annotations
 
 import asyncio
+import atexit
+import contextlib
 import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +27,7 @@ from service.archive.passage import Ending, Passage, Task, unreadable, unwritabl
 from service.archive.places import Place
 from service.batch.results import ends_everything
 from service.client import Report
+from service.composition.decoders import Decode, decoding
 from service.composition.networks import open_backend
 from service.core.detector import DETECTOR
 from service.core.manifest import Manifest, load_manifest
@@ -62,7 +65,7 @@ class Work:
     @property
     def halves(self) -> Halves:
         """The gateway's part of it."""
-        return Halves(self.settings, self.manifest, self.options)
+        return Halves(self.settings, self.manifest, self.options, decode=_decoding(self.settings))
 
 
 def prepare_block(block: Block, work: Work) -> Iterator[Column]:
@@ -131,6 +134,18 @@ def _written(task: Task, restoration: Restoration, target: Place) -> Ending:
         return Ending(task.item_id, error=unwritable(task.target, error), errno=fatal)
     document = RestorationSchema.of(restoration.report, None).model_dump(mode="json")
     return Ending(task.item_id, len(restoration.data), Report.of(document).as_document())
+
+
+@functools.lru_cache(maxsize=1)
+def _decoding(settings: Settings) -> Decode:
+    """A decoder for this process, which restores one photo after the other, and ends with it however that ends.
+
+    Ray would start the process again, and at last give the batch up, over a photo that ends it.
+    """
+    until_exit = contextlib.ExitStack()
+    atexit.register(until_exit.close)
+    one = settings.model_copy(update={"decoder_children": min(1, settings.decoder_children)})
+    return until_exit.enter_context(decoding(one, Metrics()))[0]
 
 
 @functools.lru_cache(maxsize=1)

@@ -19,6 +19,7 @@ from service.api.app import create_app
 from service.api.context import ApiContext
 from service.backends.watched import WatchedBackend
 from service.composition.access import open_access
+from service.composition.decoders import decoding
 from service.composition.ending import Ending
 from service.composition.http import Ended, address_of, serve_until_told
 from service.composition.loops import Loops, part_with
@@ -128,6 +129,7 @@ async def restoring(settings: Settings, ending: Ending, *, with_worker: bool) ->
     metrics.build_info(version=version(), model=f"{manifest.name}@{manifest.version}")
     loops = Loops(ending)
     async with contextlib.AsyncExitStack() as parts:
+        decode, rehearse = parts.enter_context(decoding(settings, metrics))  # begins while the networks are opened
         parts.push_async_callback(part_with, access.accounts.meter.close)
         pool = parts.enter_context(ThreadPoolExecutor(settings.cpu_workers, thread_name_prefix="stage"))
         only = None if with_worker else (DETECTOR,)
@@ -146,7 +148,9 @@ async def restoring(settings: Settings, ending: Ending, *, with_worker: bool) ->
             metrics=metrics,
             pool=pool,
             admission=Admission(settings.max_concurrent_photos, settings.max_concurrent_photos),
+            decode=decode,
         )
+        await asyncio.get_running_loop().run_in_executor(pool, rehearse)
         # Loops end in the reverse order: photos first, then who tells about them, then who restores their faces.
         if settings.redis_url is not None:
             await parts.enter_async_context(loops.running("gauges", partial(keep_gauges, faces, jobs)))

@@ -28,11 +28,12 @@ _IND_RMSE_BUCKETS = (0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.075, 0
 _DEAD_REASONS = ("deliveries", "payload_lost", "payload_unreadable")
 _PHOTO_OUTCOMES = ("succeeded", "failed", "cancelled")
 _ALARMING_REFUSALS = (QueueFull.code, InferenceFailed.code, DeadlineExceeded.code, DependencyUnavailable.code)
+_DECODER_OUTCOMES = ("decoded", "refused", "crashed", "out_of_time", "out_of_memory", "garbled", "defect", "lost")
 _NOTICES_LOST = ("gone", "given_up")
 _PHASES = ("queued", "running")
 
-
 _OPENMETRICS = "application/openmetrics-text"
+
 
 class Metrics:
     """The service's counters, gauges and histograms in one registry of their own.
@@ -93,6 +94,12 @@ class Metrics:
         self._room = Gauge("restore_batch_slots", "Faces that the sampler has room for.", registry=own)
         self._steps = Counter("restore_ode_steps", "Euler steps, one per face and step.", registry=own)
         self._photos = Counter("restore_photos", "Photos by what became of them.", ("outcome",), registry=own)
+        self._decoders = Counter(
+            "restore_decoder_children",
+            "Processes that decoded one photo each, by what became of it.",
+            ("outcome",),
+            registry=own,
+        )
         self._notices = Counter("restore_notices", "Deliveries to webhooks by outcome.", ("outcome",), registry=own)
         self._faces = Counter("restore_faces", "Faces by what became of them.", ("outcome",), registry=own)
         self._ind_rmse = Histogram(
@@ -165,6 +172,14 @@ class Metrics:
         """Count a photo: `succeeded`, `failed` or `cancelled`."""
         self._photos.labels(outcome).inc()
 
+    def decoder_children(self, outcome: str) -> None:
+        """Count a decoder's process that has ended.
+
+        `decoded` or `refused` a photo; it was `crashed` by it, ran `out_of_time` or `out_of_memory`, wrote something
+        `garbled`, had a `defect`, or was `lost` without a photo's doing.
+        """
+        self._decoders.labels(outcome).inc()
+
     def notices(self, outcome: str) -> None:
         """Count an attempt to deliver a notice: `delivered`, `failed`, `refused`, `gone` or `given_up`."""
         self._notices.labels(outcome).inc()
@@ -221,6 +236,7 @@ class Metrics:
             (self._photos, _PHOTO_OUTCOMES),
             (self._rejected, _ALARMING_REFUSALS),
             (self._notices, _NOTICES_LOST),
+            (self._decoders, _DECODER_OUTCOMES),
             (self._cancelled, _PHASES),
         ):
             for value in values:

@@ -56,6 +56,12 @@ class Settings(BaseSettings):
         600.0, gt=0, allow_inf_nan=False, description="A process whose network call takes longer is stuck, and ends."
     )
     cpu_workers: int = Field(2, gt=0, description="Threads for decode, align, paste and encode.")
+    decoder_children: int = Field(
+        2, ge=0, description="Processes that decode, one photo each. 0: decode in threads of this process."
+    )
+    decode_cpu_s: float = Field(
+        20.0, gt=0, allow_inf_nan=False, description="Computing that decoding one photo may take, where processes do."
+    )
     request_timeout_s: float = Field(
         120.0, gt=0, allow_inf_nan=False, description="Longest time a photo may take from upload to result."
     )

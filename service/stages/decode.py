@@ -91,7 +91,18 @@ def decode(upload: Upload, limits: DecodeLimits) -> DecodedImage:
         ImageTooSmall: A side is below `min_side_px`.
         CorruptImage: The file is truncated or broken.
     """
-    container = check_header(upload, limits)
+    return decode_picture(check_header(upload, limits))
+
+
+def decode_picture(container: Container) -> DecodedImage:
+    """Decode a photo of which the header has been checked.
+
+    Args:
+        container: The file, taken apart.
+
+    Raises:
+        CorruptImage: The file is truncated or broken.
+    """
     try:
         pixels = _decode_png16(container) if container.bit_depth == 16 else _decode_8bit(container)
     except _DECODER_ERRORS as error:
@@ -123,19 +134,29 @@ def check_header(upload: Upload, limits: DecodeLimits) -> Container:
         ImageTooSmall: A side is below `min_side_px`.
         CorruptImage: The file is truncated or broken where its parts can be seen.
     """
-    data = upload.data
-    if not data:
-        raise EmptyUpload("the upload has no bytes", hint="send the photo's bytes")
-    if len(data) > limits.max_upload_bytes:
-        raise UploadTooLarge(
-            f"the upload has {len(data)} bytes, the limit is {limits.max_upload_bytes}",
-            hint="send a smaller file",
-            upload_bytes=len(data),
-            max_upload_bytes=limits.max_upload_bytes,
-        )
-    container = read_container(data)
+    check_size(upload, limits)
+    container = read_container(upload.data)
     _check_picture(container, limits)
     return container
+
+
+def check_size(upload: Upload, limits: DecodeLimits) -> None:
+    """Refuse a file without looking into it.
+
+    Raises:
+        EmptyUpload: No bytes.
+        UploadTooLarge: More than `max_upload_bytes`.
+    """
+    size_bytes = len(upload.data)
+    if not size_bytes:
+        raise EmptyUpload("the upload has no bytes", hint="send the photo's bytes")
+    if size_bytes > limits.max_upload_bytes:
+        raise UploadTooLarge(
+            f"the upload has {size_bytes} bytes, the limit is {limits.max_upload_bytes}",
+            hint="send a smaller file",
+            upload_bytes=size_bytes,
+            max_upload_bytes=limits.max_upload_bytes,
+        )
 
 
 def _check_picture(container: Container, limits: DecodeLimits) -> None:

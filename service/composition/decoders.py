@@ -1,0 +1,32 @@
+"""Who decodes: processes of their own, or, where the operator wants none, the thread that asks."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from service.core.metrics import Metrics
+from service.core.settings import Settings
+from service.core.types import DecodedImage, Upload
+from service.decoders.pool import DecoderPool
+from service.stages.decode import DecodeLimits, decode
+
+Decode = Callable[[Upload, DecodeLimits], DecodedImage]
+
+
+@contextlib.contextmanager
+def decoding(settings: Settings, metrics: Metrics) -> Iterator[tuple[Decode, Callable[[], None]]]:
+    """Decode for the duration of the block.
+
+    Returns:
+        What decodes a photo, and what waits until it can, raising `DependencyUnavailable` where it never will.
+    """
+    if settings.decoder_children == 0:
+        yield decode, _at_once
+        return
+    with DecoderPool(settings.decoder_children, settings.decode_cpu_s, metrics) as pool:
+        yield pool.decode, pool.rehearse
+
+
+def _at_once() -> None:
+    """A thread needs nothing."""
