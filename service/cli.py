@@ -6,6 +6,7 @@
     restore    files and folders, in this process, without a server
     keys       who may use a service: makes, lists and revokes API keys
     batch      folders of any size, by a server or by Ray; run again, it does what is left
+    doctor     what is installed and configured here, whether it works, and what to do
 
 Exit status: 0 done, 1 something failed, 2 wrong usage or settings, 3 nothing to restore with: the model bundle is not
 usable, or the server of `batch` cannot be reached; 130 interrupted.
@@ -78,9 +79,8 @@ async def restore(
     from service.local.progress import FileProgress
 
     outcomes = []
-    alone = settings.model_copy(update={"redis_url": None, "api_keys_file": None})
     with Ending(settings.grace_s) as ending:
-        async with restoring(alone, ending, with_worker=True) as parts:
+        async with restoring(settings.alone(), ending, with_worker=True) as parts:
             with FileProgress(console, len(tasks)) as progress:
                 async for outcome in restore_files(parts.gateway, tasks, options, at_once=_FILES_AT_ONCE):
                     progress.tell(outcome)
@@ -232,6 +232,12 @@ def _run_keys(given: argparse.Namespace, settings: Settings, console: Console) -
     return OK
 
 
+def _run_doctor(given: argparse.Namespace, settings: Settings, _console: Console) -> int:
+    from service.doctor.command import run
+
+    return OK if asyncio.run(run(settings, Console(), as_json=given.json)) else FAILED
+
+
 def _as_json(outcome: Outcome) -> dict[str, object]:
     paths: dict[str, object] = {"source": str(outcome.task.source), "target": str(outcome.task.target)}
     if outcome.report is not None:
@@ -292,6 +298,11 @@ def _parser() -> argparse.ArgumentParser:
     keys = commands.add_parser("keys", help="make, list and revoke the API keys of a service")
     key_arguments(keys)
     keys.set_defaults(run=_run_keys)
+
+    purpose = "look whether what is installed and configured here works, and say what to do where it does not"
+    doctor = commands.add_parser("doctor", help=purpose, description=purpose)
+    doctor.add_argument("--json", action="store_true", help="write the findings to standard output as JSON")
+    doctor.set_defaults(run=_run_doctor)
     return parser
 
 

@@ -153,6 +153,12 @@ class OrtBackend:
         return outputs
 
 
+def providers() -> list[str]:
+    """What onnxruntime may run networks on here, by its own names, the first that can is taken."""
+    available = ort.get_available_providers()
+    return [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]
+
+
 def _load(name: str, file: Path, spec: NetworkSpec | None, threads: int) -> _Network:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -161,13 +167,8 @@ def _load(name: str, file: Path, spec: NetworkSpec | None, threads: int) -> _Net
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # Plans for one size of photo are of no use to the next; without them a fifth less memory is kept.
     options.enable_mem_pattern = spec is not None
-    providers = [
-        provider
-        for provider in ("CUDAExecutionProvider", "CPUExecutionProvider")
-        if provider in ort.get_available_providers()
-    ]
     try:
-        session = ort.InferenceSession(str(file), options, providers=providers)
+        session = ort.InferenceSession(str(file), options, providers=providers())
     except Exception as error:  # as above
         field = f"networks.{name}.file" if spec is not None else name
         raise ManifestMismatch(

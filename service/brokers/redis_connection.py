@@ -128,6 +128,14 @@ class RedisConnection:
                 return True
         return False
 
+    async def facts(self) -> dict[str, Any]:
+        """What the server tells of itself (`INFO`), by Redis' names.
+
+        Raises:
+            DependencyUnavailable: The server does not answer.
+        """
+        return dict(await self._call(("INFO",)))
+
     def make_connection(self) -> Any:  # noqa: ANN401
         """A connection outside the pool, not open yet."""
         return self._pool.make_connection()

@@ -141,6 +141,10 @@ class Settings(BaseSettings):
     triton_certificate_file: Path | None = Field(None, description="PEM of our certificate, where Triton asks for one.")
     triton_key_file: Path | None = Field(None, description="PEM of the key of `triton_certificate_file`.")
 
+    def alone(self) -> Settings:
+        """The same for a process that shares nothing and serves nobody: no queue of others, no keys, no notices."""
+        return self.model_copy(update={"redis_url": None, "api_keys_file": None, "webhook_secret": None})
+
     @property
     def allowed_origins(self) -> tuple[str, ...]:
         """The origins of `cors_origins`, one by one."""

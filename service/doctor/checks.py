@@ -1,0 +1,182 @@
+"""The checks. Each looks at one thing and ends in a Finding, whatever it meets."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+from service.brokers.redis_connection import RedisConnection
+from service.composition.access import open_access
+from service.composition.ending import Ending
+from service.composition.gateway import restoring
+from service.composition.networks import open_backend
+from service.composition.queues import open_faces
+from service.composition.release import version
+from service.composition.tls import load_tls
+from service.core.errors import DependencyUnavailable, ManifestMismatch, ServiceError
+from service.core.manifest import Manifest, load_manifest
+from service.core.metrics import Metrics
+from service.core.settings import ENV_PREFIX, Settings, UnusableSettings
+from service.core.types import FaceStatus, Restoration, RestoreOptions, Upload
+from service.doctor.drawn_face import face_png
+from service.doctor.findings import Finding, Verdict
+
+_LEAST_MEMORY_MB = 1200
+_TRITON_PATIENCE_S = 10.0
+_OLDEST_REDIS = (6, 2)
+_SEED = 7
+
+
+def machine() -> Finding:
+    """Release, interpreter, cores and memory."""
+    cores, memory_mb = len(os.sched_getaffinity(0)), _memory_mb()
+    runtime = metadata.version("onnxruntime")
+    detail = (
+        f"latent-pmrf {version()}, Python {platform.python_version()}, onnxruntime {runtime}, cores: {cores}, "
+        f"memory left: {memory_mb} MB"
+    )
+    if memory_mb < _LEAST_MEMORY_MB:
+        remedy = f"leave it {_LEAST_MEMORY_MB} MB: photos of 40 megapixels need them"
+        return Finding("machine", Verdict.WARNING, detail, remedy)
+    return Finding("machine", Verdict.OK, detail)
+
+
+def settings_in_use(settings: Settings) -> Finding:
+    """Which settings are not the defaults, and whether the files they name can be used. Values are not shown."""
+    given = sorted(name for name in os.environ if name.upper().startswith(ENV_PREFIX))
+    try:
+        load_tls(settings)
+        open_access(settings)
+    except UnusableSettings as error:
+        return Finding("settings", Verdict.FAILED, str(error), "mend the file, or unset the variable")
+    return Finding("settings", Verdict.OK, f"in the environment: {', '.join(given) or 'none, all as by default'}")
+
+
+def bundle(settings: Settings) -> tuple[Finding, Manifest | None]:
+    """The manifest, and the hash of every file that it names."""
+    try:
+        manifest = load_manifest(settings.model_repository)
+    except ManifestMismatch as error:
+        return Finding("bundle", Verdict.FAILED, error.detail, error.hint), None
+    names = ", ".join(sorted(manifest.networks))
+    detail = f"{manifest.name} {manifest.version} in {settings.model_repository}; as in the manifest: {names}"
+    return Finding("bundle", Verdict.OK, detail), manifest
+
+
+async def networks(settings: Settings, manifest: Manifest) -> Finding:
+    """Whether every network and the detector can be loaded, here or by Triton's servers."""
+    hurried = settings.model_copy(
+        update={"triton_start_timeout_s": min(settings.triton_start_timeout_s, _TRITON_PATIENCE_S)}
+    )
+    if settings.triton_urls:
+        where, remedy = f"Triton at {settings.triton_urls}", f"start the server, or correct {ENV_PREFIX}TRITON_URLS"
+    else:
+        from service.backends.ort_session import providers
+
+        where, remedy = f"onnxruntime, {', '.join(providers())}", ""
+    try:
+        backend = await open_backend(hurried, manifest, Metrics())
+    except (ManifestMismatch, DependencyUnavailable) as error:
+        return Finding("networks", Verdict.FAILED, f"{where}: {error.detail}", error.hint or remedy)
+    except UnusableSettings as error:
+        return Finding("networks", Verdict.FAILED, str(error))
+    await backend.close()
+    return Finding("networks", Verdict.OK, f"{where}; the detector is there")
+
+
+async def queue(settings: Settings, manifest: Manifest | None) -> Finding:
+    """Whether Redis answers, is new enough and keeps what it is given; whether workers are there."""
+    if settings.redis_url is None:
+        return Finding("queue", Verdict.SKIPPED, f"{ENV_PREFIX}REDIS_URL is not set: the queue is in the process")
+    try:
+        connection = RedisConnection(settings.redis_url.get_secret_value(), timeout_s=_TRITON_PATIENCE_S)
+    except ValueError as error:
+        return Finding("queue", Verdict.FAILED, f"{ENV_PREFIX}REDIS_URL: {error}")
+    try:
+        facts = await connection.facts()
+    except DependencyUnavailable as error:
+        detail = f"{error.detail}: {error.__cause__ or 'no answer in time'}"
+        return Finding("queue", Verdict.FAILED, detail, f"start Redis, or correct {ENV_PREFIX}REDIS_URL")
+    except Exception as error:  # noqa: BLE001 - a refusal in Redis' words, such as that the user may not ask this
+        return Finding("queue", Verdict.FAILED, f"Redis refuses: {error}", "give the user in the address its rights")
+    finally:
+        await connection.close()
+    detail = f"Redis {facts['redis_version']}"
+    if tuple(int(part) for part in str(facts["redis_version"]).split(".")[:2]) < _OLDEST_REDIS:
+        return Finding("queue", Verdict.FAILED, detail, f"take {'.'.join(map(str, _OLDEST_REDIS))} or later")
+    if facts.get("maxmemory_policy") != "noeviction":
+        remedy = "set maxmemory-policy noeviction: others throw away photos that wait"
+        return Finding("queue", Verdict.FAILED, f"{detail}, maxmemory-policy {facts.get('maxmemory_policy')}", remedy)
+    if not facts.get("aof_enabled"):
+        remedy = "set appendonly yes (docs/OPERATIONS.md): what waits is lost when the server ends"
+        return Finding("queue", Verdict.WARNING, f"{detail} keeps nothing on its disk", remedy)
+    if manifest is not None and not await _has_workers(settings, manifest):
+        remedy = f"start one: latent-pmrf worker. It must have the bundle {manifest.tag}"
+        return Finding("queue", Verdict.WARNING, f"{detail}; no worker has been alive lately", remedy)
+    return Finding("queue", Verdict.OK, f"{detail}, noeviction, appendonly")
+
+
+async def restoration(settings: Settings) -> Finding:
+    """Restore a drawn face in this process, twice: it must be found, changed, and come out the same both times."""
+    alone = settings.alone()
+    began_s = time.perf_counter()
+    try:
+        with Ending(settings.grace_s) as ending:
+            async with restoring(alone, ending, with_worker=True) as parts:
+                ready_s = time.perf_counter()
+                first = await parts.gateway.restore(Upload(face_png()), RestoreOptions(seed=_SEED))
+                first_s = time.perf_counter()
+                second = await parts.gateway.restore(Upload(face_png()), RestoreOptions(seed=_SEED))
+                second_s = time.perf_counter()
+    except (ServiceError, UnusableSettings) as error:
+        hint = error.hint if isinstance(error, ServiceError) else ""
+        return Finding("restoration", Verdict.FAILED, str(error), hint)
+    fault = _fault(first, second)
+    if fault:
+        remedy = "install again (make install); if that does not help, report it with this table"
+        return Finding("restoration", Verdict.FAILED, fault, remedy)
+    times = f"started in {ready_s - began_s:.1f} s, {first_s - ready_s:.2f} s, then {second_s - first_s:.2f} s a photo"
+    return Finding("restoration", Verdict.OK, f"a drawn face was found and restored, twice the same; {times}")
+
+
+def skipped(check: str, needs: str) -> Finding:
+    """A check that was not made because another has failed."""
+    return Finding(check, Verdict.SKIPPED, f"needs the {needs}")
+
+
+def _fault(first: Restoration, second: Restoration) -> str:
+    restored = [face for face in first.report.faces if face.status is FaceStatus.RESTORED]
+    faults: list[tuple[Callable[[], bool], str]] = [
+        (lambda: len(restored) != 1, f"of one drawn face, {len(restored)} were restored"),
+        (lambda: first.data == face_png(), "the photo came back as it was"),
+        (lambda: first.data != second.data, "the same photo and seed gave two results"),
+    ]
+    return next((text for is_so, text in faults if is_so()), "")
+
+
+async def _has_workers(settings: Settings, manifest: Manifest) -> bool:
+    faces = open_faces(settings, manifest, Metrics())
+    try:
+        return await faces.has_workers()
+    finally:
+        await faces.close()
+
+
+def _memory_mb() -> int:
+    """What this process may still take, by the system and by its control group."""
+    left_kb = next(
+        int(line.split()[1])
+        for line in Path("/proc/meminfo").read_text().splitlines()
+        if line.startswith("MemAvailable")
+    )
+    group = Path("/sys/fs/cgroup")
+    try:
+        most, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        left_kb = min(left_kb, (int(most) - int(used)) // 1024)
+    except (OSError, ValueError):  # no control group of version 2, or one without a limit ("max")
+        pass
+    return left_kb // 1024
