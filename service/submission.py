@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 
 from service.access.accounts import Accounts, Reserved
 from service.access.caller import Caller
@@ -31,6 +32,7 @@ class Submission:
         lane: Interactive if the caller waits for the end, else batch.
         webhook_url: Who is told how it ended; empty for nobody.
         idempotency_key: Makes a repetition the same job; None for a job of its own.
+        keep_upload: Whether the photo stays as long as the job is remembered.
     """
 
     caller: Caller
@@ -39,6 +41,12 @@ class Submission:
     lane: Lane
     webhook_url: str = ""
     idempotency_key: str | None = None
+    keep_upload: bool = False
+
+    @property
+    def wishes(self) -> list[str]:
+        """What is wanted beyond the result."""
+        return ["keep_image"] * self.keep_upload
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +89,7 @@ class Submissions:
         photo_px = await self.gateway.check(upload, options)
         same, mark = None, ""
         if submission.idempotency_key is not None:
-            digest = await asyncio.to_thread(fingerprint, upload, options, webhook_url)
+            digest = await asyncio.to_thread(fingerprint, upload, options, webhook_url, submission.wishes)
             same = Idempotency(scoped(submission.idempotency_key, caller.owner), digest)
             mark = f"{submission.idempotency_key}\0{digest}"
         reserved = await self.accounts.reserve(caller, photo_px, mark)
@@ -94,6 +102,7 @@ class Submissions:
             webhook_url=webhook_url,
             charge=reserved.charge,
         )
+        job = replace(job, keep_upload=submission.keep_upload)
         try:
             self.refuse_while_draining()  # the upload may have taken long, and nobody is left to take the job
             admitted = await self.jobs.admit(job, same)
@@ -132,9 +141,9 @@ def is_idempotency_key(text: str) -> bool:
     return bool(text.strip()) and len(text) <= MAX_KEY_CHARS and all(" " <= character <= "~" for character in text)
 
 
-def fingerprint(upload: Upload, options: RestoreOptions, webhook_url: str | None) -> str:
-    """Digest of what a request asks for: the photo's bytes, the options as the caller chose them, the webhook."""
-    digest = hashlib.sha256(json.dumps([asdict(options), webhook_url]).encode())
+def fingerprint(upload: Upload, options: RestoreOptions, webhook_url: str | None, wishes: Sequence[str] = ()) -> str:
+    """Digest of what a request asks for: the photo's bytes, the options as the caller chose them, webhook, wishes."""
+    digest = hashlib.sha256(json.dumps([asdict(options), webhook_url, *wishes]).encode())
     digest.update(b"\0")  # no JSON text holds one: where it ends and the photo begins is plain
     digest.update(upload.data)
     return digest.hexdigest()

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 
 from service.core.errors import NotFound
 from service.core.interfaces import JobQueue
-from service.core.jobs import JobStatus
+from service.core.jobs import JobStatus, upload_gone
 from service.core.results import StoredResult
+from service.core.types import Upload
 
 _RANDOM_BYTES = 18  # 144 bits, 24 characters
 _RANDOM_CHARS = 24
@@ -65,6 +66,12 @@ class OwnedJobs:
     async def result(self, job_id: str) -> StoredResult:
         """As `JobQueue.result`."""
         return await self.jobs.result(self._own(job_id))
+
+    async def upload(self, job_id: str) -> Upload:
+        """As `JobQueue.upload`."""
+        if not belongs_to(job_id, self.owner):
+            raise upload_gone()
+        return await self.jobs.upload(job_id)
 
     def watch(self, job_id: str) -> AsyncGenerator[JobStatus, None]:
         """As `JobQueue.watch`, but refused at the call, not at the first status."""

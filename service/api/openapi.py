@@ -14,6 +14,7 @@ from service.api import idempotency, problems
 from service.api.job_schemas import JobSchema
 from service.api.photo_form import FIELD
 from service.api.schemas import ProblemSchema, RestorationSchema
+from service.api.submission import IMAGE_FROM, KEEP_IMAGE
 from service.core import errors
 from service.core.errors import ServiceError
 from service.core.options import option_schemas
@@ -52,6 +53,7 @@ RESTORE_PROBLEMS = (
 )
 JOB_PROBLEMS = (
     *(kind for kind in RESTORE_PROBLEMS if kind is not errors.NotAcceptable),
+    errors.UploadGone,
     errors.IdempotencyConflict,
     errors.Cancelled,
     errors.Abandoned,
@@ -147,7 +149,19 @@ def event_content() -> dict[str, Any]:
 def job_request_body() -> dict[str, Any]:
     """The multipart form of a photo, its options and who is told how it ended."""
     url = {"type": "string", "format": "uri", "description": "Gets a POST when the job has ended; https only."}
-    return restore_request_body({OPTION: url})
+    keep = "Whether the photo stays as long as the result can be fetched, so that it can be restored again."
+    earlier = "In place of `image`: id of an earlier restoration of yours that had `keep_image`; its photo is taken."
+    body = restore_request_body(
+        {
+            OPTION: url,
+            KEEP_IMAGE: {"type": "boolean", "default": False, "description": keep},
+            IMAGE_FROM: {**_TEXT, "description": earlier},
+        }
+    )
+    schema = body["content"]["multipart/form-data"]["schema"]
+    del schema["required"]
+    schema["oneOf"] = [{"required": [FIELD]}, {"required": [IMAGE_FROM]}]
+    return body
 
 
 def restore_request_body(more: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Request body in, photo and option fields out; the byte limit holds while the body streams.
 
-The length a client declares may be a lie, so bytes are counted as they arrive. Parts stay in memory: a photo never
+The length a client declares may be a lie, so bytes are counted as they arrive, and a body that trickles is given up: it
+would keep a place that others wait for. Parts stay in memory: a photo never
 touches the disk, and the file system may be read-only.
 """
 
@@ -29,6 +30,8 @@ from service.core.types import Upload
 FIELD = "image"
 _MAX_FIELDS = 32
 _MAX_FIELD_BYTES = 1024
+_FIRST_BYTES_S = 20.0
+_LEAST_BYTES_PER_S = 4096  # a photo of half a megabyte in two minutes: nobody's connection is slower
 _EXAMPLE = "curl -F image=@photo.jpg http://HOST/restore -o restored.jpg"
 
 
@@ -37,38 +40,54 @@ class PhotoForm:
     """A parsed request.
 
     Attributes:
-        upload: The photo.
+        upload: The photo; None where a stand-in is there in its place.
         options: Option fields by name, as text.
     """
 
-    upload: Upload
+    upload: Upload | None
     options: dict[str, str]
+
+    @property
+    def photo(self) -> Upload:
+        """The photo.
+
+        Raises:
+            MalformedRequest: There is none.
+        """
+        if self.upload is None:
+            names = ", ".join(sorted(self.options)) or "none"
+            raise MalformedRequest(
+                f"there is no file field {FIELD!r}; fields are: {names[:200]}", hint=f"for example: {_EXAMPLE}"
+            )
+        return self.upload
 
 
 class _MemoryParser(MultiPartParser):
     spool_max_size = 0  # a spooled file without a maximum never moves to disk
 
 
-async def read_photo_form(request: Request, *, max_bytes: int, timeout_s: float) -> PhotoForm:
+async def read_photo_form(request: Request, *, max_bytes: int, timeout_s: float, stand_in: str = "") -> PhotoForm:
     """Read and take apart a multipart request.
 
     Args:
         request: Its body has not been read.
         max_bytes: Largest body.
-        timeout_s: Longest time the body may take to arrive.
+        timeout_s: Longest time the body may take to arrive; one that trickles has less.
+        stand_in: Name of a field that may be there in place of the photo.
 
     Raises:
         UploadTooLarge: The body is above the limit, as declared or as counted.
         EmptyUpload: There is no body, or the photo has no bytes.
         UnsupportedMediaType: The body is not multipart/form-data.
-        MalformedRequest: The body cannot be parsed, or has not exactly one photo.
+        MalformedRequest: The body cannot be parsed, or has not exactly one photo, or both photo and stand-in.
         InvalidOption: A field is there twice.
         DeadlineExceeded: The body did not arrive in time.
         HungUp: The client went away.
     """
     _check_headers(request, max_bytes)
+    begin_s = asyncio.get_running_loop().time()
     try:
-        async with asyncio.timeout(timeout_s), aclosing(_counted(request, max_bytes)) as body:
+        async with asyncio.timeout(timeout_s) as end, aclosing(_counted(request, max_bytes, timeout_s, end)) as body:
             form = await _MemoryParser(
                 request.headers,
                 body,
@@ -81,9 +100,12 @@ async def read_photo_form(request: Request, *, max_bytes: int, timeout_s: float)
     except ClientDisconnect as error:
         raise HungUp("the client went away before its request was complete") from error
     except TimeoutError as error:
-        raise DeadlineExceeded(f"the request body took longer than {timeout_s:g} s") from error
+        taken_s = round(asyncio.get_running_loop().time() - begin_s, 1)
+        raise DeadlineExceeded(
+            f"the request body is not there after {taken_s:g} s", hint="send it faster, or a smaller photo"
+        ) from error
     try:
-        return PhotoForm(Upload(await _photo(form)), _options(form))
+        return _whole(PhotoForm(await _photo(form), _options(form)), stand_in)
     finally:
         await form.close()
 
@@ -103,13 +125,19 @@ def _check_headers(request: Request, max_bytes: int) -> None:
         )
 
 
-async def _counted(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
+async def _counted(
+    request: Request, max_bytes: int, timeout_s: float, end: asyncio.Timeout
+) -> AsyncGenerator[bytes, None]:
+    """The body's bytes as they come; each lets the end be a little later."""
+    begin_s = asyncio.get_running_loop().time()
     count_bytes = 0
+    end.reschedule(begin_s + min(timeout_s, _FIRST_BYTES_S))
     async with aclosing(request.stream()) as chunks:
         async for chunk in chunks:
             count_bytes += len(chunk)
             if count_bytes > max_bytes:
                 raise _too_large(count_bytes, max_bytes)
+            end.reschedule(begin_s + min(timeout_s, _FIRST_BYTES_S + count_bytes / _LEAST_BYTES_PER_S))
             yield chunk
     if count_bytes == 0:
         raise EmptyUpload("the request has no body", hint=f"for example: {_EXAMPLE}")
@@ -123,19 +151,25 @@ def _too_large(size_bytes: int, max_bytes: int) -> UploadTooLarge:
     )
 
 
-async def _photo(form: FormData) -> bytes:
+def _whole(form: PhotoForm, stand_in: str) -> PhotoForm:
+    """The form, if it has either a photo or what stands in for one."""
+    if not form.options.get(stand_in):
+        return PhotoForm(form.photo, form.options)
+    if form.upload is not None:
+        raise MalformedRequest(f"there are both {FIELD!r} and {stand_in!r}", hint="send one of them")
+    return form
+
+
+async def _photo(form: FormData) -> Upload | None:
     photo = form.get(FIELD)
     if photo is None:
-        names = ", ".join(sorted(form)) or "none"
-        raise MalformedRequest(
-            f"there is no file field {FIELD!r}; fields are: {names[:200]}", hint=f"for example: {_EXAMPLE}"
-        )
+        return None
     if not isinstance(photo, UploadFile):
         raise MalformedRequest(f"field {FIELD!r} is text, not a file", hint=f"for example: {_EXAMPLE}")
     data = await photo.read()
     if not data:
         raise EmptyUpload(f"field {FIELD!r} has no bytes", hint="was the file read?")
-    return data
+    return Upload(data)
 
 
 def _options(form: FormData) -> dict[str, str]:

@@ -47,6 +47,7 @@ STATUS: Mapping[type[ServiceError], int] = {
     errors.NotAcceptable: 406,
     errors.NotFound: 404,
     errors.NotFinished: 409,
+    errors.UploadGone: 404,
     errors.IdempotencyConflict: 422,
     errors.Unauthenticated: 401,
     errors.RateLimited: 429,

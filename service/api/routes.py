@@ -89,8 +89,8 @@ async def _read(request: Request, context: ApiContext) -> tuple[Upload, RestoreO
         )
         options = parse_options(form.options, gateway.option_limits)
         accept = ",".join(request.headers.getlist("accept"))
-        wanted = negotiate(accept, requested=options.output_format, source=sniff(form.upload.data))
-    return form.upload, options, wanted
+        wanted = negotiate(accept, requested=options.output_format, source=sniff(form.photo.data))
+    return form.photo, options, wanted
 
 
 def _answer(restoration: Restoration, stored: StoredResult | None, wanted: Representation) -> Response:

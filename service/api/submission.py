@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from pydantic import TypeAdapter, ValidationError
 from starlette.requests import Request
 
 from service.access.caller import Caller
+from service.access.ownership import OwnedJobs
 from service.api import idempotency
 from service.api.context import ApiContext
 from service.api.photo_form import read_photo_form
 from service.api.preferences import Preferences
+from service.core.errors import InvalidOption
 from service.core.jobs import Admitted
 from service.core.options import parse_options
 from service.core.types import Lane
 from service.submission import Submission, Submissions
 from service.webhooks.targets import OPTION
+
+IMAGE_FROM = "image_from"
+"""Field in place of the photo: the id of an earlier restoration."""
+KEEP_IMAGE = "keep_image"
+
+_FLAG = TypeAdapter(bool)
 
 
 async def admit(request: Request, caller: Caller, context: ApiContext, preferences: Preferences) -> Admitted:
@@ -23,6 +32,7 @@ async def admit(request: Request, caller: Caller, context: ApiContext, preferenc
 
     Raises:
         InputError: The request, the photo's header, an option or the webhook is at fault.
+        UploadGone: The photo of an earlier restoration is asked for, and not kept.
         IdempotencyConflict: The key belongs to another request.
         QuotaExceeded: The caller has spent his.
         QueueFull: There is no room; come back later.
@@ -39,14 +49,32 @@ async def _read(request: Request, caller: Caller, context: ApiContext, preferenc
     gateway = context.gateway
     key = idempotency.parse_key(request.headers.getlist(idempotency.HEADER))
     form = await read_photo_form(
-        request, max_bytes=gateway.settings.max_upload_bytes, timeout_s=gateway.settings.request_timeout_s
+        request,
+        max_bytes=gateway.settings.max_upload_bytes,
+        timeout_s=gateway.settings.request_timeout_s,
+        stand_in=IMAGE_FROM,
     )
-    webhook_url = form.options.pop(OPTION, "")
+    webhook_url, earlier = form.options.pop(OPTION, ""), form.options.pop(IMAGE_FROM, "")
+    keep_upload = _flag(form.options, KEEP_IMAGE)
+    options = parse_options(form.options, gateway.option_limits)
+    upload = form.upload or await OwnedJobs(context.jobs, caller.owner).upload(earlier)
     return Submission(
         caller=caller,
-        upload=form.upload,
-        options=parse_options(form.options, gateway.option_limits),
+        upload=upload,
+        options=options,
         lane=Lane.BATCH if preferences.respond_async else Lane.INTERACTIVE,
         webhook_url=webhook_url,
         idempotency_key=key,
+        keep_upload=keep_upload,
     )
+
+
+def _flag(fields: dict[str, str], name: str) -> bool:
+    """Take a yes or no out of the fields; no if it is not there."""
+    text = fields.pop(name, "")
+    try:
+        return bool(text) and _FLAG.validate_python(text)
+    except ValidationError as error:
+        raise InvalidOption(
+            f"{name}={text[:80]!r}: input should be true or false", hint=f"{name}: true or false", option=name
+        ) from error

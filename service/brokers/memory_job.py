@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from service.core.errors import Cancelled, NotFinished
 from service.core.jobs import Failure, Idempotency, JobState, JobStatus, PhotoJob, Progress
 from service.core.results import StoredResult
+from service.core.types import Upload
 
 
 @dataclass(slots=True, eq=False)
@@ -24,6 +25,7 @@ class MemoryJob:
         progress: How far its faces are.
         failure: Why it failed.
         result: Its result.
+        upload: The photo's bytes, once it has ended and if they are kept.
         expires_s: When it is forgotten, once it has ended.
         watchers: Set whenever something has changed.
     """
@@ -37,6 +39,7 @@ class MemoryJob:
     progress: Progress | None = None
     failure: Failure | None = None
     result: StoredResult | None = None
+    upload: Upload | None = None
     expires_s: float | None = None
     watchers: set[asyncio.Event] = field(default_factory=set)
 

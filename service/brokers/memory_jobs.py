@@ -19,13 +19,30 @@ from service.brokers.memory_job import MemoryJob
 from service.brokers.outbox import Outbox
 from service.brokers.photo_lanes import PhotoLanes
 from service.brokers.shelf import Shelf
-from service.core.errors import Draining, IdempotencyConflict, ImageTooLarge, NotFound, QueueFull, ServiceError
-from service.core.jobs import Admitted, Failure, Idempotency, JobState, JobStatus, Notice, PhotoJob, Progress
+from service.core.errors import (
+    Draining,
+    IdempotencyConflict,
+    ImageTooLarge,
+    NotFound,
+    QueueFull,
+    ServiceError,
+)
+from service.core.jobs import (
+    Admitted,
+    Failure,
+    Idempotency,
+    JobState,
+    JobStatus,
+    Notice,
+    PhotoJob,
+    Progress,
+    upload_gone,
+)
 from service.core.metrics import Metrics
 from service.core.notices import closing_notice
 from service.core.results import StoredResult
 from service.core.settings import Settings
-from service.core.types import Restoration
+from service.core.types import Restoration, Upload
 
 _REPORT_BYTES = 4096  # a generous guess of a report's weight: tiny images must not fill the memory with reports
 _MAX_ENDED = 10_000  # jobs that are remembered after their end
@@ -211,6 +228,19 @@ class MemoryJobQueue:
         """
         return self._find(job_id).outcome()
 
+    async def upload(self, job_id: str) -> Upload:
+        """The photo of a job that was to keep it, however far it is.
+
+        Raises:
+            UploadGone: It was not to be kept, is not there any more, or there is no such job.
+        """
+        entry = self._live.get(job_id) or self._ended.get(job_id)
+        if entry is not None and entry.photo is not None and entry.photo.keep_upload:
+            return entry.photo.upload
+        if entry is None or entry.upload is None:
+            raise upload_gone()
+        return entry.upload
+
     async def watch(self, job_id: str) -> AsyncGenerator[JobStatus, None]:
         """Where a job is now, and again whenever that changes, until it has ended.
 
@@ -301,6 +331,9 @@ class MemoryJobQueue:
             in_flight = sum(each.state is JobState.RUNNING for each in self._live.values())
             self._pace.note(max(0.0, self._clock() - entry.taken_s), in_flight)
         self._withdraw(entry, state)
+        if photo is not None and photo.keep_upload and self._ended.fits(size_bytes + len(photo.upload.data)):
+            entry.upload = photo.upload
+            size_bytes += len(photo.upload.data)
         entry.expires_s = self._ended.next_expiry_s()
         self._ended.put(entry.job_id, entry, size_bytes)
         if photo is not None and photo.webhook_url is not None:

@@ -31,10 +31,20 @@ from service.core.errors import (
     QueueFull,
     ServiceError,
 )
-from service.core.jobs import Admitted, Failure, Idempotency, JobState, JobStatus, Notice, PhotoJob, Progress
+from service.core.jobs import (
+    Admitted,
+    Failure,
+    Idempotency,
+    JobState,
+    JobStatus,
+    Notice,
+    PhotoJob,
+    Progress,
+    upload_gone,
+)
 from service.core.metrics import Metrics
 from service.core.results import StoredResult
-from service.core.types import Lane, Restoration
+from service.core.types import Lane, Restoration, Upload
 
 _LOOK_PAUSE_S = 0.05  # between two looks of one who watches: a busy lane moves often
 _MOVED = b"moved"  # said of a lane, not of a job
@@ -113,6 +123,7 @@ class RedisJobQueue:
             *(job.webhook_url or "", notice_id_of(job)),
             *("", "") if idempotency is None else (self._keys.digest(idempotency.key), idempotency.fingerprint),
             "" if job.origin is None else encode(job.origin),
+            "kept" if job.keep_upload else "",
         )
         self._lanes.show(view)
         if answer == b"conflict":
@@ -225,6 +236,19 @@ class RedisJobQueue:
         if data is None:
             raise _not_found()
         return StoredResult(decode(Restoration, data), status.expires_s)
+
+    async def upload(self, job_id: str) -> Upload:
+        """The photo of a job that was to keep it, however far it is.
+
+        Raises:
+            UploadGone: It was not to be kept, is not there any more, or there is no such job.
+            DependencyUnavailable: The server does not answer.
+        """
+        (data,) = await self._lanes.get_many([self._keys.payload(job_id, 0)])
+        photo = None if data is None else decode(PhotoJob, data)
+        if photo is None or not photo.keep_upload:
+            raise upload_gone()
+        return photo.upload
 
     async def watch(self, job_id: str) -> AsyncGenerator[JobStatus, None]:
         """Where a job is now, and again whenever that changes, until it has ended.

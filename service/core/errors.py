@@ -17,6 +17,7 @@
     │   ├── NotAcceptable          not_acceptable
     │   ├── NotFound               not_found
     │   ├── NotFinished            not_finished          retryable
+    │   ├── UploadGone             upload_gone           the photo of an earlier restoration is not kept
     │   └── IdempotencyConflict    idempotency_conflict
     ├── Unauthenticated            unauthenticated       no key, or none that is known
     ├── RateLimited                rate_limited          retryable
@@ -177,6 +178,13 @@ class NotFinished(InputError):
     code = "not_finished"
     title = "The restoration has not finished"
     retryable = True
+
+
+class UploadGone(InputError):
+    """The photo of an earlier restoration is asked for again, and is not kept."""
+
+    code = "upload_gone"
+    title = "The photo is not kept"
 
 
 class IdempotencyConflict(InputError):

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from service.core.errors import ServiceError
 from service.core.jobs import Admitted, Idempotency, JobStatus, Notice, PhotoJob, Progress
 from service.core.results import StoredResult
-from service.core.types import FaceJob, FaceKey, Restoration, RestoredFace
+from service.core.types import FaceJob, FaceKey, Restoration, RestoredFace, Upload
 
 OnProgress = Callable[[Progress], None]
 Tensors = Mapping[str, npt.NDArray[np.generic]]
@@ -209,6 +209,14 @@ class JobQueue(Protocol):
             NotFound: There is no such job, or not any more.
             NotFinished: It has not ended yet.
             ServiceError: It failed or was cancelled; the error that ended it.
+        """
+        ...
+
+    async def upload(self, job_id: str) -> Upload:
+        """The photo of a job that was to keep it, however far it is.
+
+        Raises:
+            UploadGone: It was not to be kept, or is not there any more, or there is no such job.
         """
         ...
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Self
 
-from service.core.errors import ServiceError
+from service.core.errors import ServiceError, UploadGone
 from service.core.origin import Origin
 from service.core.types import Lane, RestoreOptions, Upload
 
@@ -57,6 +57,7 @@ class PhotoJob:
         webhook_url: Who is told how it ended, or None.
         origin: The request that brought it, or None.
         charge: What was charged for it, to be settled when it has ended; None where nothing was.
+        keep_upload: Whether the photo stays as long as the job is remembered, so that it can be restored again.
     """
 
     job_id: str
@@ -67,6 +68,7 @@ class PhotoJob:
     webhook_url: str | None = None
     origin: Origin | None = None
     charge: Charge | None = None
+    keep_upload: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +181,14 @@ class Notice:
     body: bytes
     attempt: int = 0
     origin: Origin | None = None
+
+
+def upload_gone() -> UploadGone:
+    """What is said of a photo that was not to be kept, is gone, or is somebody else's."""
+    return UploadGone(
+        "that restoration is not known, or its photo was not kept",
+        hint="send the photo again; with keep_image=true it stays as long as the result does",
+    )
 
 
 def _find_kind(root: type[ServiceError], code: str) -> type[ServiceError] | None:

@@ -43,6 +43,7 @@ CODES: Mapping[type[ServiceError], grpc.StatusCode] = {
     errors.NotAcceptable: grpc.StatusCode.INVALID_ARGUMENT,
     errors.NotFound: grpc.StatusCode.NOT_FOUND,
     errors.NotFinished: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.UploadGone: grpc.StatusCode.NOT_FOUND,
     errors.IdempotencyConflict: grpc.StatusCode.ALREADY_EXISTS,
     errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
     errors.RateLimited: grpc.StatusCode.RESOURCE_EXHAUSTED,

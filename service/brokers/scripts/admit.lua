@@ -1,7 +1,8 @@
 -- Queue a photo, unless its idempotency key stands for another one.
 --
 -- ARGV: job, lane, most photos waiting, payload, its time to live in ms, ms to keep the job after its end, webhook or '',
---       id of the notice about its end, digest of the idempotency key or '', fingerprint, its origin or ''.
+--       id of the notice about its end, digest of the idempotency key or '', fingerprint, its origin or '', whether the
+--       photo is kept after its end ('kept').
 -- Returns 'admitted', 'joined', 'conflict' or 'full'; the job, photos that waited before, seconds a photo takes, and the
 -- view. Running twice for one job is running once.
 
@@ -32,6 +33,9 @@ call('SET', PAYLOAD .. job .. ':0', payload, 'PX', payload_ttl_ms)
 admit(job, lane, now_us(), keep_ms, {'0', '0'})
 if webhook ~= '' then
   call('HSET', JOB .. job, 'webhook', webhook, 'notice', notice, 'origin', origin)
+end
+if ARGV[12] == 'kept' then
+  call('HSET', JOB .. job, 'upload', 'kept')
 end
 if idempotency ~= '' then
   call('HSET', JOB .. job, 'idempotency', idempotency)

@@ -8,7 +8,8 @@
 -- Fields of a job:  lane, at (admission, microseconds), n items, w of them waiting, done, keep (ms after the end),
 --                   total and steps of all items, rev (changes told), end and error (once it has ended),
 --                   per item: t:i its steps, s:i those taken, e:i its entry, k:i when it was taken, q:i how long it waited,
---                   photos: progress, webhook, notice (the id that its notice will have), its origin, idempotency
+--                   photos: progress, webhook, notice (the id that its notice will have), its origin, idempotency,
+--                   upload ('kept' if it outlives the job's end)
 --
 -- The server refuses some writes when it is out of memory. The first write of each script is one of those, so that a
 -- script runs as a whole or not at all. Time is the server's: clocks of takers need not agree.
@@ -181,8 +182,9 @@ local function item_of(lane, id)
   return nil
 end
 
--- Take a job's items out of the lanes, with their payloads; the number of items that waited.
-local function clear(job, keeps_results)
+-- Take a job's items out of the lanes, with their payloads; the number of items that waited. An upload that is kept stays
+-- as long as the job is remembered.
+local function clear(job, keeps_results, keeps_upload)
   local fields = call('HGETALL', JOB .. job)
   local known = {}
   for at = 1, #fields, 2 do
@@ -195,7 +197,11 @@ local function clear(job, keeps_results)
   for field, value in pairs(known) do
     local kind, index = string.sub(field, 1, 2), string.sub(field, 3)
     if kind == 't:' then
-      call('DEL', PAYLOAD .. job .. ':' .. index)
+      if keeps_upload and known.upload then
+        call('PEXPIRE', PAYLOAD .. job .. ':' .. index, known.keep)
+      else
+        call('DEL', PAYLOAD .. job .. ':' .. index)
+      end
       if not keeps_results then
         call('DEL', RESULT .. job .. ':' .. index)
       end
@@ -240,7 +246,7 @@ local function conclude(job, outcome, error)
   local expires_ms = now / 1000 + tonumber(call('HGET', JOB .. job, 'keep'))
   call('HSET', JOB .. job, 'end', outcome, 'error', error, 'expires', exact(expires_ms))
   post_notice(job, outcome, error, now)
-  local waited = clear(job, outcome == 'succeeded')
+  local waited = clear(job, outcome == 'succeeded', true)
   expire(job)
   call('PUBLISH', NEWS .. job, 'end')
   return waited
