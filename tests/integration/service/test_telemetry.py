@@ -1,7 +1,9 @@
 """Logs and traces of a gateway and a worker in processes of their own, on a Redis: one request is one story in both."""
 
+import contextlib
 import json
 import socket
+import subprocess
 from collections import Counter
 from types import SimpleNamespace
 
@@ -9,6 +11,9 @@ import grpc
 import pytest
 from PIL import Image
 from skimage.data import astronaut
+from starlette.applications import Starlette
+from starlette.responses import Response
+from starlette.routing import Route
 
 from service.rpc import restoration_pb2 as pb
 from service.rpc.restoration_pb2_grpc import RestorationServiceStub
@@ -16,12 +21,14 @@ from tests.fleet import Fleet, until_ended, until_ready
 from tests.numbered_photos import numbered
 from tests.otlp_collector import Collector
 from tests.pictures import pixels, saved
-from tests.processes import until
+from tests.processes import command, environment, until
 from tests.redis_servers import durable_server
+from tests.serving import serving
 
 pytestmark = pytest.mark.timeout(300)
 
 TELLING = "grandma-in-lisbon-1957"
+HOOK_SECRET = "whsec_" + "QUJD" * 8
 SECRET = "token-that-nobody-may-see"  # noqa: S105 - it is no password
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 CALLER = "00f067aa0ba902b7"
@@ -58,17 +65,20 @@ def story(arithmetic_bundle, tmp_path_factory):
     redis.start()
     answers = SimpleNamespace()
     try:
-        with pytest.MonkeyPatch.context() as patch, Collector() as collector:
+        with pytest.MonkeyPatch.context() as patch, Collector() as collector, receiver() as hook:
             for name, value in collector.variables().items():
                 patch.setenv(name, value)
-            settings = {"log_format": "json", "grpc_port": -1}
+            settings = {"log_format": "json", "grpc_port": -1, "webhook_secret": HOOK_SECRET}
+            settings["webhook_networks"] = "127.0.0.0/8"
             with Fleet(arithmetic_bundle, tmp_path_factory.mktemp("logs"), redis, **settings) as fleet:
                 gateway, worker = fleet.start("gateway", "worker")
                 until_ready(gateway, worker)
-                ask(gateway, answers)
+                ask(gateway, answers, hook)
                 ask_by_grpc(gateway, answers)
-                for trace, name in ((JOB_TRACE, "runner"), (STREAM_TRACE, STREAM), (answers.detected_trace, "sampler")):
-                    until(lambda trace=trace, name=name: name in {span.name for span in collector.trace(trace)})
+                last = {TRACE: {"POST /restore", "sampler"}, answers.detected_trace: {"POST /restore", "sampler"}}
+                last |= {JOB_TRACE: {"courier", "sampler"}, GRPC_TRACE: {"sampler"}, STREAM_TRACE: {STREAM}}
+                for trace, names in last.items():
+                    until(lambda trace=trace, names=names: names <= {span.name for span in collector.trace(trace)})
                 yield SimpleNamespace(
                     answers=answers,
                     collector=collector,
@@ -81,7 +91,18 @@ def story(arithmetic_bundle, tmp_path_factory):
         redis.kill()
 
 
-def ask(gateway, answers):
+@contextlib.contextmanager
+def receiver():
+    """The address of one who takes notices."""
+
+    async def take(_request):
+        return Response(status_code=204)
+
+    with serving(Starlette(routes=[Route("/", take, methods=["POST"])])) as address:
+        yield f"{address}/?token={SECRET}"
+
+
+def ask(gateway, answers, hook):
     client = gateway.client
     answers.restored = client.post(
         f"/restore?key={SECRET}",
@@ -101,7 +122,7 @@ def ask(gateway, answers):
     job = client.post(
         "/v1/restorations",
         files={"image": numbered(1)},
-        data=ALIGNED,
+        data={**ALIGNED, "webhook_url": hook},
         headers={
             "prefer": "respond-async",
             "x-request-id": "req-3",
@@ -211,9 +232,11 @@ def test_a_refusal_is_the_caller_s_error_and_not_ours(story):
 
 def test_a_job_belongs_to_the_trace_of_the_request_that_brought_it(story):
     spans = story.collector.trace(JOB_TRACE)
-    assert names_below(spans, "POST /v1/restorations") == {"queue_wait": 1, "runner": 1}
+    assert names_below(spans, "POST /v1/restorations") == {"queue_wait": 2, "runner": 1, "courier": 1}
     assert names_below(spans, "runner") == {"gateway": 1}
     assert names_below(spans, "broker") == {"queue_wait": 1, "sampler": 1}
+    (courier,) = [span for span in spans if span.name == "courier"]
+    assert courier.attributes == {"restore.attempt": 0, "restore.outcome": "delivered"}
 
 
 def test_grpc_honours_traceparent(story):
@@ -307,6 +330,17 @@ def test_nothing_of_a_photo_its_name_or_a_secret_is_in_logs_or_spans(story):
     for secret in (TELLING, SECRET, "serial-0815", "lisbon", story.answers.job_id, "fake", "no photo"):
         assert secret not in story.logs
         assert secret.encode() not in spans
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"redis_url": ""}, {"slots": "none"}, {"redis_url": "redis://127.0.0.1", "slotz": 1}]
+)
+def test_a_refusal_to_start_is_a_line_too(arithmetic_bundle, wrong):
+    variables = environment(arithmetic_bundle, log_format="json", **wrong)
+    done = subprocess.run(command("worker"), env=variables, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    (line,) = [json.loads(line) for line in done.stderr.splitlines()]
+    assert line["level"] == "error"
 
 
 def test_headers_cannot_break_a_line(story):
