@@ -20,7 +20,7 @@ from service.access.accounts import Accounts
 from service.core.errors import Cancelled, DeadlineExceeded, DependencyUnavailable, Draining, ServiceError, defect
 from service.core.interfaces import JobQueue, OnProgress
 from service.core.jobs import PhotoJob, Progress
-from service.core.tracing import LANE, consuming
+from service.core.tracing import LANE, consuming, told_with_problems
 from service.core.types import Restoration
 from service.gateway import Gateway
 
@@ -151,6 +151,8 @@ class PhotoRunner:
         """One photo from its lease to its outcome; it stays held only if this is cut short."""
         with consuming("runner", held.job.origin, {LANE: held.job.lane.value}):
             outcome = await self._outcome(held)
+            if isinstance(outcome, ServiceError):
+                outcome.extra.update(told_with_problems())  # whoever asks later has a request of his own
             if outcome is None:
                 logger.warning("there are no workers; a photo is handed back")
                 with contextlib.suppress(DependencyUnavailable):  # its lease runs out

@@ -1,4 +1,4 @@
-"""Origins in, what lets their pages call the interface out (CORS). Without any, browsers keep answers from other pages."""
+"""Origins in, what lets their pages call the interface out (CORS). Without any, browsers keep answers from others."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ from starlette.middleware.cors import CORSMiddleware
 from service.access.guard import API_KEY, AUTHORIZATION
 from service.api import idempotency
 
-_ASKED = (AUTHORIZATION, API_KEY, "content-type", "prefer", idempotency.HEADER, "last-event-id")
+_ASKED = (
+    *(AUTHORIZATION, API_KEY, "content-type", "prefer", idempotency.HEADER, "last-event-id"),
+    *("x-request-id", "traceparent", "tracestate"),
+)
 _TOLD = (
     *("Location", "Retry-After", "Preference-Applied", "Idempotent-Replayed", "WWW-Authenticate", "Server-Timing"),
     *("X-Restoration-Seed", "X-Faces-Restored", "X-Faces-Skipped", "RateLimit", "RateLimit-Policy"),
+    *("X-Request-ID", "traceresponse"),
 )
 
 

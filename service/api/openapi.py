@@ -26,6 +26,10 @@ _PROBLEM = "Problem"
 _BINARY = {"type": "string", "format": "binary"}
 _INTEGER = {"type": "integer"}
 _TEXT = {"type": "string"}
+_CORRELATION = {
+    "X-Request-ID": {"description": "The request's, as in the service's logs; yours if you sent one.", "schema": _TEXT},
+    "traceresponse": {"description": "Its trace (W3C Trace Context), where there is one.", "schema": _TEXT},
+}
 
 ACCESS_PROBLEMS = (errors.Unauthenticated, errors.RateLimited, errors.DependencyUnavailable)
 RESTORE_PROBLEMS = (
@@ -109,6 +113,7 @@ def restored_headers() -> dict[str, Any]:
         "X-Faces-Restored": {"description": "Number of faces restored.", "schema": _INTEGER},
         "X-Faces-Skipped": {"description": "Number of faces left as they were.", "schema": _INTEGER},
         "Server-Timing": {"description": "Milliseconds by stage.", "schema": _TEXT},
+        **_CORRELATION,
     }
 
 
@@ -118,6 +123,7 @@ def job_headers(status: int) -> dict[str, Any]:
         "Location": {"description": "Where the job is.", "schema": _TEXT},
         "Preference-Applied": {"description": "What was done of `Prefer`.", "schema": _TEXT},
         "Idempotent-Replayed": {"description": "`true` if the job was there already.", "schema": _TEXT},
+        **_CORRELATION,
     }
     if status == HTTPStatus.ACCEPTED:
         headers["Retry-After"] = {"description": "Seconds until it is worth looking again.", "schema": _INTEGER}

@@ -32,6 +32,7 @@ NUM_STEPS = "restore.num_steps"
 BATCH_SIZE = "restore.batch_size"
 
 _NS = 1_000_000_000
+_LONGEST_TRACESTATE_CHARS = 512
 _W3C = TraceContextTextMapPropagator()
 _tracer: Tracer = NoOpTracer()
 _request_id: ContextVar[str] = ContextVar("request_id", default="")
@@ -79,7 +80,9 @@ def serving(name: str, headers: Mapping[str, str], attributes: Attributes, *, tr
     if not traced:
         yield trace.INVALID_SPAN
         return
-    context = _W3C.extract({name: value for name in _W3C.fields if (value := headers.get(name))}, context=Context())
+    # What the caller sends travels with every face; vendors may rely on so much of `tracestate` and no more.
+    brought = {name: value for name in _W3C.fields if len(value := headers.get(name, "")) <= _LONGEST_TRACESTATE_CHARS}
+    context = _W3C.extract(brought, context=Context())
     begun = _tracer.start_span(name, context, SpanKind.SERVER, dict(attributes))
     # What ends it is told by the answer (`end_request`), not by what is raised on the way there.
     with trace.use_span(begun, end_on_exit=True, record_exception=False, set_status_on_exception=False):

@@ -116,6 +116,15 @@ async def test_a_request_without_a_usable_trace_begins_one(traceparent):
     assert known["trace_id"] not in ("", "0" * 32)
 
 
+async def test_a_caller_cannot_load_work_with_more_than_a_little_of_his_own():
+    def serve(tracestate):
+        with tracing.serving("GET", {**SERVER, "tracestate": tracestate}, {}):
+            return tracing.here().tracestate
+
+    assert await alone(serve, "vendor=1") == "vendor=1"
+    assert await alone(serve, ",".join(f"vendor{number}={'x' * 100}" for number in range(9))) == ""
+
+
 async def test_a_request_that_is_not_traced_still_has_its_id():
     def serve():
         with tracing.serving("GET", SERVER, {}, traced=False):
