@@ -191,6 +191,10 @@ bench: install-dev ## speed and memory of the embedded service, and of its netwo
 	@$(VENV_DEV)/bin/python -m loadtest.bench $(ARGS)
 	@$(VENV_DEV)/bin/python -m export.cli bench
 
+.PHONY: loadtest
+loadtest: install-dev ## load past saturation, open loop, over HTTP and gRPC, against a service that it starts; table and plot
+	@$(VENV_DEV)/bin/python -m loadtest.traffic --out build/loadtest $(ARGS)
+
 .PHONY: bench-wire
 bench-wire: install-dev ## photos a second by one stream of gRPC, by single calls of gRPC, and by HTTP
 	@$(VENV_DEV)/bin/python -m service.bench.wire $(ARGS)

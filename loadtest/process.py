@@ -7,15 +7,18 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import IO
 
 import httpx
 import psutil
 
 _START_TIMEOUT_S = 120.0
 _STOP_TIMEOUT_S = 60.0
+_TOLD_CHARS = 4000
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +36,12 @@ class RunningService:
     start_s: float
 
     def resident_bytes(self) -> int:
-        """Resident memory of the process and its children."""
-        family = [self.process, *self.process.children(recursive=True)]
-        return sum(int(member.memory_info().rss) for member in family)
+        """Resident memory of the process and its children; what they share is counted for each."""
+        resident = int(self.process.memory_info().rss)
+        for member in self.process.children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):  # one that decodes, and was done with
+                resident += int(member.memory_info().rss)
+        return resident
 
 
 def free_port() -> int:
@@ -58,10 +64,15 @@ def running_service(settings: Mapping[str, str] | None = None) -> Iterator[Runni
     port = free_port()
     command = [sys.executable, "-m", "service.cli", "serve", "--host", "127.0.0.1", "--port", str(port)]
     begin_s = time.perf_counter()
-    with subprocess.Popen(command, env={**os.environ, **(settings or {})}) as child:  # noqa: S603 - our own command
+    with (
+        tempfile.TemporaryFile() as log,
+        subprocess.Popen(  # noqa: S603 - our own command
+            command, env={**os.environ, **(settings or {})}, stdout=log, stderr=subprocess.STDOUT
+        ) as child,
+    ):
         try:
             with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=300.0) as client:
-                _wait_until_ready(client, child)
+                _wait_until_ready(client, child, log)
                 yield RunningService(client, psutil.Process(child.pid), time.perf_counter() - begin_s)
         finally:
             child.terminate()
@@ -71,11 +82,13 @@ def running_service(settings: Mapping[str, str] | None = None) -> Iterator[Runni
                 child.kill()
 
 
-def _wait_until_ready(client: httpx.Client, child: subprocess.Popen[bytes]) -> None:
+def _wait_until_ready(client: httpx.Client, child: subprocess.Popen[bytes], log: IO[bytes]) -> None:
     deadline_s = time.monotonic() + _START_TIMEOUT_S
     while time.monotonic() < deadline_s:
         if child.poll() is not None:
-            raise RuntimeError(f"the service ended with status {child.returncode} before it was ready")
+            log.seek(0)
+            told = log.read().decode(errors="replace")[-_TOLD_CHARS:]
+            raise RuntimeError(f"the service ended with status {child.returncode} before it was ready:\n{told}")
         with contextlib.suppress(httpx.TransportError):
             if client.get("/readyz").status_code == httpx.codes.OK:
                 return
