@@ -22,11 +22,12 @@ from tests.processes import ROOT
 OURS = ("gateway", "worker")
 IMAGES = (*OURS, "triton")
 PINNED = re.compile(r"\S+:[\w.-]+@sha256:[0-9a-f]{64}")
-NEEDED = {"GRAFANA_PASSWORD": "secret"}
+NEEDED = {"GRAFANA_PASSWORD": "secret", "KEYS_FOLDER": "./prometheus"}
 COMPOSITIONS = {
     "cpu": ("compose.yaml",),
     "gpu": ("compose.yaml", "compose.gpu.yaml"),
     "tracing": ("compose.yaml", "compose.tracing.yaml"),
+    "keys": ("compose.yaml", "compose.keys.yaml"),
 }
 NOT_ASKED_FOR_HEALTH = {"tempo"}  # nothing in its image could ask
 OF_OPENTELEMETRY = {"OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"}
