@@ -87,6 +87,6 @@ def _lines(entries: Sequence[KeyEntry]) -> Iterator[str]:
     yield "id\tname\tcreated\trequests_per_s\tburst\tquota_face_px\tquota_window_s"
     for entry in entries:
         rate, quota = entry.rate, entry.quota
-        limits = ("", "") if rate is None else (f"{rate.per_s:g}", str(rate.burst))
-        limits += ("", "") if quota is None else (str(quota.face_px), f"{quota.window_s:g}")
-        yield "\t".join((entry.id, entry.name, entry.created, *limits))
+        often = ("", "") if rate is None else (f"{rate.per_s:g}", str(rate.burst))
+        much = ("", "") if quota is None else (str(quota.face_px), f"{quota.window_s:g}")
+        yield "\t".join((entry.id, entry.name, entry.created, *often, *much))

@@ -67,6 +67,7 @@ class KeyFile:
         self._version = _version_of(path)
         self._ring = KeyRing(read_entries(path))
         self._looked_s = clock()
+        self._told = ""
 
     @property
     def ring(self) -> KeyRing:
@@ -83,11 +84,14 @@ class KeyFile:
                 return
             self._version = version
             self._ring = KeyRing(read_entries(self._path))
-        except (UnusableKeys, ValueError) as error:
-            self._version = None
-            logger.error("the keys known before stay: %s", error)
+        except UnusableKeys as error:
+            self._version = None  # tried again at the next look, whatever was in the way
+            if str(error) != self._told:
+                logger.error("the keys known before stay: %s", error)
+            self._told = str(error)
         else:
             logger.warning("the keys file has changed and was read again")
+            self._told = ""
 
 
 def read_entries(path: Path) -> tuple[KeyEntry, ...]:
