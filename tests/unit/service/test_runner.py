@@ -13,6 +13,7 @@ from service.core.admission import Admission
 from service.core.errors import Cancelled, DeadlineExceeded, DependencyUnavailable, InferenceFailed, QueueFull
 from service.core.jobs import JobState, PhotoJob, Progress
 from service.core.metrics import Metrics
+from service.core.origin import Origin
 from service.core.settings import Settings
 from service.core.types import Lane, RestoreOptions, Upload
 from service.gateway import Gateway
@@ -107,6 +108,19 @@ async def test_an_error_of_the_photo_is_the_jobs():
         assert parts.counted('restore_rejected_total{reason="unsupported_format"} 1.0')
         await parts.admit("b")
         assert (await parts.state("b")).state is JobState.SUCCEEDED
+
+
+async def test_the_request_that_brought_a_job_is_known_to_its_faces_and_to_its_failure():
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    origin = Origin("req-1", f"00-{trace}-00f067aa0ba902b7-01")
+    async with running() as parts:
+        await parts.admit("a", origin=origin)
+        await parts.admit("b", b"hello, this is a text", origin=origin)
+        await parts.state("a")
+        (face,) = parts.broker.jobs["a"]
+        assert (face.origin.request_id, face.origin.traceparent) == ("req-1", origin.traceparent)
+        extra = (await parts.state("b")).failure.extra
+        assert (extra["request_id"], extra["trace_id"]) == ("req-1", trace)
 
 
 async def test_a_job_that_waited_too_long_is_not_begun():
