@@ -48,7 +48,7 @@ def photo_log(lane: Lane) -> Iterator[PhotoLog]:
     begin_s = time.perf_counter()
     told = PhotoLog()
     with tracing.span("gateway", attributes={tracing.LANE: lane.value}):
-        outcome = "succeeded"
+        outcome = ServiceError.code  # unless it is known better
         try:
             yield told
         except ServiceError as error:
@@ -57,10 +57,8 @@ def photo_log(lane: Lane) -> Iterator[PhotoLog]:
         except asyncio.CancelledError:
             outcome = "cancelled"
             raise
-        except Exception:
-            outcome = ServiceError.code
-            raise
         else:
+            outcome = "succeeded"
             tracing.note({tracing.OUTCOME: outcome})
         finally:
             duration_ms = round((time.perf_counter() - begin_s) * 1000, 1)
