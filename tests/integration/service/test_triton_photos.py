@@ -18,6 +18,7 @@ from service.core.settings import Settings
 from service.core.types import FaceJob, RestoreOptions, Upload
 from service.sampling.sampler import Sampler
 from service.worker import Worker
+from tests.fleet import check_results, submit, until_ready
 from tests.pictures import decoded, pixels, saved
 from tests.processes import ROOT
 from tests.running_bundle import SIZE_PX
@@ -120,3 +121,20 @@ async def test_calls_of_several_workers_become_one_execution_and_no_face_changes
     assert executions < rows
     for one, other in zip(alone, together, strict=True):
         np.testing.assert_allclose(one.sample, other.sample, atol=COMPANY_TOLERANCE)
+
+
+@pytest.mark.slow
+def test_calls_of_several_processes_become_one_execution(triton, fleet):
+    """Three workers with a slot each: while one call is executed the other two wait, and are executed together."""
+    (gateway,) = fleet.start("gateway")
+    workers = fleet.start("worker", "worker", "worker", triton_urls=triton.url, slots=1)
+    until_ready(gateway, *workers)
+    rows, executions = (triton.counted(f"nv_inference_{kind}count", "velocity") for kind in ("", "exec_"))
+    with triton.slow("velocity", 0.1):
+        where = submit(gateway, range(6), num_steps="6")
+        check_results(gateway, where)
+    rows = triton.counted("nv_inference_count", "velocity") - rows
+    executions = triton.counted("nv_inference_exec_count", "velocity") - executions
+    assert all(worker.counted("restore_ode_steps_total") > 0 for worker in workers)
+    assert rows == 6 * 6
+    assert executions < rows
