@@ -25,7 +25,8 @@ def test_an_error_carries_what_a_caller_needs(kind):
 
 
 def test_the_tree_drawn_is_the_tree():
-    drawn = dict(re.findall(r"── (\w+) +([a-z]+_[a-z_]+|cancelled|draining|abandoned)?", errors.__doc__))
+    one_word = "cancelled|draining|abandoned|unauthenticated"
+    drawn = dict(re.findall(rf"── (\w+) +([a-z]+_[a-z_]+|{one_word})?", errors.__doc__))
     stated = {kind.__name__: kind.code for kind in tree(ServiceError) - {ServiceError}}
     assert drawn == stated | {"InputError": ""}
 
