@@ -8,7 +8,7 @@ touches the disk, and the file system may be read-only.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -66,14 +66,22 @@ class _MemoryParser(MultiPartParser):
     spool_max_size = 0  # a spooled file without a maximum never moves to disk
 
 
-async def read_photo_form(request: Request, *, max_bytes: int, timeout_s: float, stand_in: str = "") -> PhotoForm:
+async def read_photo_form(
+    request: Request,
+    *,
+    max_bytes: int,
+    timeout_s: float,
+    stand_in: str = "",
+    first_bytes_s: float = _FIRST_BYTES_S,
+) -> PhotoForm:
     """Read and take apart a multipart request.
 
     Args:
         request: Its body has not been read.
         max_bytes: Largest body.
-        timeout_s: Longest time the body may take to arrive; one that trickles has less.
+        timeout_s: Longest time the body may take to arrive.
         stand_in: Name of a field that may be there in place of the photo.
+        first_bytes_s: Time it has whatever it does; afterwards, it must have come at the least rate that is borne.
 
     Raises:
         UploadTooLarge: The body is above the limit, as declared or as counted.
@@ -86,8 +94,13 @@ async def read_photo_form(request: Request, *, max_bytes: int, timeout_s: float,
     """
     _check_headers(request, max_bytes)
     begin_s = asyncio.get_running_loop().time()
+
+    def ends_s(count_bytes: int) -> float:
+        return begin_s + min(timeout_s, first_bytes_s + count_bytes / _LEAST_BYTES_PER_S)
+
     try:
-        async with asyncio.timeout(timeout_s) as end, aclosing(_counted(request, max_bytes, timeout_s, end)) as body:
+        async with asyncio.timeout_at(ends_s(0)) as end, aclosing(_counted(request, max_bytes)) as counted:
+            body = _timed(counted, lambda count_bytes: end.reschedule(ends_s(count_bytes)))
             form = await _MemoryParser(
                 request.headers,
                 body,
@@ -125,19 +138,22 @@ def _check_headers(request: Request, max_bytes: int) -> None:
         )
 
 
-async def _counted(
-    request: Request, max_bytes: int, timeout_s: float, end: asyncio.Timeout
-) -> AsyncGenerator[bytes, None]:
-    """The body's bytes as they come; each lets the end be a little later."""
-    begin_s = asyncio.get_running_loop().time()
+async def _timed(body: AsyncGenerator[bytes, None], come: Callable[[int], None]) -> AsyncGenerator[bytes, None]:
+    """The same, telling how many bytes have come whenever some have."""
     count_bytes = 0
-    end.reschedule(begin_s + min(timeout_s, _FIRST_BYTES_S))
+    async for chunk in body:
+        count_bytes += len(chunk)
+        come(count_bytes)
+        yield chunk
+
+
+async def _counted(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
+    count_bytes = 0
     async with aclosing(request.stream()) as chunks:
         async for chunk in chunks:
             count_bytes += len(chunk)
             if count_bytes > max_bytes:
                 raise _too_large(count_bytes, max_bytes)
-            end.reschedule(begin_s + min(timeout_s, _FIRST_BYTES_S + count_bytes / _LEAST_BYTES_PER_S))
             yield chunk
     if count_bytes == 0:
         raise EmptyUpload("the request has no body", hint=f"for example: {_EXAMPLE}")

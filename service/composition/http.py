@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import uvicorn
 
+from service.composition.connections import TimedConnection
 from service.composition.ending import Ending
 from service.composition.loops import Loops
 from service.composition.tls import Tls
@@ -83,7 +84,15 @@ async def serve_until_told(
     encrypted = {} if tls is None else tls.for_uvicorn()
     server = _Server(
         # What is logged is written as everything else of the process; its access log would hold paths and queries.
-        uvicorn.Config(app, lifespan="off", log_config=None, access_log=False, server_header=False, **encrypted),
+        uvicorn.Config(
+            app,
+            http=TimedConnection,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            **encrypted,
+        ),
         on_ready,
     )
     serving = asyncio.create_task(server.serve(sockets=[listener]), name="http")

@@ -133,3 +133,36 @@ async def test_a_client_that_goes_away_in_the_middle():
 async def test_a_body_that_does_not_come():
     with pytest.raises(DeadlineExceeded):
         await read_photo_form(request_of(*multipart(photo()), stall=True), max_bytes=10_000, timeout_s=0.01)
+
+
+@pytest.mark.parametrize("come", [1, 4])
+async def test_a_body_that_trickles_is_given_up_before_its_time(come):
+    body, headers = multipart(photo())
+    pieces = iter([body[at : at + 10] for at in range(0, 10 * come, 10)])
+
+    async def receive():
+        piece = next(pieces, None)
+        if piece is None:
+            await asyncio.Event().wait()
+        return {"type": "http.request", "body": piece, "more_body": True}
+
+    request = request_of(body, headers)
+    with pytest.raises(DeadlineExceeded, match="is not there after"):
+        await read_photo_form(Request(request.scope, receive), max_bytes=10_000, timeout_s=3600, first_bytes_s=0.05)
+
+
+async def test_a_body_that_keeps_coming_has_more_time_than_its_first_bytes():
+    body, headers = multipart(photo(50_000))
+    pieces = iter([body[at : at + 10_000] for at in range(0, len(body), 10_000)])
+    left = len(body)
+
+    async def receive():
+        nonlocal left
+        await asyncio.sleep(0.1)
+        piece = next(pieces)
+        left -= len(piece)
+        return {"type": "http.request", "body": piece, "more_body": left > 0}
+
+    request = request_of(body, headers)
+    form = await read_photo_form(Request(request.scope, receive), max_bytes=100_000, timeout_s=3600, first_bytes_s=0.3)
+    assert len(form.upload.data) == 50_000

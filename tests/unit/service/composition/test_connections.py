@@ -1,0 +1,110 @@
+"""A connection is not kept for a client that does nothing with it, whichever half of the talk is his."""
+
+import socket
+import time
+
+import pytest
+
+from service.composition.connections import TimedConnection
+from tests.serving import serving
+
+HEAD = b"GET / HTTP/1.1\r\nHost: here\r\n"
+LARGE = 32_000_000  # more than the system's buffers hold
+PATIENCE_S = 30
+
+
+class Hasty(TimedConnection):
+    head_s = 0.3
+    read_check_s = 0.3
+
+
+async def app(scope, receive, send):
+    """Reads the body, answers with much."""
+    while (await receive()).get("more_body"):
+        pass
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % LARGE)]})
+    await send({"type": "http.response.body", "body": bytes(LARGE)})
+
+
+@pytest.fixture(scope="module")
+def port():
+    with serving(app, http=Hasty) as address:
+        yield int(address.rpartition(":")[2])
+
+
+def connected(port):
+    return socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S)
+
+
+def hung_up(connection):
+    """Whether the other side ends the connection instead of answering."""
+    try:
+        return connection.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+def answer_bytes(connection, wanted=LARGE):
+    count = 0
+    while count < wanted:
+        data = connection.recv(1 << 20)
+        if not data:
+            break
+        count += len(data)
+    return count
+
+
+def test_a_connection_without_a_request(port):
+    with connected(port) as connection:
+        assert hung_up(connection)
+
+
+def test_a_head_that_does_not_end(port):
+    with connected(port) as connection:
+        connection.sendall(HEAD)
+        assert hung_up(connection)
+
+
+def test_a_head_that_trickles(port):
+    def trickle(connection):
+        connection.sendall(HEAD)
+        for _ in range(1000):
+            time.sleep(0.02)
+            connection.sendall(b"X-Slow: 1\r\n")
+
+    with connected(port) as connection, pytest.raises(OSError, match=r"reset|pipe|aborted"):
+        trickle(connection)
+
+
+def test_a_second_head_that_does_not_end(port):
+    with connected(port) as connection:
+        connection.sendall(HEAD + b"\r\n")
+        assert answer_bytes(connection) >= LARGE
+        connection.sendall(HEAD)
+        while not hung_up(connection):  # what is left of the first answer
+            pass
+
+
+def test_a_body_may_take_its_time(port):
+    with connected(port) as connection:
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: here\r\nContent-Length: 4\r\n\r\n")
+        for _ in range(4):
+            time.sleep(0.2)
+            connection.sendall(b"x")
+        assert answer_bytes(connection) >= LARGE
+
+
+def test_an_answer_that_is_not_read(port):
+    with connected(port) as connection:
+        connection.sendall(HEAD + b"\r\n")
+        time.sleep(2)
+        assert answer_bytes(connection) < LARGE
+
+
+def test_an_answer_that_is_read_slowly(port):
+    with connected(port) as connection:
+        connection.sendall(HEAD + b"\r\n")
+        count = 0
+        while count < LARGE:
+            count += answer_bytes(connection, 2_000_000)
+            time.sleep(0.05)
