@@ -5,7 +5,9 @@ import re
 
 import pytest
 
+from service.brokers.redis_jobs import RedisJobQueue, SharedJobLimits
 from service.core.errors import InferenceFailed
+from service.core.metrics import Metrics
 from tests.api_keys import add_key, bearer
 from tests.fakes import EchoBroker, FakeDetector, HeldBroker, face_at
 from tests.job_client import PNG, ask, problem, until
@@ -182,3 +184,26 @@ def test_refusals_are_counted_by_their_codes(service):
         "quota_exceeded": 1,
         "rate_limited": 1,
     }
+
+
+def test_gateways_on_one_redis_share_owners_idempotency_and_accounts(service, keys):
+    shared = {"redis_url": shared_server("7").url, "redis_prefix": fresh_prefix()}
+
+    def queue():
+        limits = SharedJobLimits(max_queued_photos=16, result_ttl_s=3600)
+        return RedisJobQueue(shared["redis_url"], limits, metrics=Metrics(), prefix=shared["redis_prefix"])
+
+    stranger = add_key(keys, "rival", quota_face_px=1)
+    first = service({"quota_face_px": 5 * PHOTO_PX}, detector=TWO_FACES, jobs=queue(), **shared)
+    second = service({"quota_face_px": 5 * PHOTO_PX}, detector=TWO_FACES, jobs=queue(), **shared)
+    where = ask(first, Prefer="respond-async", Idempotency_Key="order-7").headers["location"]
+    until(second, where, "succeeded")
+    again = ask(second, Idempotency_Key="order-7")
+    assert again.headers["location"] == where
+    for client in (first, second):
+        problem(client.get(where, headers=bearer(stranger)), 404, "not_found")
+        assert client.get(f"{where}/result").status_code == 200
+    statuses = [client.post("/restore", files={"image": PNG}).status_code for client in (second, first, second)]
+    assert statuses == [200, 200, 429]
+    told = problem(ask(first, Prefer="respond-async"), 429, "quota_exceeded")
+    assert told["spent_face_px"] == 6 * PHOTO_PX
