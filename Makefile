@@ -204,9 +204,17 @@ bench-batching: install-dev ## what step-level batching brings, on modelled acce
 	@$(VENV_DEV)/bin/python -m service.bench.batching --real $(REPOSITORY) --json build/batching.json $(ARGS)
 	@$(VENV_DEV)/bin/python -m loadtest.curves build/batching.json docs/images/batching.png
 
+.PHONY: guide
+guide: install-dev ## docs/API.md from the running service, the proto file and the examples
+	@$(VENV_DEV)/bin/python -m loadtest.guide $(ARGS)
+
 .PHONY: showcase
 showcase: install-dev ## the README's before and after picture, made by the service
 	@$(VENV_DEV)/bin/python -m loadtest.showcase $(ARGS)
+
+.PHONY: page-pictures
+page-pictures: install-dev ## the pictures of the page in the documents, made by the tests of the page
+	@PAGE_PICTURES=docs/images $(VENV_DEV)/bin/python -m pytest -q tests/browser/test_page_pictures.py
 
 # The union of both environments at the newest versions pyproject.toml allows. Exceptions: torch moves by hand, after
 # checking that a CPU wheel exists, and so does the `metrics` extra, which follows torch; local tags (+cpu) are the index's.
