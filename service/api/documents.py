@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Response
 from fastapi.responses import FileResponse
 from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 
 from service.api import problems
 from service.api.openapi import problem_responses
@@ -21,13 +23,16 @@ _PAGE_POLICY = (
 # Swagger UI sets style attributes; nothing else is loosened for it.
 _DOCS_POLICY = _PAGE_POLICY.replace("style-src 'self'", "style-src 'self' 'unsafe-inline'")
 
+# A page's files are of one release: browsers ask whether theirs still are, by their ETags.
+_ASK_AGAIN = {"Cache-Control": "no-cache"}
+
 router = APIRouter()
 
 
 @router.get("/", include_in_schema=False)
 async def page() -> FileResponse:
     """The demo page."""
-    return FileResponse(_PAGE / "index.html", headers={"Content-Security-Policy": _PAGE_POLICY})
+    return FileResponse(_PAGE / "index.html", headers={"Content-Security-Policy": _PAGE_POLICY, **_ASK_AGAIN})
 
 
 @router.get("/docs", include_in_schema=False)
@@ -48,7 +53,19 @@ async def problem(code: str) -> ProblemCodeSchema:
     return ProblemCodeSchema(code=code, meaning=meaning, **known)
 
 
+class _PageFiles(StaticFiles):
+    """Files that change with the service."""
+
+    def file_response(
+        self, full_path: str | os.PathLike[str], stat_result: os.stat_result, scope: Scope, status_code: int = 200
+    ) -> Response:
+        """A file, or that it has not changed."""
+        response = super().file_response(full_path, stat_result, scope, status_code)
+        response.headers.update(_ASK_AGAIN)
+        return response
+
+
 def mount_files(app: FastAPI) -> None:
     """Serve the files the page and the documentation are made of."""
-    app.mount("/page", StaticFiles(directory=_PAGE), name="page")
+    app.mount("/page", _PageFiles(directory=_PAGE), name="page")
     app.mount("/swagger", StaticFiles(packages=[("fastapi_swagger", "resources")]), name="swagger")

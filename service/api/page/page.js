@@ -1,125 +1,208 @@
-"use strict";
+/* Photos come in by picker, drop or paste; each has an entry in the list, and one is in the viewer. */
+
+import { look, shape, split } from "/page/compare.js";
+import { showFaces, showPreviews } from "/page/faces.js";
+import { limitOptions, readOptions, showOptions, watchOptions } from "/page/options.js";
+import { Photo, readLimits } from "/page/photo.js";
 
 const byId = (id) => document.getElementById(id);
-const form = byId("form");
-const picker = byId("image");
-const status = byId("status");
-let running = null;
-let resultUrls = null;
+const FORMATS = { jpeg: "JPEG", png: "PNG", webp: "WebP" };
+const ADVICE = { // the service's own words are for programmers
+  no_face_found: "Choose a photo in which a face can be seen, or is larger.",
+  too_many_faces: "Choose “the largest” under Faces.",
+  unsupported_format: "Save it as JPEG, PNG or WebP first; phones call this “most compatible”.",
+};
+const photos = [];
+const entries = new Map(); // by photo: its parts in the list
+let limits = null;
+let shown = null;
+let shownUrl = null; // of the picture in the viewer
 
-/** Fill ranges and defaults from the service's own limits. */
-async function loadLimits() {
-  const { options } = await (await fetch("/v1/limits")).json();
-  byId("fidelity").value = options.fidelity.default;
-  byId("num_steps").max = options.num_steps.maximum;
-  byId("num_steps").value = options.num_steps.default;
-  showFidelity();
-}
-
-function showFidelity() {
-  byId("fidelity-value").textContent = byId("fidelity").value;
-}
-
-function showError(problem) {
-  const error = byId("error");
-  error.textContent = problem ? [problem.title, problem.detail, problem.hint].filter(Boolean).join(". ") : "";
-  error.hidden = !problem;
-}
-
-function setRunning(controller) {
-  running = controller;
-  byId("submit").disabled = Boolean(controller);
-  byId("cancel").hidden = !controller;
-}
-
-function cells(face) {
-  const box = face.box.map((value) => Math.round(value)).join(", ");
-  const reason = face.reason ? `${face.status} (${face.reason})` : face.status;
-  return [face.index + 1, box, face.score?.toFixed(2) ?? "–", reason, face.ind_rmse?.toFixed(4) ?? "–"];
-}
-
-function showReport(report) {
-  const seconds = (report.timings_ms.total / 1000).toFixed(2);
-  byId("facts").textContent =
-    `${report.model}: ${report.num_steps} steps, fidelity ${report.fidelity}, seed ${report.seed}, ${seconds} s`;
-  byId("rows").replaceChildren(...report.faces.map((face) => {
-    const row = document.createElement("tr");
-    row.append(...cells(face).map((text) => {
-      const cell = document.createElement("td");
-      cell.textContent = text;
-      return cell;
-    }));
-    return row;
-  }));
-}
-
-function showPictures(before, after, report) {
-  for (const [id, blob] of [["before", before], ["after", after]]) {
-    URL.revokeObjectURL(byId(id).src);
-    byId(id).src = URL.createObjectURL(blob);
+/** In a few words, where a photo is. */
+function stageOf(photo) {
+  const { stage, position, progress, note } = photo;
+  if (note) return note;
+  if (stage === "queued" && position !== null) return position ? `${position} before it in the line` : "next in the line";
+  if (stage === "running" && progress?.num_steps) {
+    const faces = progress.num_faces === 1 ? "1 face" : `${progress.num_faces} faces`;
+    return `Step ${progress.steps_done} of ${progress.num_steps}, ${faces}`;
   }
-  byId("download").href = byId("after").src;
-  byId("download").download = `restored.${report.output_format === "jpeg" ? "jpg" : report.output_format}`;
-  byId("outcome").hidden = false;
+  return { waiting: "Waits its turn", sending: "Sending", queued: "In the line", running: "Looking for faces", ended: "Fetching",
+    done: "Done", failed: photo.problem?.title, cancelled: "Cancelled" }[stage];
 }
 
-async function asked(response) {
-  if (response.ok) return response;
-  throw await response.json();
+function paintBar(bar, photo) {
+  if (photo.share === null) bar.removeAttribute("value");
+  else bar.value = photo.share;
 }
 
-async function restore() {
-  const photo = picker.files[0];
+function addEntry(photo) {
+  const item = document.createElement("li");
+  const button = document.createElement("button");
+  button.type = "button";
+  const picture = new Image();
+  picture.src = photo.url;
+  picture.alt = "";
+  picture.addEventListener("error", () => picture.classList.add("unreadable"));
+  const text = document.createElement("span");
+  const name = document.createElement("strong");
+  name.textContent = photo.name;
+  const stage = document.createElement("small");
+  const bar = document.createElement("progress");
+  bar.max = 1;
+  bar.setAttribute("aria-label", `Progress of ${photo.name}`);
+  text.append(name, stage);
+  button.append(picture, text);
+  button.addEventListener("click", () => select(photo));
+  item.append(button, bar);
+  byId("photos").append(item);
+  entries.set(photo, { item, button, stage, bar });
+}
+
+function paintEntry(photo) {
+  const entry = entries.get(photo);
+  if (!entry) return;
+  entry.item.dataset.stage = photo.stage;
+  entry.stage.textContent = stageOf(photo);
+  entry.bar.hidden = !photo.busy;
+  paintBar(entry.bar, photo);
+}
+
+function select(photo) {
+  shown = photo;
+  for (const [each, { button }] of entries) button.setAttribute("aria-current", String(each === photo));
+  for (const id of ["list", "viewer"]) byId(id).hidden = !photo;
+  byId("empty").hidden = Boolean(photo);
+  byId("whose").textContent = photo ? `of ${photo.name}` : "for the next photos";
+  shownUrl = null;
   if (!photo) return;
-  const controller = new AbortController();
-  setRunning(controller);
-  showError(null);
-  status.textContent = "Restoring …";
-  try {
-    const request = { method: "POST", body: new FormData(form), signal: controller.signal,
-      headers: { Accept: "application/json" } };
-    const report = await (await asked(await fetch("/restore", request))).json();
-    if (!report.urls) throw { title: "The result was too large to be kept for this page" };
-    const image = await (await asked(await fetch(report.urls.result))).blob();
-    resultUrls = report.urls;
-    byId("forget").disabled = false;
-    showReport(report);
-    showPictures(photo, image, report);
-    status.textContent = "Done.";
-  } catch (error) {
-    status.textContent = error.name === "AbortError" ? "Cancelled." : "";
-    if (error.name !== "AbortError") showError(error instanceof Error ? { title: error.message } : error);
-  } finally {
-    setRunning(null);
+  byId("name").textContent = photo.name;
+  byId("compare").hidden = true; // until its shape is known
+  byId("before").src = photo.url;
+  showOptions(photo.options);
+  showFaces([], look);
+  byId("facts").textContent = "";
+  split(50);
+  look(null);
+  paintViewer(photo);
+}
+
+function paintViewer(photo) {
+  byId("running").hidden = !photo.busy;
+  byId("stage").textContent = stageOf(photo);
+  paintBar(byId("progress"), photo);
+  byId("problem").hidden = photo.stage !== "failed";
+  const { title = "", detail = "", hint = "", code, retryable } = photo.problem ?? {};
+  byId("problem-title").textContent = title;
+  byId("problem-detail").textContent = detail && `${detail}.`.replace(/\.\.$/, ".");
+  byId("problem-hint").textContent = ADVICE[code] ?? (hint && `${hint}.`.replace(/\.\.$/, "."));
+  byId("retry").hidden = retryable === false;
+  byId("compare").classList.toggle("busy", photo.busy);
+  showPreviews(photo.previews);
+  const hasResult = Boolean(photo.resultUrl);
+  for (const id of ["after-layer", "slider", "tag-before", "tag-after", "download"]) byId(id).hidden = !hasResult;
+  byId("outcome").hidden = photo.busy;
+  byId("show-boxes").parentElement.hidden = !hasResult;
+  if (shownUrl !== photo.resultUrl) {
+    shownUrl = photo.resultUrl;
+    if (hasResult) paintResult(photo);
   }
 }
 
-async function forget() {
-  byId("forget").disabled = true;
-  await fetch(resultUrls.report, { method: "DELETE" }); // gone already is as good
-  status.textContent = "Deleted from the service; the copy on this page stays until you leave.";
+function paintResult(photo) {
+  const { report } = photo;
+  byId("after").src = photo.resultUrl;
+  byId("download").href = photo.resultUrl;
+  const ending = report.output_format === "jpeg" ? "jpg" : report.output_format;
+  byId("download").download = `${photo.name.replace(/\.\w+$/, "")}-restored.${ending}`;
+  const seconds = (report.timings_ms.total / 1000).toFixed(2);
+  byId("facts").textContent = `${report.width} × ${report.height} px · ${report.num_steps} steps, fidelity ${report.fidelity}, ` +
+    `seed ${report.seed} · ${seconds} s · ${report.model}`;
+  showOptions(photo.options);
+  const before = byId("before");
+  showFaces(report.faces, (face) => look(face?.box, before.naturalWidth, before.naturalHeight));
+  look(null);
+}
+
+function changed(photo, words) {
+  paintEntry(photo);
+  if (photo === shown) paintViewer(photo);
+  if (words) byId("status").textContent = words;
+}
+
+function showError(text) {
+  byId("error").textContent = text;
+  byId("error").hidden = !text;
 }
 
 function take(files) {
-  if (!files.length) return; // pasted text
-  const photo = [...files].find((file) => file.type.startsWith("image/"));
-  showError(photo ? null : { title: "That is not a photo" });
-  if (!photo) return;
-  const transfer = new DataTransfer();
-  transfer.items.add(photo);
-  picker.files = transfer.files;
+  if (!files.length || !limits) return; // pasted text, or the service does not answer
+  showError("");
+  const added = [...files].map((file) => new Photo(file, readOptions(), limits, changed));
+  if (shown) for (const photo of added) photo.options.seed = ""; // that one was the other photo's
+  for (const photo of added) {
+    photos.push(photo);
+    addEntry(photo);
+    photo.restore();
+  }
+  byId("status").textContent = added.length === 1 ? `${added[0].name} added.` : `${added.length} photos added.`;
+  if (!shown || !shown.busy || added.length === 1) select(added[0]);
 }
 
-form.addEventListener("submit", (event) => { event.preventDefault(); restore(); });
-byId("cancel").addEventListener("click", () => running?.abort());
+async function forget() {
+  const photo = shown;
+  const at = photos.indexOf(photo);
+  photos.splice(at, 1);
+  entries.get(photo).item.remove();
+  entries.delete(photo);
+  const next = photos[Math.min(at, photos.length - 1)] ?? null;
+  select(next);
+  (next ? entries.get(next).button : byId("image")).focus();
+  await photo.remove();
+  byId("status").textContent = `${photo.name}: deleted from the service and from this page.`;
+}
+
+function again() {
+  if (!shown) return;
+  shown.options = readOptions();
+  shown.restore();
+}
+
+byId("before").addEventListener("load", ({ target }) => {
+  shape(target.naturalWidth, target.naturalHeight);
+  byId("compare").hidden = false;
+});
+byId("image").addEventListener("change", ({ target }) => {
+  take(target.files);
+  target.value = ""; // the same photo may be chosen again
+});
+byId("form").addEventListener("submit", (event) => event.preventDefault());
+byId("cancel").addEventListener("click", () => {
+  shown.cancel();
+  byId("viewer").focus({ preventScroll: true }); // the button is gone
+});
+byId("retry").addEventListener("click", again);
 byId("forget").addEventListener("click", forget);
-byId("fidelity").addEventListener("input", showFidelity);
+byId("show-boxes").addEventListener("change", ({ target }) => byId("compare").classList.toggle("plain", !target.checked));
 document.addEventListener("paste", (event) => take(event.clipboardData.files));
 for (const name of ["dragover", "dragleave", "drop"]) {
-  byId("drop").addEventListener(name, (event) => {
+  document.addEventListener(name, (event) => {
     event.preventDefault();
     byId("drop").classList.toggle("over", name === "dragover");
     if (name === "drop") take(event.dataTransfer.files);
   });
 }
-loadLimits();
+byId("options").open = matchMedia("(min-width: 52rem)").matches; // on a phone the photo comes first
+watchOptions(again);
+
+try {
+  limits = await readLimits();
+  limitOptions(limits);
+  const megabytes = Math.floor(limits.max_upload_bytes / 2 ** 20);
+  const formats = limits.input_formats.map((name) => FORMATS[name] ?? name).join(", ");
+  byId("accepted").textContent = `${formats}, up to ${megabytes} MB`;
+  document.documentElement.dataset.ready = "";
+} catch (error) {
+  const { title = String(error), detail = "", hint = "" } = error.problem ?? {};
+  showError([title, detail, hint].filter(Boolean).join(" "));
+}

@@ -1,0 +1,122 @@
+"""The page as a visitor sees and uses it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+
+import numpy as np
+from PIL import Image
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.wait import WebDriverWait
+
+_PIXELS = """
+    const [image, done] = arguments;
+    createImageBitmap(image).then(async (bitmap) => {
+      const canvas = new OffscreenCanvas(bitmap.width, bitmap.height);
+      canvas.getContext("2d").drawImage(bitmap, 0, 0);
+      done(Array.from(new Uint8Array(await (await canvas.convertToBlob()).arrayBuffer())));
+    });
+"""
+
+
+class Page:
+    """The page in a browser; `page[id]` is an element."""
+
+    def __init__(self, driver, address):
+        self._driver = driver
+        for log in ("browser", "performance"):
+            driver.get_log(log)
+        driver.get(str(address))
+
+    def __getitem__(self, name):
+        return self._driver.find_element(By.ID, name)
+
+    def all(self, selector):
+        return self._driver.find_elements(By.CSS_SELECTOR, selector)
+
+    def run(self, script, *arguments):
+        return self._driver.execute_script(script, *arguments)
+
+    def until(self, condition):
+        WebDriverWait(self._driver, 60).until(lambda _: condition())
+
+    def ready(self):
+        self.until(lambda: self.run("return 'ready' in document.documentElement.dataset"))
+        return self
+
+    def choose(self, *photos):
+        self["image"].send_keys("\n".join(map(str, photos)))
+
+    def stages(self):
+        return [item.get_attribute("data-stage") for item in self.all("#photos li")]
+
+    def settled(self):
+        self.until(lambda: self.stages() and set(self.stages()) <= {"done", "failed", "cancelled"})
+        return self
+
+    def change(self, name, value):
+        """Set a control as a visitor does who comes to rest on a value."""
+        script = """
+            arguments[0].value = arguments[1];
+            for (const kind of ["input", "change"]) arguments[0].dispatchEvent(new Event(kind, { bubbles: true }));
+        """
+        self.run(script, self[name], str(value))
+
+    def drag(self, from_share, to_share):
+        """Draw with the pointer over the picture, from one share of its width to another."""
+        frame = self["compare"]
+        width = frame.size["width"]
+        actions = ActionChains(self._driver, duration=50)
+        actions.move_to_element_with_offset(frame, round((from_share - 0.5) * width), 0).click_and_hold()
+        actions.move_to_element_with_offset(frame, round((to_share - 0.5) * width), 0).release().perform()
+
+    def pixels(self, name):
+        """A picture of the page, at its own size."""
+        self.until(lambda: self[name].get_property("naturalWidth"))
+        data = bytes(self._driver.execute_async_script(_PIXELS, self[name]))
+        return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
+
+    def shot(self):
+        """What can be seen."""
+        return np.asarray(Image.open(io.BytesIO(self._driver.get_screenshot_as_png())).convert("RGB")).astype(int)
+
+    def sent_bytes(self):
+        """Sizes of the requests for restorations since the last call."""
+        sizes, posts = {}, []
+        for entry in self._driver.get_log("performance"):
+            message = json.loads(entry["message"])["message"]
+            told = message["params"]
+            if message["method"] == "Network.requestWillBeSentExtraInfo":
+                headers = {name.lower(): value for name, value in told["headers"].items()}
+                sizes[told["requestId"]] = headers.get("content-length")
+            elif message["method"] == "Network.requestWillBeSent" and _submits(told["request"]):
+                posts.append(told["requestId"])
+        return [int(sizes[post]) for post in posts]
+
+    def complaints(self):
+        """What the browser's console says is wrong: errors, refused scripts and styles, failed requests."""
+        return [entry["message"] for entry in self._driver.get_log("browser") if entry["level"] == "SEVERE"]
+
+    @contextlib.contextmanager
+    def seen_as(self, *, width=None, height=900, dark=False, still=False):
+        """On a screen of that width, with these preferences."""
+        features = [
+            {"name": "prefers-color-scheme", "value": "dark" if dark else "light"},
+            {"name": "prefers-reduced-motion", "value": "reduce" if still else "no-preference"},
+        ]
+        self._driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        if width is not None:
+            screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+            self._driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+        try:
+            yield
+        finally:
+            self._driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+            self._driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def _submits(request):
+    return request["method"] == "POST" and request["url"].endswith("/v1/restorations")
