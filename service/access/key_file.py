@@ -103,17 +103,16 @@ def read_entries(path: Path) -> tuple[KeyEntry, ...]:
     try:
         with path.open("rb") as file:
             text = file.read(_MAX_BYTES + 1)
-        entries = _File.model_validate(json.loads(text)).keys
+        entries = _File.model_validate_json(text).keys
         KeyRing(entries)
     except OSError as error:
         raise UnusableKeys(f"{path} cannot be read: {error.strerror or error}") from None
     except ValidationError as error:
-        first = error.errors(include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
+        first = error.errors(include_input=False, include_context=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
         raise UnusableKeys(f"{path}: {where}: {first['msg']}") from None
     except ValueError as error:
-        told = "is not JSON" if isinstance(error, json.JSONDecodeError | UnicodeDecodeError) else f": {error}"
-        raise UnusableKeys(f"{path} {told}") from None
+        raise UnusableKeys(f"{path}: {error}") from None
     return entries
 
 

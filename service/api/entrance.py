@@ -16,9 +16,9 @@ from service.api.context import Context
 LIMIT_HEADERS = "limit_headers"
 """Attribute of a request's state: headers (draft-ietf-httpapi-ratelimit-headers) that its answer has in any case."""
 
-_told = "A key of `latent-pmrf keys new`. Needed only where the operator has set `LATENT_PMRF_API_KEYS_FILE`."
-_bearer = HTTPBearer(scheme_name="bearer", description=_told, auto_error=False)
-_header = APIKeyHeader(name="X-API-Key", scheme_name="header", description=_told, auto_error=False)
+_DESCRIPTION = "A key of `latent-pmrf keys new`. Needed only where the operator has set `LATENT_PMRF_API_KEYS_FILE`."
+_bearer = HTTPBearer(scheme_name="bearer", description=_DESCRIPTION, auto_error=False)
+_header = APIKeyHeader(name="X-API-Key", scheme_name="header", description=_DESCRIPTION, auto_error=False)
 
 
 async def enter(request: Request, context: Context) -> Caller:

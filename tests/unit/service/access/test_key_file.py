@@ -75,6 +75,8 @@ def test_a_mounted_secret_that_is_exchanged_is_noticed(tmp_path, clock):
         '{"keys": [], "open": true}',
         '{"keys": [{"id": "00000000", "name": "a", "blake2b": "0"}]}',
         "\xff\xfe",
+        "[" * 100_000,
+        '{"keys": [{"id": 1e999, "name": {}, "blake2b": []}]}',
         None,
     ],
 )
@@ -98,7 +100,7 @@ def test_a_service_does_not_start_with_a_file_that_cannot_be_used(path, clock):
     with pytest.raises(UnusableKeys, match="cannot be read"):
         open_file(path, clock)
     path.write_text('{"keys": [')
-    with pytest.raises(UnusableKeys, match="is not JSON"):
+    with pytest.raises(UnusableKeys, match="Invalid JSON"):
         open_file(path, clock)
 
 
