@@ -131,3 +131,40 @@ def test_an_address_that_is_no_triton_server_is_refused(environment, url):
     environment.setenv("LATENT_PMRF_TRITON_URLS", url)
     with pytest.raises(ValueError, match=r"TRITON_URLS.*grpc://triton:8001"):
         load_settings()
+
+
+def test_origins_are_read_one_by_one(environment):
+    environment.setenv("LATENT_PMRF_CORS_ORIGINS", " https://app.example, http://localhost:3000,")
+    assert load_settings().allowed_origins == ("https://app.example", "http://localhost:3000")
+    environment.setenv("LATENT_PMRF_CORS_ORIGINS", "*")
+    assert load_settings().allowed_origins == ("*",)
+    environment.setenv("LATENT_PMRF_CORS_ORIGINS", "")
+    assert load_settings().allowed_origins == ()
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "app.example",
+        "https://app.example/",
+        "https://App.example",
+        "https://*.example",
+        "null",
+        "https://",
+        "file:///a",
+    ],
+)
+def test_what_no_browser_sends_as_an_origin_is_refused(environment, origin):
+    environment.setenv("LATENT_PMRF_CORS_ORIGINS", f"https://app.example,{origin}")
+    with pytest.raises(ValueError, match=r"CORS_ORIGINS: .*Input should be origins"):
+        load_settings()
+
+
+def test_the_key_that_a_batch_shows_is_not_shown_by_the_settings(environment):
+    environment.setenv("LATENT_PMRF_API_KEY", "lpmrf_00000000_secret")
+    assert "lpmrf_00000000_secret" not in repr(load_settings())
+
+
+def test_an_empty_name_of_a_keys_file_is_not_taken_for_an_open_service(environment):
+    environment.setenv("LATENT_PMRF_API_KEYS_FILE", "")
+    assert load_settings().api_keys_file is not None
