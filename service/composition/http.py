@@ -82,19 +82,18 @@ async def serve_until_told(
     """
     ending = process.ending
     encrypted = {} if tls is None else tls.for_uvicorn()
-    server = _Server(
-        # What is logged is written as everything else of the process; its access log would hold paths and queries.
-        uvicorn.Config(
-            app,
-            http=TimedConnection,
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            **encrypted,
-        ),
-        on_ready,
+    config = uvicorn.Config(
+        app,
+        http=TimedConnection,
+        lifespan="off",
+        log_config=None,  # what is logged is written as everything else of the process
+        access_log=False,  # it would hold paths and queries
+        server_header=False,
+        **encrypted,
     )
+    config.load()
+    server = _Server(config, on_ready)
+    renewing = None if tls is None or config.ssl is None else asyncio.create_task(tls.keep_up(config.ssl), name="tls")
     serving = asyncio.create_task(server.serve(sockets=[listener]), name="http")
     told = asyncio.create_task(ending.wait(), name="told")
     try:
@@ -109,9 +108,10 @@ async def serve_until_told(
             server.drop_everybody()
         await serving
     finally:
-        for task in (told, serving):
+        tasks = [task for task in (told, serving, renewing) if task is not None]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(told, serving, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class _Server(uvicorn.Server):

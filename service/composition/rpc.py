@@ -85,7 +85,7 @@ async def rpc_beside(
     shown_host = f"[{host}]" if ":" in host else host
     address = f"{shown_host}:{0 if settings.grpc_port == _ANY_PORT else settings.grpc_port}"
     try:
-        server = RpcServer(context, address, None if tls is None else tls.credentials)
+        server = RpcServer(context, address, None if tls is None else tls.for_grpc())
     except RuntimeError as error:
         if "grpc_port" in settings.model_fields_set:
             raise UnusableSettings(f"{ENV_PREFIX}GRPC_PORT: cannot listen on {address}") from error
