@@ -63,7 +63,9 @@ class Tls:
     def for_grpc(self) -> grpc.ServerCredentials:
         """The same for gRPC, which asks at every connection whether there is something new."""
         return grpc.dynamic_ssl_server_credentials(
-            self._configuration(), self._news, require_client_authentication=self._authorities is not None
+            self._configuration(),
+            self._news,  # type: ignore[arg-type] # which may be None, says the library's documentation
+            require_client_authentication=self._authorities is not None,
         )
 
     async def keep_up(self, context: ssl.SSLContext, look_s: float = _LOOK_S) -> None:
