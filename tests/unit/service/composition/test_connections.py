@@ -19,7 +19,11 @@ class Hasty(TimedConnection):
 
 
 async def app(scope, receive, send):
-    """Reads the body, answers with much."""
+    """Reads the body and answers with much; refuses some without reading."""
+    if scope["path"] == "/no":
+        await send({"type": "http.response.start", "status": 413, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body"})
+        return
     while (await receive()).get("more_body"):
         pass
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % LARGE)]})
@@ -92,6 +96,16 @@ def test_a_body_may_take_its_time(port):
             time.sleep(0.2)
             connection.sendall(b"x")
         assert answer_bytes(connection) >= LARGE
+
+
+def test_a_body_that_goes_on_after_its_answer(port):
+    def go_on(connection):
+        connection.sendall(b"POST /no HTTP/1.1\r\nHost: here\r\nContent-Length: 1000000000000\r\n\r\n")
+        while True:
+            connection.sendall(bytes(100_000))
+
+    with connected(port) as connection, pytest.raises(OSError, match=r"reset|pipe|aborted"):
+        go_on(connection)
 
 
 def test_an_answer_that_is_not_read(port):
