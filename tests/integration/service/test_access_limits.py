@@ -12,6 +12,7 @@ from tests.api_keys import add_key, bearer
 from tests.fakes import EchoBroker, FakeDetector, HeldBroker, face_at
 from tests.job_client import PNG, ask, problem, until
 from tests.pictures import encoded, pixels
+from tests.processes import until as wait_until
 from tests.redis_servers import fresh_prefix, shared_server
 from tests.serving import fake_service
 
@@ -207,3 +208,11 @@ def test_gateways_on_one_redis_share_owners_idempotency_and_accounts(service, ke
     assert statuses == [200, 200, 429]
     told = problem(ask(first, Prefer="respond-async"), 429, "quota_exceeded")
     assert told["spent_face_px"] == 6 * PHOTO_PX
+
+
+def test_what_cannot_be_counted_is_refused_and_only_that(service, keys, tmp_path):
+    client = service({"requests_per_s": 100}, redis_url=f"unix://{tmp_path}/nobody.sock")
+    uncounted = add_key(keys, "rival")
+    problem(client.get("/v1/limits"), 503, "dependency_unavailable")
+    wait_until(lambda: client.get("/v1/limits", headers=bearer(uncounted)).status_code == 200)
+    problem(client.get("/v1/limits", headers=bearer(uncounted[:-1])), 401, "unauthenticated")
