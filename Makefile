@@ -5,7 +5,7 @@
 #   DATA, RUNS   training faces and training runs              ../shared/faces, runs/PRESET
 #   PRESET       folder of recipes                             xs
 #   DEVICE       where to train                                cpu
-#   ARGS         more arguments of serve, test, integration, train, evaluate or bench
+#   ARGS         more arguments of serve, test, integration, train, evaluate, bench, fuzz or audit
 #
 # pip's own configuration and PIP_* variables apply as everywhere (mirrors, certificates, extra indices).
 
@@ -207,6 +207,31 @@ bench-batching: install-dev ## what step-level batching brings, on modelled acce
 .PHONY: guide
 guide: install-dev ## docs/API.md from the running service, the proto file and the examples
 	@$(VENV_DEV)/bin/python -m loadtest.guide $(ARGS)
+
+.PHONY: fuzz
+fuzz: install-dev ## 20,000 hostile files through decoders and encoder, 2,000 of them over HTTP: crashes, defects, leaks
+	@$(VENV_DEV)/bin/python -m tests.fuzz $(ARGS)
+
+# A list of vulnerabilities that does not know this version's would call everything safe, and so is not believed.
+KNOWN_TO_BE_VULNERABLE := pillow==9.0.0
+AUDIT_TOOLS := pip-audit==2.10.1 pip-licenses==5.5.5
+OSV_URL ?= https://api.osv.dev/v1/query
+.PHONY: audit
+audit: $(VENV)/.installed ## known vulnerabilities of constraints.txt, and the licences of the service's environment
+	$(call create_venv,build/audit)
+	@build/audit/bin/python -m pip install -qq --disable-pip-version-check $(AUDIT_TOOLS)
+	@echo "==> licences"
+	@build/audit/bin/pip-licenses --python $(VENV)/bin/python --from mixed --order license --ignore-packages latent-pmrf pip setuptools
+	@echo '$(KNOWN_TO_BE_VULNERABLE)' > build/audit/vulnerable.txt
+	@ask() { build/audit/bin/pip-audit --progress-spinner off --disable-pip --no-deps --osv-url '$(OSV_URL)' "$$@"; }; \
+	for list in osv pypi; do \
+		if { ask -s $$list -r build/audit/vulnerable.txt 2>/dev/null || true; } | grep -qE 'PYSEC-|GHSA-|CVE-'; then \
+			echo "==> vulnerabilities, as $$list knows them"; \
+			ask -s $$list --strict -r constraints.txt $(ARGS); \
+			exit; \
+		fi; \
+	done; \
+	echo "SKIPPED: no list of vulnerabilities answers from here (OSV_URL names a mirror); NOTHING WAS AUDITED" >&2
 
 .PHONY: showcase
 showcase: install-dev ## the README's before and after picture, made by the service
