@@ -12,7 +12,6 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,10 @@ from typing import Any
 from export.manifest import BundleFacts, build_manifest, network_file, provenance, write_manifest
 from export.networks import NETWORKS, graph_specs
 from export.parity import Gate, Parity, check_network, check_pipeline, reference_sample
+from export.telling import Say
 from export.to_onnx import to_onnx
 from export.trained import Trained, round_weights
 from export.triton_config import write_configurations
-
-Say = Callable[[str], None]
 
 
 def write_bundle(

@@ -17,8 +17,10 @@ from export.engine import BuildOptions, require_tensorrt
 from export.gpu import Roof, gpu_name, gpu_report
 from export.half import PRECISIONS
 from export.manifest import BundleFacts, set_defaults
+from export.networks import graph_specs
 from export.parity import Gate, ParityError
 from export.precision import PrecisionGate
+from export.telling import say, telling
 from export.tensorrt_operators import load_table
 from export.timing import HEADER, measure, table_row
 from export.to_tensorrt import plan_graphs, plan_profile, write_engines
@@ -140,7 +142,7 @@ def _add_defaults(parser: argparse.ArgumentParser, otherwise: str) -> None:
 def _bundle(options: argparse.Namespace) -> int:
     trained = load_trained(options.runs)
     for stage, progress in trained.unfinished.items():
-        _say(f"warning: {stage} was taken at step {progress}")
+        say(f"warning: {stage} was taken at step {progress}")
     facts = defaults_of(
         BundleFacts(
             name=options.name,
@@ -158,7 +160,9 @@ def _bundle(options: argparse.Namespace) -> int:
     if options.fidelity is not None:
         facts = replace(facts, default_fidelity=options.fidelity)
     gate = Gate(max_bytes=round(options.max_megabytes * 1e6))
-    write_bundle(trained, options.model_repository, facts, gate, _say)
+    parts = len(graph_specs(trained, facts.image_size_px)) + 2 + facts.half_storage
+    with telling("exporting", parts) as told:
+        write_bundle(trained, options.model_repository, facts, gate, told)
     return 0
 
 
@@ -169,23 +173,22 @@ def _set_defaults(options: argparse.Namespace) -> int:
     steps, fidelity = manifest["default_num_steps"], manifest["default_fidelity"]
     measured = any(row["method"] == "default" for row in manifest["quality"].get("rows", ()))
     note = "" if measured else "; the quality of this default is not measured yet: run make evaluate, then this again"
-    _say(f"{options.model_repository}: default {steps} steps, fidelity {fidelity:g}{note}")
+    say(f"{options.model_repository}: default {steps} steps, fidelity {fidelity:g}{note}")
     return 0
 
 
 def _bench(options: argparse.Namespace) -> int:
     trained: Trained = random_networks("xs-unet", "xs", "xs") if options.runs is None else load_trained(options.runs)
-    _say(
-        f"float32, {options.threads} threads, {options.repeats} calls of each in turn: median (quartiles).\n\n{HEADER}"
-    )
+    say(f"float32, {options.threads} threads, {options.repeats} calls of each in turn: median (quartiles).\n\n{HEADER}")
     for timing in measure(trained, options.image_size_px, repeats=options.repeats, num_threads=options.threads):
-        _say(table_row(timing))
+        say(table_row(timing))
     return 0
 
 
 def _half(options: argparse.Namespace) -> int:
-    original = load_original(options.model_repository, _say)
-    write_half(original, options.target, options.precision, PrecisionGate(options.min_psnr_db), _say)
+    original = load_original(options.model_repository, say)
+    with telling("exporting", len(original.files) + 3) as told:
+        write_half(original, options.target, options.precision, PrecisionGate(options.min_psnr_db), told)
     return 0
 
 
@@ -200,34 +203,35 @@ def _tensorrt(options: argparse.Namespace) -> int:
     )
     if not options.dry_run:
         require_tensorrt()  # said before the work, not after it
-    original = load_original(options.model_repository, _say)
+    original = load_original(options.model_repository, say)
     if options.dry_run:
         for name in plan_graphs(original, build.precision):
             for tensor, shapes in plan_profile(original.manifest["networks"][name]).items():
-                _say(f"{name}: {tensor} {shapes.least} to {shapes.most}, tuned for {shapes.usual}")
-        _say(f"TensorRT {load_table().tensorrt} has every operator of these {build.precision} graphs")
+                say(f"{name}: {tensor} {shapes.least} to {shapes.most}, tuned for {shapes.usual}")
+        say(f"TensorRT {load_table().tensorrt} has every operator of these {build.precision} graphs")
         return 0
-    write_engines(original, options.target, build, PrecisionGate(options.min_psnr_db), _say)
+    with telling("building engines", len(original.files) + 2) as told:
+        write_engines(original, options.target, build, PrecisionGate(options.min_psnr_db), told)
     return 0
 
 
 def _cost(options: argparse.Namespace) -> int:
     for line in cost_table():
-        _say(line)
+        say(line)
     if options.gpu:
         gpu_name()
         given = options.peak_tflops, options.peak_gbs
         roof = None if None in given else Roof(*given)
-        published, bundled = networks_of(PIPELINES[0]), load_original(options.model_repository, _say).trained
+        published, bundled = networks_of(PIPELINES[0]), load_original(options.model_repository, say).trained
         for network in published.networks.values():
             awaken(network)
         for pipeline, trained, weights in (
             (PIPELINES[0], published, "random weights"),
             (PIPELINES[2], bundled, str(options.model_repository)),
         ):
-            _say("")
+            say("")
             for line in gpu_report(pipeline, trained, weights, roof):
-                _say(line)
+                say(line)
     return 0
 
 
@@ -237,11 +241,6 @@ def _present(repository: Path) -> dict[str, Any] | None:
         return None
     manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return manifest
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

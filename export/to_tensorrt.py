@@ -16,10 +16,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from export.bundle import Say
 from export.engine import BuildOptions, EngineError, EngineSession, Shapes, build_engine, gpu_name, require_tensorrt
 from export.half import Precision, to_half
 from export.precision import FiniteRestorer, PrecisionGate, check_precision
+from export.telling import Say
 from export.tensorrt_operators import objections
 from export.variants import Original, publish, staged
 

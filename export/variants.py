@@ -18,10 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from export.bundle import Say, move_into
+from export.bundle import move_into
 from export.half import Precision, emulate, half_operators, to_half
 from export.manifest import write_manifest
 from export.precision import FiniteRestorer, PrecisionGate, check_precision
+from export.telling import Say
 from export.trained import Trained, load_trained
 from export.triton_config import write_configurations
 from latent_pmrf.bundle_weights import import_bundle
