@@ -28,7 +28,7 @@ from service.core.errors import (
     ServiceError,
     TooManyFaces,
 )
-from service.core.interfaces import Broker, OnProgress
+from service.core.interfaces import Broker, OnPreview, OnProgress
 from service.core.jobs import Charge, PhotoJob
 from service.core.manifest import Manifest
 from service.core.metrics import Metrics
@@ -53,6 +53,7 @@ from service.stages.detect import select_faces
 from service.stages.encode import encode
 from service.stages.paste import paste
 from service.stages.picks import Found, Pick, pick_faces, report_face, require_a_face
+from service.stages.preview import MAX_FACES, placing, preview_every
 from service.stages.samples import Samples
 
 _SEEDS = 2**32  # random seeds stay in what every JSON reader keeps exact; callers may use larger ones
@@ -73,6 +74,7 @@ class _Plan:
     Attributes:
         patient: A full lane is waited out instead of refused.
         on_progress: Told whenever a face has moved on, or None.
+        on_preview: Shown faces on their way, or None.
     """
 
     options: RestoreOptions
@@ -84,6 +86,7 @@ class _Plan:
     lane: Lane = Lane.INTERACTIVE
     patient: bool = False
     on_progress: OnProgress | None = None
+    on_preview: OnPreview | None = None
 
 
 def seed_of(chosen: int | None) -> int:
@@ -184,13 +187,19 @@ class Gateway:
         return restoration
 
     async def work_off(
-        self, job: PhotoJob, on_progress: OnProgress | None, *, until_s: float | None = None
+        self,
+        job: PhotoJob,
+        on_progress: OnProgress | None,
+        on_preview: OnPreview | None = None,
+        *,
+        until_s: float | None = None,
     ) -> Restoration:
         """Restore the photo of a job that was admitted before: the same, but waiting where `restore` is refused.
 
         Args:
             job: What is to be done; `deadline_s` is the caller's to check.
             on_progress: Told whenever a face has moved on.
+            on_preview: Shown faces on their way, if the job asks for that.
             until_s: Unix time after which nobody waits for the photo, however far it is, or None.
 
         Raises:
@@ -206,6 +215,7 @@ class Gateway:
             async with self.admission.patient_place(), self._deadline(until_s):
                 plan = self._plan(job.options, job.job_id, until_s)
                 plan = replace(plan, lane=job.lane, patient=True, on_progress=on_progress)
+                plan = replace(plan, on_preview=on_preview if job.previews else None)
                 return await self._pipeline(job.upload, plan, log)
 
     async def check(self, upload: Upload, options: RestoreOptions) -> int:
@@ -333,25 +343,29 @@ class Gateway:
 
     async def _restore_faces(self, picks: Sequence[Pick], plan: _Plan) -> list[RestoredFace]:
         """Fan out to the workers, wait for all faces; whatever ends the wait early withdraws the job."""
+        faces = [pick.aligned for pick in picks if pick.aligned is not None]
+        every = 0 if plan.on_preview is None else preview_every(plan.num_steps, len(faces))
+        on_preview = None if plan.on_preview is None else placing(faces, plan.on_preview)
         jobs = [
             FaceJob(
                 job_id=plan.job_id,
-                face_index=pick.index,
-                crop=pick.aligned.crop,
+                face_index=face.index,
+                crop=face.crop,
                 num_steps=plan.num_steps,
                 seed=plan.seed,
                 lane=plan.lane,
                 deadline_s=plan.deadline_s,
+                preview_every=every if place < MAX_FACES else 0,
             )
-            for pick in picks
-            if pick.aligned is not None
+            for place, face in enumerate(faces)
         ]
         if not jobs:
             return []
         with tracing.handing_over("broker", {tracing.FACES: len(jobs)}) as origin:
             try:
                 await self._submit([replace(job, origin=origin) for job in jobs], patient=plan.patient)
-                return await self.broker.results(plan.job_id, plan.deadline_s - time.time(), plan.on_progress)
+                left_s = plan.deadline_s - time.time()
+                return await self.broker.results(plan.job_id, left_s, plan.on_progress, on_preview)
             except BaseException:
                 with contextlib.suppress(ServiceError):  # what cannot be withdrawn now ends at its deadline
                     await asyncio.shield(self.broker.cancel(plan.job_id))

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 
 from service.access.accounts import Accounts
 from service.core.errors import Cancelled, DeadlineExceeded, DependencyUnavailable, Draining, ServiceError, defect
-from service.core.interfaces import JobQueue, OnProgress
+from service.core.interfaces import JobQueue, OnPreview, OnProgress
 from service.core.jobs import PhotoJob, Progress
+from service.core.preview_box import PreviewBox
 from service.core.tracing import LANE, consuming, told_with_problems
 from service.core.types import Restoration
 from service.gateway import Gateway
@@ -28,6 +29,7 @@ _IDLE_WAIT_S = 0.2  # how long a runner without work may take to notice that it 
 _PAUSE_S = 1.0  # after an error that is likely to come again at once
 _BEAT_S = 1.0  # a withdrawn photo goes on for as long
 _MAX_WITHDRAWALS = 3
+_PREVIEW_PAUSE_S = 0.2  # between two looks at the faces of a photo; what is older is dropped
 
 logger = logging.getLogger(__name__)
 
@@ -191,8 +193,8 @@ class PhotoRunner:
         return Cancelled("nobody waits for the photo")
 
     async def _restore(self, job: PhotoJob) -> Restoration:
-        async with self._notes(job.job_id) as on_progress:
-            return await self._gateway.work_off(job, on_progress)
+        async with self._notes(job.job_id) as on_progress, self._previews() as on_preview:
+            return await self._gateway.work_off(job, on_progress, on_preview)
 
     async def _tell(self, held: _Held, outcome: Restoration | ServiceError) -> None:
         """Bring the outcome to the queue, however long it takes to answer."""
@@ -257,6 +259,25 @@ class PhotoRunner:
         finally:
             telling.cancel()
             await asyncio.gather(telling, return_exceptions=True)
+
+    @contextlib.asynccontextmanager
+    async def _previews(self) -> AsyncIterator[OnPreview]:
+        """Something to call with previews; the newest of each face are shown, not faster than anybody looks."""
+        box = PreviewBox()
+
+        async def show() -> None:
+            while True:
+                for preview in await box.take():
+                    with contextlib.suppress(ServiceError):
+                        await self._jobs.show(preview)
+                await asyncio.sleep(_PREVIEW_PAUSE_S)
+
+        showing = asyncio.create_task(show(), name="previews")
+        try:
+            yield box.put
+        finally:
+            showing.cancel()
+            await asyncio.gather(showing, return_exceptions=True)
 
     @contextlib.asynccontextmanager
     async def _signs_of_life(self) -> AsyncIterator[None]:

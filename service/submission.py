@@ -33,6 +33,7 @@ class Submission:
         webhook_url: Who is told how it ended; empty for nobody.
         idempotency_key: Makes a repetition the same job; None for a job of its own.
         keep_upload: Whether the photo stays as long as the job is remembered.
+        previews: Whether those who watch are shown faces on their way.
     """
 
     caller: Caller
@@ -42,11 +43,12 @@ class Submission:
     webhook_url: str = ""
     idempotency_key: str | None = None
     keep_upload: bool = False
+    previews: bool = False
 
     @property
     def wishes(self) -> list[str]:
         """What is wanted beyond the result."""
-        return ["keep_image"] * self.keep_upload
+        return [*["keep_image"] * self.keep_upload, *["preview"] * self.previews]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ class Submissions:
             webhook_url=webhook_url,
             charge=reserved.charge,
         )
-        job = replace(job, keep_upload=submission.keep_upload)
+        job = replace(job, keep_upload=submission.keep_upload, previews=submission.previews)
         try:
             self.refuse_while_draining()  # the upload may have taken long, and nobody is left to take the job
             admitted = await self.jobs.admit(job, same)

@@ -98,6 +98,7 @@ class Worker:
             if self._held:
                 for outcome in await self._sampler.step():
                     self._end(outcome, phase="running")
+            await self._show_previews()
             await self._tell()
         except Exception:  # noqa: BLE001 - the job boundary: the faces fail, the worker goes on
             await self._recover()
@@ -143,6 +144,12 @@ class Worker:
                 self._metrics.cancelled(phase)
             elif isinstance(result, ServiceError):
                 self._metrics.faces(result.code)
+
+    async def _show_previews(self) -> None:
+        """Show what can be seen of faces; it is lost where the broker does not take it now."""
+        if previews := self._sampler.take_previews():
+            with contextlib.suppress(DependencyUnavailable):
+                await self._broker.show(previews)
 
     async def _recover(self) -> None:
         """After an unexpected error: empty the sampler and fail its faces; a queue that cannot be told redelivers."""

@@ -48,7 +48,7 @@ class EchoBroker:
         self.jobs[faces[0].job_id] = list(faces)
         self.submitted.set()
 
-    async def results(self, job_id, timeout_s, on_progress=None) -> list[RestoredFace]:
+    async def results(self, job_id, timeout_s, on_progress=None, on_preview=None) -> list[RestoredFace]:
         if self.hold is not None:
             await self.hold.wait()
         if self.error is not None:
@@ -66,6 +66,8 @@ class EchoBroker:
 
     async def take_interactive(self, max_items: int) -> list[FaceJob]:
         return []
+
+    async def show(self, previews) -> None: ...
 
     async def complete(self, result: RestoredFace) -> None: ...
 
@@ -163,12 +165,12 @@ class HeldBroker(EchoBroker):
         await super().submit(faces)
         self.begun.release()
 
-    async def results(self, job_id, timeout_s, on_progress=None):
+    async def results(self, job_id, timeout_s, on_progress=None, on_preview=None):
         for _ in range(3000):
             if self.go.is_set():
                 break
             await asyncio.sleep(0.01)
-        return await super().results(job_id, timeout_s, on_progress)
+        return await super().results(job_id, timeout_s, on_progress, on_preview)
 
     async def cancel(self, job_id):
         await super().cancel(job_id)

@@ -36,7 +36,7 @@ def events_of(client, where, **headers):
 
 def event(block):
     fields = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
-    return (fields["event"], fields["id"], json.loads(fields["data"])) if "data" in fields else None
+    return (fields["event"], fields.get("id"), json.loads(fields["data"])) if "data" in fields else None
 
 
 def until(client, where, *statuses):

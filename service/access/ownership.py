@@ -19,7 +19,7 @@ from service.core.errors import NotFound
 from service.core.interfaces import JobQueue
 from service.core.jobs import JobStatus, upload_gone
 from service.core.results import StoredResult
-from service.core.types import Upload
+from service.core.types import FacePreview, Upload
 
 _RANDOM_BYTES = 18  # 144 bits, 24 characters
 _RANDOM_CHARS = 24
@@ -76,6 +76,10 @@ class OwnedJobs:
     def watch(self, job_id: str) -> AsyncGenerator[JobStatus, None]:
         """As `JobQueue.watch`, but refused at the call, not at the first status."""
         return self.jobs.watch(self._own(job_id))
+
+    def previews(self, job_id: str) -> AsyncGenerator[FacePreview, None]:
+        """As `JobQueue.previews`, but refused at the call."""
+        return self.jobs.previews(self._own(job_id))
 
     async def cancel(self, job_id: str) -> JobStatus:
         """As `JobQueue.cancel`."""

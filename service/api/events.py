@@ -1,7 +1,8 @@
 """Where a job is, as server-sent events: the state now, and again whenever it changes, until it has ended.
 
 Every event has the whole state, so a client that comes back has missed nothing. The last one is named `end` and has the
-id `end`; a client that reconnects after it (browsers do) is told to stop with 204.
+id `end`; a client that reconnects after it (browsers do) is told to stop with 204. Previews have no id: who is not
+there misses them.
 """
 
 from __future__ import annotations
@@ -10,13 +11,18 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
 
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 from starlette.types import Send
 
+from service.api.job_schemas import PreviewSchema
 from service.core.errors import ServiceError
 from service.core.jobs import JobStatus
+from service.core.types import FacePreview
+
+T = TypeVar("T")
 
 LAST_ID = "end"
 _RETRY_MS = 2000
@@ -44,6 +50,7 @@ async def events_of(
     statuses: AsyncGenerator[JobStatus, None],
     describe: Callable[[JobStatus], Awaitable[BaseModel]],
     *,
+    previews: AsyncGenerator[FacePreview, None] | None = None,
     heartbeat_s: float,
     draining: Callable[[], bool],
 ) -> AsyncGenerator[bytes, None]:
@@ -52,18 +59,21 @@ async def events_of(
     Args:
         statuses: What is told; closed at the end.
         describe: A status as a client sees it.
+        previews: Shown besides, if they come; closed at the end.
         heartbeat_s: Longest silence; then a comment keeps the connection alive.
         draining: Whether the process is shutting down; a job that does not move then is left to be watched elsewhere.
     """
     yield f"retry: {_RETRY_MS}\n\n".encode()
     count = 0
     try:
-        async with contextlib.aclosing(_with_pauses(statuses, heartbeat_s)) as moments:
-            async for status in moments:
-                if status is not None:
+        async with contextlib.aclosing(_moments(statuses, previews or _nothing(), heartbeat_s)) as moments:
+            async for moment in moments:
+                if isinstance(moment, FacePreview):
+                    yield _event("preview", None, PreviewSchema.of(moment).model_dump_json())
+                elif moment is not None:
                     count += 1
-                    final = status.state.final
-                    data = (await describe(status)).model_dump_json()
+                    final = moment.state.final
+                    data = (await describe(moment)).model_dump_json()
                     yield _event("end" if final else "status", LAST_ID if final else str(count), data)
                 elif draining():
                     return
@@ -73,33 +83,45 @@ async def events_of(
         logger.info("a stream of events ends early: %s", error.detail)
 
 
-async def _with_pauses(
-    statuses: AsyncGenerator[JobStatus, None], pause_s: float
-) -> AsyncGenerator[JobStatus | None, None]:
-    """The statuses, and None whenever there has been none for `pause_s`."""
-    coming: asyncio.Future[JobStatus | None] | None = None
+async def _moments(
+    statuses: AsyncGenerator[JobStatus, None], previews: AsyncGenerator[FacePreview, None], pause_s: float
+) -> AsyncGenerator[JobStatus | FacePreview | None, None]:
+    """The statuses and previews as they come until the statuses end, and None whenever nothing came for `pause_s`."""
+    coming: dict[str, asyncio.Future[Any]] = {}
     try:
         while True:
-            if coming is None:
-                coming = asyncio.ensure_future(_next(statuses))
-            await asyncio.wait({coming}, timeout=pause_s)
-            if not coming.done():
+            if "status" not in coming:
+                coming["status"] = asyncio.ensure_future(_next(statuses))
+            if "preview" not in coming:
+                coming["preview"] = asyncio.ensure_future(_next(previews))
+            # Previews that have ended leave their None where it is: nothing more is asked of them.
+            open_ends = [each for each in coming.values() if not each.done()]
+            await asyncio.wait(open_ends, timeout=pause_s, return_when=asyncio.FIRST_COMPLETED)
+            if not any(each.done() for each in open_ends):
                 yield None
-                continue
-            status, coming = coming.result(), None
-            if status is None:
-                return
-            yield status
+            if coming["status"].done():
+                if (status := coming.pop("status").result()) is None:
+                    return
+                yield status
+            if coming["preview"].done() and coming["preview"].result() is not None:
+                yield coming.pop("preview").result()
     finally:
-        if coming is not None:
-            coming.cancel()
-            await asyncio.gather(coming, return_exceptions=True)
+        for each in coming.values():
+            each.cancel()
+        await asyncio.gather(*coming.values(), return_exceptions=True)
         await statuses.aclose()
+        await previews.aclose()
 
 
-async def _next(statuses: AsyncIterator[JobStatus]) -> JobStatus | None:
-    return await anext(statuses, None)
+async def _next(things: AsyncIterator[T]) -> T | None:
+    return await anext(things, None)
 
 
-def _event(name: str, event_id: str, data: str) -> bytes:
-    return f"event: {name}\nid: {event_id}\ndata: {data}\n\n".encode()
+async def _nothing() -> AsyncGenerator[FacePreview, None]:
+    return
+    yield
+
+
+def _event(name: str, event_id: str | None, data: str) -> bytes:
+    numbered = "" if event_id is None else f"id: {event_id}\n"
+    return f"event: {name}\n{numbered}data: {data}\n\n".encode()

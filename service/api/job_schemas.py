@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from datetime import datetime
 from typing import Literal, Self
 
@@ -12,6 +13,7 @@ from service.api import problems
 from service.api.schemas import ProblemSchema, Schema, UrlsSchema, moment
 from service.core.jobs import JobStatus, Progress
 from service.core.notices import cancel_path, events_path, report_path, result_path
+from service.core.types import FacePreview
 
 _JOB_EXAMPLE: JsonDict = {
     "id": "kq3yS0V1mJxTtq8yJ4c1WmZp",
@@ -98,6 +100,33 @@ class JobSchema(Schema):
                 "urls": JobUrlsSchema(
                     report=path, result=result_path(job_id), events=events_path(job_id), cancel=cancel_path(job_id)
                 ),
+            }
+        )
+
+
+class PreviewSchema(Schema):
+    """Where a face that is being restored seems to arrive; data of an event `preview`."""
+
+    face_index: int = Field(description="As in the report.")
+    steps_done: int
+    num_steps: int = Field(description="Of this face.")
+    image: str = Field(description="The aligned face, a small JPEG as a `data:` URL.")
+    matrix: tuple[float, float, float, float, float, float] = Field(
+        description="a, b, c, d, e, f, as SVG and CSS have them: the point (u, v) of the picture, from 0 to 1, lies at "
+        "(a u + c v + e, b u + d v + f) in pixels of the photo."
+    )
+
+    @classmethod
+    def of(cls, preview: FacePreview) -> Self:
+        """Describe a preview."""
+        image = f"data:image/jpeg;base64,{base64.b64encode(preview.data).decode()}"
+        return cls.model_validate(
+            {
+                "face_index": preview.face_index,
+                "steps_done": preview.steps_done,
+                "num_steps": preview.num_steps,
+                "image": image,
+                "matrix": preview.matrix,
             }
         )
 

@@ -14,7 +14,7 @@ from service.api import idempotency, problems
 from service.api.job_schemas import JobSchema
 from service.api.photo_form import FIELD
 from service.api.schemas import ProblemSchema, RestorationSchema
-from service.api.submission import IMAGE_FROM, KEEP_IMAGE
+from service.api.submission import IMAGE_FROM, KEEP_IMAGE, PREVIEW
 from service.core import errors
 from service.core.errors import ServiceError
 from service.core.options import option_schemas
@@ -156,11 +156,13 @@ def job_request_body() -> dict[str, Any]:
     """The multipart form of a photo, its options and who is told how it ended."""
     url = {"type": "string", "format": "uri", "description": "Gets a POST when the job has ended; https only."}
     keep = "Whether the photo stays as long as the result can be fetched, so that it can be restored again."
+    previews = "Whether its events show faces on their way, as small pictures; they come when there is room for them."
     earlier = "In place of `image`: id of an earlier restoration of yours that had `keep_image`; its photo is taken."
     body = restore_request_body(
         {
             OPTION: url,
             KEEP_IMAGE: {"type": "boolean", "default": False, "description": keep},
+            PREVIEW: {"type": "boolean", "default": False, "description": previews},
             IMAGE_FROM: {**_TEXT, "description": earlier},
         }
     )

@@ -135,6 +135,11 @@ async def get_events(restoration_id: str, request: Request, jobs: Jobs, context:
 
     The data of each event is what a GET of the restoration answers at that moment: position in the line, steps taken,
     report or error. Events are named `status`, the last one `end`.
+
+    A restoration that was sent with `preview` has events `preview` besides, without an id: small pictures of where its
+    faces seem to arrive, at most 12 of a face and 32 of a photo, and none while there is no room to make them. Their
+    data: `face_index` and `steps_done` of `num_steps`; `image`, a JPEG as a `data:` URL; `matrix`, six numbers a to f:
+    the point (u, v) of the picture, from 0 to 1, lies at pixel (a u + c v + e, b u + d v + f) of the photo.
     """
     if request.headers.get("last-event-id") == LAST_ID:
         return Response(status_code=204)
@@ -143,6 +148,7 @@ async def get_events(restoration_id: str, request: Request, jobs: Jobs, context:
         events_of(
             jobs.watch(restoration_id),
             partial(_describe, jobs),
+            previews=jobs.previews(restoration_id),
             heartbeat_s=context.heartbeat_s,
             draining=lambda: context.gateway.admission.closed,
         )

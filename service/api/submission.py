@@ -21,6 +21,7 @@ from service.webhooks.targets import OPTION
 IMAGE_FROM = "image_from"
 """Field in place of the photo: the id of an earlier restoration."""
 KEEP_IMAGE = "keep_image"
+PREVIEW = "preview"
 
 _FLAG = TypeAdapter(bool)
 
@@ -55,7 +56,7 @@ async def _read(request: Request, caller: Caller, context: ApiContext, preferenc
         stand_in=IMAGE_FROM,
     )
     webhook_url, earlier = form.options.pop(OPTION, ""), form.options.pop(IMAGE_FROM, "")
-    keep_upload = _flag(form.options, KEEP_IMAGE)
+    keep_upload, previews = _flag(form.options, KEEP_IMAGE), _flag(form.options, PREVIEW)
     options = parse_options(form.options, gateway.option_limits)
     upload = form.upload or await OwnedJobs(context.jobs, caller.owner).upload(earlier)
     return Submission(
@@ -66,6 +67,7 @@ async def _read(request: Request, caller: Caller, context: ApiContext, preferenc
         webhook_url=webhook_url,
         idempotency_key=key,
         keep_upload=keep_upload,
+        previews=previews,
     )
 
 

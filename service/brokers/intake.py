@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from service.core.errors import ImageTooLarge
 from service.core.types import FaceJob, Lane
 
 _MAX_RETRY_AFTER_S = 60
@@ -25,3 +26,13 @@ def common_job(faces: Sequence[FaceJob]) -> tuple[str, Lane]:
 def retry_after_s(seconds_per_item: float, excess_items: int) -> int:
     """When enough items should have left, given how long one took lately; 1 to 60 seconds."""
     return min(_MAX_RETRY_AFTER_S, max(1, math.ceil(seconds_per_item * excess_items)))
+
+
+def cannot_be_kept(size_bytes: int, max_bytes: int) -> ImageTooLarge:
+    """What is said of a result that is above the budget."""
+    return ImageTooLarge(
+        f"the result has {size_bytes} bytes, the service keeps at most {max_bytes}",
+        hint="choose a smaller upscale or output_format=jpeg, or send the photo to /restore",
+        result_bytes=size_bytes,
+        max_result_bytes=max_bytes,
+    )

@@ -20,10 +20,10 @@ from dataclasses import dataclass, field, replace
 from service.brokers.intake import common_job
 from service.brokers.lanes import LaneTurns, Pace
 from service.core.errors import Cancelled, DeadlineExceeded, Draining, QueueFull, ServiceError
-from service.core.interfaces import OnProgress
+from service.core.interfaces import OnPreview, OnProgress
 from service.core.jobs import Progress
 from service.core.metrics import Metrics
-from service.core.types import FaceJob, FaceKey, Lane, RestoredFace
+from service.core.types import FaceJob, FaceKey, FacePreview, Lane, RestoredFace
 
 _FORGET_AFTER_S = 60.0  # past the deadline; whoever still waits for results has been told long before
 
@@ -42,6 +42,7 @@ class _Job:
         steps_done: Euler steps taken, by face index.
         restored: Results, by face index.
         on_progress: Told whenever a face has moved on, or None.
+        on_preview: Shown previews of its faces, or None.
         error: Why the job failed, or None.
         ended: Set when the results, or an error, can be fetched.
     """
@@ -55,6 +56,7 @@ class _Job:
     steps_done: dict[int, int] = field(default_factory=dict)
     restored: dict[int, RestoredFace] = field(default_factory=dict)
     on_progress: OnProgress | None = None
+    on_preview: OnPreview | None = None
     error: ServiceError | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -158,6 +160,13 @@ class MemoryBroker:
             job.report()
         return unwanted
 
+    async def show(self, previews: Sequence[FacePreview]) -> None:
+        """Show previews of faces to those who wait for them; dropped where nobody looks."""
+        for preview in previews:
+            job = self._jobs.get(preview.job_id)
+            if job is not None and job.on_preview is not None and preview.face_index in job.taken_s:
+                job.on_preview(preview)
+
     async def complete(self, result: RestoredFace) -> None:
         """Store a result; dropped if nobody waits for it."""
         job = self._jobs.get(result.job_id)
@@ -194,7 +203,11 @@ class MemoryBroker:
             self._note_depth(job.lane)
 
     async def results(
-        self, job_id: str, timeout_s: float | None, on_progress: OnProgress | None = None
+        self,
+        job_id: str,
+        timeout_s: float | None,
+        on_progress: OnProgress | None = None,
+        on_preview: OnPreview | None = None,
     ) -> list[RestoredFace]:
         """Wait for every face of a job and forget it; ordered by face index.
 
@@ -207,7 +220,7 @@ class MemoryBroker:
         job = self._jobs.get(job_id)
         if job is None:
             raise Cancelled(f"job {job_id} is not in the queue")
-        job.on_progress = on_progress
+        job.on_progress, job.on_preview = on_progress, on_preview
         job.report()
         try:
             async with asyncio.timeout(timeout_s):

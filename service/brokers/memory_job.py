@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
 from service.core.errors import Cancelled, NotFinished
 from service.core.jobs import Failure, Idempotency, JobState, JobStatus, PhotoJob, Progress
+from service.core.preview_box import PreviewBox
 from service.core.results import StoredResult
-from service.core.types import Upload
+from service.core.types import FacePreview, Upload
 
 
 @dataclass(slots=True, eq=False)
@@ -28,6 +30,7 @@ class MemoryJob:
         upload: The photo's bytes, once it has ended and if they are kept.
         expires_s: When it is forgotten, once it has ended.
         watchers: Set whenever something has changed.
+        boxes: Of those who look at its previews.
     """
 
     job_id: str
@@ -42,6 +45,7 @@ class MemoryJob:
     upload: Upload | None = None
     expires_s: float | None = None
     watchers: set[asyncio.Event] = field(default_factory=set)
+    boxes: set[PreviewBox] = field(default_factory=set)
 
     def wake(self) -> None:
         """Let those who watch look again."""
@@ -59,6 +63,17 @@ class MemoryJob:
             progress=self.progress,
             failure=self.failure,
         )
+
+    async def previews(self) -> AsyncGenerator[FacePreview, None]:
+        """Previews from now on; it does not end."""
+        box = PreviewBox()
+        self.boxes.add(box)
+        try:
+            while True:
+                for preview in await box.take():
+                    yield preview
+        finally:
+            self.boxes.discard(box)
 
     def outcome(self) -> StoredResult:
         """The result.

@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from service.brokers.intake import cannot_be_kept
 from service.brokers.lanes import Pace
 from service.brokers.memory_job import MemoryJob
 from service.brokers.outbox import Outbox
@@ -22,7 +23,6 @@ from service.brokers.shelf import Shelf
 from service.core.errors import (
     Draining,
     IdempotencyConflict,
-    ImageTooLarge,
     NotFound,
     QueueFull,
     ServiceError,
@@ -42,7 +42,7 @@ from service.core.metrics import Metrics
 from service.core.notices import closing_notice
 from service.core.results import StoredResult
 from service.core.settings import Settings
-from service.core.types import Restoration, Upload
+from service.core.types import FacePreview, Restoration, Upload
 
 _REPORT_BYTES = 4096  # a generous guess of a report's weight: tiny images must not fill the memory with reports
 _MAX_ENDED = 10_000  # jobs that are remembered after their end
@@ -171,6 +171,12 @@ class MemoryJobQueue:
             entry.progress = progress
             entry.wake()
 
+    async def show(self, preview: FacePreview) -> None:
+        """Show a face of a running job to those who look at its previews."""
+        entry = self._running(preview.job_id)
+        for box in () if entry is None else entry.boxes:
+            box.put(preview)
+
     async def finish(self, restoration: Restoration) -> None:
         """Store the result of a job; one above the budget fails, because nobody could fetch it."""
         entry = self._running(restoration.report.id)
@@ -181,7 +187,7 @@ class MemoryJobQueue:
             entry.result = StoredResult(restoration, self._ended.next_expiry_s())
             self._end(entry, JobState.SUCCEEDED, size_bytes)
         else:
-            await self.fail(entry.job_id, _cannot_be_kept(size_bytes, self._limits.max_result_bytes))
+            await self.fail(entry.job_id, cannot_be_kept(size_bytes, self._limits.max_result_bytes))
 
     async def fail(self, job_id: str, error: ServiceError) -> None:
         """Store why a job failed."""
@@ -266,6 +272,14 @@ class MemoryJobQueue:
                 await changed.wait()
         finally:
             entry.watchers.discard(changed)
+
+    def previews(self, job_id: str) -> AsyncGenerator[FacePreview, None]:
+        """Previews of a job's faces from now on; it does not end.
+
+        Raises:
+            NotFound: There is no such job, or not any more.
+        """
+        return self._find(job_id).previews()
 
     async def cancel(self, job_id: str) -> JobStatus:
         """Withdraw a job; one that has ended stays as it is.
@@ -367,12 +381,3 @@ class MemoryJobQueue:
 
 def _size_bytes(restoration: Restoration) -> int:
     return len(restoration.data) + _REPORT_BYTES
-
-
-def _cannot_be_kept(size_bytes: int, max_bytes: int) -> ImageTooLarge:
-    return ImageTooLarge(
-        f"the result has {size_bytes} bytes, the service keeps at most {max_bytes}",
-        hint="choose a smaller upscale or output_format=jpeg, or send the photo to /restore",
-        result_bytes=size_bytes,
-        max_result_bytes=max_bytes,
-    )

@@ -21,6 +21,7 @@ from service.brokers.redis_connection import OUT_OF_MEMORY
 from service.brokers.redis_lanes import POLL_S, Lanes, LeaseTerms
 from service.brokers.redis_listener import Ear
 from service.brokers.redis_outbox import RedisOutbox, notice_id_of
+from service.brokers.redis_previews import is_preview, preview_in, show_previews
 from service.core.errors import (
     Cancelled,
     DependencyUnavailable,
@@ -44,7 +45,7 @@ from service.core.jobs import (
 )
 from service.core.metrics import Metrics
 from service.core.results import StoredResult
-from service.core.types import Lane, Restoration, Upload
+from service.core.types import FacePreview, Lane, Restoration, Upload
 
 _LOOK_PAUSE_S = 0.05  # between two looks of one who watches: a busy lane moves often
 _MOVED = b"moved"  # said of a lane, not of a job
@@ -165,6 +166,14 @@ class RedisJobQueue:
         """
         await self._lanes.run_as_taker("note", job_id, encode(progress))
 
+    async def show(self, preview: FacePreview) -> None:
+        """Show a face of a running job to those who look at its previews.
+
+        Raises:
+            DependencyUnavailable: The server does not answer.
+        """
+        await show_previews(self._lanes, [((preview.job_id, 0), preview)])
+
     async def finish(self, restoration: Restoration) -> None:
         """Store the result of a job, and the notice about it if somebody wants one, then acknowledge the job.
 
@@ -275,6 +284,13 @@ class RedisJobQueue:
                 await _news(ear, is_queued=status.state is JobState.QUEUED)
         raise Draining("the queue was closed before the restoration ended", hint="try another instance")
 
+    async def previews(self, job_id: str) -> AsyncGenerator[FacePreview, None]:
+        """Previews of a job's faces from now on; it ends with the queue only."""
+        async with self._lanes.listener.listen(self._keys.news(job_id)) as ear:
+            while not ear.closed:
+                for preview in filter(None, map(preview_in, await ear.wait(POLL_S))):
+                    yield preview
+
     async def cancel(self, job_id: str) -> JobStatus:
         """Withdraw a job; one that has ended stays as it is.
 
@@ -339,7 +355,8 @@ async def _news(ear: Ear, *, is_queued: bool) -> None:
     ends_s = time.monotonic() + POLL_S
     while not ear.closed:
         heard = await ear.wait(max(0.0, ends_s - time.monotonic()))
-        if not heard or is_queued or any(message != _MOVED for message in heard):
+        news = [message for message in heard if not is_preview(message)]
+        if not heard or (is_queued and news) or any(message != _MOVED for message in news):
             return
 
 

@@ -20,11 +20,12 @@ from service.brokers.keys import DEFAULT_PREFIX, QueueKeys
 from service.brokers.redis_connection import Argument
 from service.brokers.redis_lanes import POLL_S, Lanes, LeaseTerms, Taken
 from service.brokers.redis_listener import PATIENCE_S
+from service.brokers.redis_previews import is_preview, preview_in, show_previews
 from service.core.errors import Cancelled, DeadlineExceeded, DependencyUnavailable, Draining, QueueFull, ServiceError
-from service.core.interfaces import OnProgress
+from service.core.interfaces import OnPreview, OnProgress
 from service.core.jobs import Progress
 from service.core.metrics import Metrics
-from service.core.types import FaceJob, FaceKey, Lane, RestoredFace
+from service.core.types import FaceJob, FaceKey, FacePreview, Lane, RestoredFace
 
 _FORGET_AFTER_S = 60.0  # past the deadline; whoever still waits for results has been told long before
 
@@ -121,6 +122,14 @@ class RedisBroker:
         """
         return await self._lanes.beat(steps_done)
 
+    async def show(self, previews: Sequence[FacePreview]) -> None:
+        """Show previews of faces that this worker has to those who wait for them; nothing of them is stored.
+
+        Raises:
+            DependencyUnavailable: The server does not answer.
+        """
+        await show_previews(self._lanes, [((preview.job_id, preview.face_index), preview) for preview in previews])
+
     async def complete(self, result: RestoredFace) -> None:
         """Store a result, then acknowledge its entry; dropped if this worker does not have the face.
 
@@ -148,7 +157,11 @@ class RedisBroker:
         await self._lanes.hand_back([face.key for face in faces])
 
     async def results(
-        self, job_id: str, timeout_s: float | None, on_progress: OnProgress | None = None
+        self,
+        job_id: str,
+        timeout_s: float | None,
+        on_progress: OnProgress | None = None,
+        on_preview: OnPreview | None = None,
     ) -> list[RestoredFace]:
         """Wait for every face of a job and forget it; ordered by face index. A server that is away is waited for.
 
@@ -160,7 +173,7 @@ class RedisBroker:
         """
         ends_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
         patience_s = PATIENCE_S if timeout_s is None else min(timeout_s, PATIENCE_S)
-        told = _Told(on_progress)
+        told = _Told(on_progress, on_preview)
         async with self._lanes.listener.listen(self._keys.news(job_id), patience_s=patience_s) as ear:
             looks = True
             while not ear.closed:
@@ -240,12 +253,18 @@ class RedisBroker:
 class _Told:
     """What a waiter has been told of a job's progress: each change once, none after a later one."""
 
-    def __init__(self, on_progress: OnProgress | None) -> None:
+    def __init__(self, on_progress: OnProgress | None, on_preview: OnPreview | None) -> None:
         self._on_progress = on_progress
+        self._on_preview = on_preview
         self._revision = -1
 
     def hears_of_an_end(self, message: bytes) -> bool:
         """Take note of a message; whether it says that the job should be looked at."""
+        if is_preview(message):
+            preview = preview_in(message)
+            if preview is not None and self._on_preview is not None:
+                self._on_preview(preview)
+            return False
         words = message.split()
         if len(words) < len(("revision", "faces", "faces done", "steps", "steps done")):
             return True

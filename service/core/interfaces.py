@@ -14,9 +14,10 @@ import numpy.typing as npt
 from service.core.errors import ServiceError
 from service.core.jobs import Admitted, Idempotency, JobStatus, Notice, PhotoJob, Progress
 from service.core.results import StoredResult
-from service.core.types import FaceJob, FaceKey, Restoration, RestoredFace, Upload
+from service.core.types import FaceJob, FaceKey, FacePreview, Restoration, RestoredFace, Upload
 
 OnProgress = Callable[[Progress], None]
+OnPreview = Callable[[FacePreview], None]
 Tensors = Mapping[str, npt.NDArray[np.generic]]
 
 
@@ -89,6 +90,10 @@ class Broker(Protocol):
         """
         ...
 
+    async def show(self, previews: Sequence[FacePreview]) -> None:
+        """Show previews of faces that this worker has to those who wait for them; dropped where nobody looks."""
+        ...
+
     async def complete(self, result: RestoredFace) -> None:
         """Store a result with its face's `queue_wait`, then acknowledge its entry; dropped if nobody waits for it."""
         ...
@@ -105,7 +110,11 @@ class Broker(Protocol):
         ...
 
     async def results(
-        self, job_id: str, timeout_s: float | None, on_progress: OnProgress | None = None
+        self,
+        job_id: str,
+        timeout_s: float | None,
+        on_progress: OnProgress | None = None,
+        on_preview: OnPreview | None = None,
     ) -> list[RestoredFace]:
         """Wait for every face of a job and forget it; ordered by face index.
 
@@ -113,6 +122,7 @@ class Broker(Protocol):
             job_id: A job that was submitted.
             timeout_s: Longest wait.
             on_progress: Told whenever a face has moved on.
+            on_preview: Shown previews of faces, which may be lost on the way.
 
         Raises:
             ServiceError: The first failure of a face.
@@ -175,6 +185,10 @@ class JobQueue(Protocol):
         """Tell those who watch how far a running job is."""
         ...
 
+    async def show(self, preview: FacePreview) -> None:
+        """Show a face of a running job to those who look at its previews; dropped where nobody does."""
+        ...
+
     async def finish(self, restoration: Restoration) -> None:
         """Store the result of job `restoration.report.id` and the notice about it, then acknowledge the job."""
         ...
@@ -229,6 +243,16 @@ class JobQueue(Protocol):
         Raises:
             NotFound: There is no such job, or not any more.
             Draining: The queue was closed before the job ended.
+        """
+        ...
+
+    def previews(self, job_id: str) -> AsyncGenerator[FacePreview, None]:
+        """Previews of a job's faces from now on, the newest of each; who reads slowly misses some. It does not end.
+
+        Close the generator: it may hold a connection.
+
+        Raises:
+            NotFound: There is no such job, or not any more.
         """
         ...
 

@@ -58,6 +58,7 @@ class PhotoJob:
         origin: The request that brought it, or None.
         charge: What was charged for it, to be settled when it has ended; None where nothing was.
         keep_upload: Whether the photo stays as long as the job is remembered, so that it can be restored again.
+        previews: Whether those who watch are shown previews of its faces.
     """
 
     job_id: str
@@ -69,6 +70,7 @@ class PhotoJob:
     origin: Origin | None = None
     charge: Charge | None = None
     keep_upload: bool = False
+    previews: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """One frozen dataclass per arrow of the pipeline.
 
     Upload -> DecodedImage -> Face (detect) -> AlignedFace -> FaceJob -> RestoredFace -> Restoration
+                                                                  └─► FacePreview
 
 Arrays are owned by the object that holds them and are never written to after construction. Colours are RGB
 everywhere past `decode`.
@@ -166,6 +167,7 @@ class FaceJob:
         lane: Queue lane.
         deadline_s: Unix time after which nobody waits for the result, or None.
         origin: The request that it belongs to, or None.
+        preview_every: Steps between two previews of it; 0 for none.
     """
 
     job_id: str
@@ -176,6 +178,7 @@ class FaceJob:
     lane: Lane = Lane.INTERACTIVE
     deadline_s: float | None = None
     origin: Origin | None = None
+    preview_every: int = 0
 
     @property
     def key(self) -> FaceKey:
@@ -200,6 +203,28 @@ class RestoredFace:
     sample: F32Array
     posterior_mean: F32Array
     timings_ms: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class FacePreview:
+    """Where a face that is being restored seems to arrive: small, and nobody's result.
+
+    Attributes:
+        job_id: As in the FaceJob.
+        face_index: As in the FaceJob.
+        steps_done: Euler steps taken.
+        num_steps: Euler steps to take.
+        data: A JPEG file of the face, aligned.
+        matrix: a, b, c, d, e, f: the point (u, v) of the picture, both from 0 to 1, lies at pixel
+            (a u + c v + e, b u + d v + f) of the photo. Empty before the gateway has seen it.
+    """
+
+    job_id: str
+    face_index: int
+    steps_done: int
+    num_steps: int
+    data: bytes
+    matrix: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

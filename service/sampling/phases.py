@@ -68,6 +68,7 @@ class FlowFace:
         z_t: (C, h, w) float32, the state at `t = steps_done / job.num_steps`.
         steps_done: Euler steps taken.
         timings_ms: Milliseconds by network so far; a call's time counts in full for each face of its batch.
+        estimate: (C, h, w) float32, where it seems to arrive, `z_t + (1 - t) v_t`, if a preview is due; else None.
     """
 
     job: FaceJob
@@ -76,6 +77,7 @@ class FlowFace:
     z_t: F32Array
     steps_done: int
     timings_ms: Mapping[str, float]
+    estimate: F32Array | None = None
 
     @property
     def arrived(self) -> bool:
@@ -146,8 +148,9 @@ class Phases:
                 z_t=z_next,
                 steps_done=face.steps_done + 1,
                 timings_ms={**face.timings_ms, "velocity": face.timings_ms.get("velocity", 0.0) + velocity_ms},
+                estimate=_estimate(face, z_next, velocity) if is_preview_due(face.job, face.steps_done + 1) else None,
             )
-            for face, z_next in zip(faces, stepped, strict=True)
+            for face, z_next, velocity in zip(faces, stepped, v_t, strict=True)
         ]
 
     async def leave(self, faces: Sequence[FlowFace]) -> list[RestoredFace]:
@@ -156,20 +159,29 @@ class Phases:
         Raises:
             ServiceError: The network call failed.
         """
-        raw = np.stack([face.z_t for face in faces]) * self._std + self._mean
-        timings_ms: dict[str, float] = {}
-        if self._in_latent_space:
-            jobs = [face.job for face in faces]
-            pictures, timings_ms["vae_decoder"] = await self._call("vae_decoder", jobs, latent=raw)
-            samples = await asyncio.to_thread(_from_pm1, pictures)
-        else:
-            samples = await asyncio.to_thread(_to_pictures, raw)
+        samples, timings_ms = await self._decoded([face.z_t for face in faces], [face.job for face in faces])
         return [
             RestoredFace(
                 face.job.job_id, face.job.face_index, sample, face.posterior_mean, {**face.timings_ms, **timings_ms}
             )
             for face, sample in zip(faces, samples, strict=True)
         ]
+
+    async def glance(self, faces: Sequence[FlowFace]) -> list[F32Array]:
+        """Pictures of where faces that have an estimate seem to arrive, (S, S, 3) in [0, 1]; told in no trace.
+
+        Raises:
+            ServiceError: The network call failed.
+        """
+        return list((await self._decoded([face.estimate for face in faces if face.estimate is not None], []))[0])
+
+    async def _decoded(self, states: Sequence[F32Array], jobs: Sequence[FaceJob]) -> tuple[F32Array, dict[str, float]]:
+        """The pictures of states, and the call's milliseconds; it is told of for `jobs`."""
+        raw = np.stack(states) * self._std + self._mean
+        if not self._in_latent_space:
+            return await asyncio.to_thread(_to_pictures, raw), {}
+        pictures, call_ms = await self._call("vae_decoder", jobs, latent=raw)
+        return await asyncio.to_thread(_from_pm1, pictures), {"vae_decoder": call_ms}
 
     def _sources(
         self, jobs: Sequence[FaceJob], means: F32Array, raw: F32Array, timings_ms: Mapping[str, float]
@@ -190,7 +202,7 @@ class Phases:
         with stage(network):
             outputs = await self._backend.infer(network, inputs)
         call_ms = (time.perf_counter() - begin_s) * 1000
-        if self._on_call is not None:
+        if self._on_call is not None and jobs:
             self._on_call(network, jobs, begun_s)
         return np.asarray(outputs[_SIGNATURES[network][1]], np.float32)[:rows], call_ms
 
@@ -212,6 +224,17 @@ async def isolated(
         return [error] * len(faces)
     half = len(faces) // 2
     return [*await isolated(phase, faces[:half]), *await isolated(phase, faces[half:])]
+
+
+def is_preview_due(job: FaceJob, steps_done: int) -> bool:
+    """Whether a face is to be seen after so many steps; its end is seen as its result."""
+    return job.preview_every > 0 and 0 < steps_done < job.num_steps and steps_done % job.preview_every == 0
+
+
+def _estimate(face: FlowFace, z_next: F32Array, velocity: F32Array) -> F32Array:
+    """Where the face arrives if its velocity stays as it is: the flow's paths are straight, z_1 = z_t + (1 - t) v."""
+    left = 1 - (face.steps_done + 1) / face.job.num_steps
+    return z_next + np.float32(left) * velocity
 
 
 def _called(manifest: Manifest) -> list[str]:

@@ -26,9 +26,10 @@ from service.core.errors import Cancelled, DeadlineExceeded, InferenceFailed, Se
 from service.core.interfaces import InferenceBackend
 from service.core.manifest import Manifest
 from service.core.metrics import Metrics
-from service.core.types import FaceJob, FaceKey, Lane, RestoredFace
+from service.core.types import FaceJob, FaceKey, FacePreview, Lane, RestoredFace
 from service.sampling.observation import Observation
 from service.sampling.phases import FlowFace, Phase, Phases, isolated
+from service.sampling.previews import Previews
 from service.sampling.schedule import CallShape, Schedule
 from service.sampling.slots import Slot
 
@@ -80,6 +81,7 @@ class Sampler:
         self._clock = clock
         self._slots: list[Slot] = []
         self._calls: dict[asyncio.Task[_Results], tuple[Phase, list[Slot]]] = {}
+        self._previews = Previews(self._phases)
         metrics.slots(slots)
 
     @property
@@ -138,8 +140,14 @@ class Sampler:
         for call in [call for call in self._calls if call.done()]:
             outcomes += self._settle(call)
         outcomes += self._drop_unwanted()
+        self._offer_previews()
         self._metrics.slots_active(len(self._slots))
         return outcomes
+
+    def take_previews(self) -> list[FacePreview]:
+        """Previews of faces that are ready to be shown, each once."""
+        here = {slot.job.key for slot in self._slots if slot.unwanted is None}
+        return [preview for preview in self._previews.take() if (preview.job_id, preview.face_index) in here]
 
     async def abandon(self) -> list[FaceJob]:
         """Free every slot at once, whatever is under way; returns the faces that were there."""
@@ -148,9 +156,15 @@ class Sampler:
         for call in calls:
             call.cancel()
         await asyncio.gather(*calls, return_exceptions=True)
+        await self._previews.abandon()
         self._observation.abandoned(abandoned)
         self._metrics.slots_active(0)
         return abandoned
+
+    def _offer_previews(self) -> None:
+        moving = [slot.flow for slot in self._slots if slot.flow is not None and slot.unwanted is None]
+        if any(slot.job.preview_every for slot in self._slots):
+            self._previews.offer(moving, in_company=len({slot.job.job_id for slot in self._slots}) > 1)
 
     def _check(self, job: FaceJob) -> None:
         size_px = self._manifest.image_size_px

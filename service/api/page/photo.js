@@ -116,7 +116,7 @@ export class Photo {
 
   /** The photo itself where it has to be sent, else the restoration that has it. */
   async #submit(earlier, signal) {
-    const fields = { ...this.options, keep_image: "true" };
+    const fields = { ...this.options, keep_image: "true", preview: "true" };
     const wait = (note) => {
       this.note = note;
       this.onChange(this);

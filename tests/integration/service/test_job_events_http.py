@@ -23,10 +23,10 @@ def client():
 class TellingBroker(HeldBroker):
     """Says how far the faces are before it waits."""
 
-    async def results(self, job_id, timeout_s, on_progress=None):
+    async def results(self, job_id, timeout_s, on_progress=None, on_preview=None):
         if on_progress is not None:
             on_progress(Progress(1, 0, 4, 3))
-        return await super().results(job_id, timeout_s, on_progress)
+        return await super().results(job_id, timeout_s, on_progress, on_preview)
 
 
 def test_events_tell_of_line_steps_and_end():

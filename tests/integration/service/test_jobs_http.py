@@ -246,7 +246,7 @@ def test_the_documentation_of_jobs_is_complete(client):
     asked = document["paths"]["/v1/restorations"]["post"]
     form = asked["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]
     direct = document["paths"]["/restore"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
-    assert set(form) == {*direct["properties"], "webhook_url", "keep_image", "image_from"}
+    assert set(form) == {*direct["properties"], "webhook_url", "keep_image", "image_from", "preview"}
     assert {parameter["name"] for parameter in asked["parameters"]} == {"Prefer", "Idempotency-Key"}
     assert {"200", "202", "400", "410", "413", "415", "422", "429", "500", "503", "504"} <= set(asked["responses"])
     assert "Preference-Applied" in asked["responses"]["202"]["headers"]

@@ -140,10 +140,10 @@ async def test_a_photo_that_takes_too_long_fails_and_its_faces_are_withdrawn():
 class Telling(EchoBroker):
     """Says how far the faces are before it waits."""
 
-    async def results(self, job_id, timeout_s, on_progress=None):
+    async def results(self, job_id, timeout_s, on_progress=None, on_preview=None):
         on_progress(Progress(1, 0, 4, 1))
         on_progress(Progress(1, 0, 4, 3))
-        return await super().results(job_id, timeout_s, on_progress)
+        return await super().results(job_id, timeout_s, on_progress, on_preview)
 
 
 async def test_without_workers_no_photo_is_taken_and_none_fails_for_their_absence():
@@ -241,10 +241,10 @@ class Unsteady(EchoBroker):
         super().__init__()
         self.errors = list(errors)
 
-    async def results(self, job_id, timeout_s, on_progress=None):
+    async def results(self, job_id, timeout_s, on_progress=None, on_preview=None):
         if self.errors:
             raise self.errors.pop(0)
-        return await super().results(job_id, timeout_s, on_progress)
+        return await super().results(job_id, timeout_s, on_progress, on_preview)
 
 
 @pytest.mark.parametrize("error", [DependencyUnavailable("no answer"), Cancelled("withdrawn by another gateway")])

@@ -6,6 +6,7 @@ from pydantic import BaseModel
 from service.api.events import events_of
 from service.core.errors import DependencyUnavailable
 from service.core.jobs import JobState, JobStatus
+from service.core.types import FacePreview
 
 LONG_S = 30.0
 
@@ -40,8 +41,8 @@ class Statuses:
         finally:
             self.closed = True
 
-    def events(self, *, heartbeat_s=LONG_S, draining=lambda: False):
-        return events_of(self.watch(), describe, heartbeat_s=heartbeat_s, draining=draining)
+    def events(self, *, heartbeat_s=LONG_S, draining=lambda: False, previews=None):
+        return events_of(self.watch(), describe, previews=previews, heartbeat_s=heartbeat_s, draining=draining)
 
 
 async def test_every_status_is_an_event_and_the_last_one_ends_the_stream():
@@ -93,3 +94,48 @@ async def test_a_queue_that_goes_away_ends_the_stream_without_an_end():
     statuses.coming.put_nowait(DependencyUnavailable("no answer"))
     chunks = [chunk async for chunk in statuses.events()]
     assert [b"event: end" in chunk for chunk in chunks] == [False, False]
+
+
+async def test_previews_come_between_and_end_with_the_statuses():
+    statuses, coming, closed = Statuses(), asyncio.Queue(), []
+
+    async def previews():
+        try:
+            while True:
+                yield await coming.get()
+        finally:
+            closed.append(True)
+
+    events = statuses.events(previews=previews())
+    assert (await anext(events)).startswith(b"retry")
+    statuses.coming.put_nowait(JobState.RUNNING)
+    assert (await anext(events)).startswith(b"event: status\nid: 1\n")
+    coming.put_nowait(FacePreview("a", 1, 3, 9, b"\xff\xd8", (2.0, 0.0, 0.0, 2.0, 10.0, 20.0)))
+    shown = (await anext(events)).decode()
+    assert shown.startswith("event: preview\ndata: ")
+    assert json.loads(shown.partition("data: ")[2]) == {
+        "face_index": 1,
+        "steps_done": 3,
+        "num_steps": 9,
+        "image": "data:image/jpeg;base64,/9g=",
+        "matrix": [2.0, 0.0, 0.0, 2.0, 10.0, 20.0],
+    }
+    statuses.coming.put_nowait(JobState.FAILED)
+    assert (await anext(events)).startswith(b"event: end\nid: end\n")
+    assert [chunk async for chunk in events] == []
+    assert statuses.closed
+    assert closed == [True]
+
+
+async def test_statuses_go_on_when_there_are_no_more_previews():
+    async def previews():
+        return
+        yield
+
+    statuses = Statuses()
+    events = statuses.events(previews=previews(), heartbeat_s=0.02)
+    await anext(events)
+    assert await anext(events) == b": still here\n\n"
+    statuses.coming.put_nowait(JobState.FAILED)
+    assert (await anext(events)).startswith(b"event: end")
+    await events.aclose()

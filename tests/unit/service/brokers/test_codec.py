@@ -18,6 +18,7 @@ from service.core.origin import Origin
 from service.core.types import (
     Background,
     FaceJob,
+    FacePreview,
     FaceReport,
     FaceSelection,
     FaceStatus,
@@ -89,6 +90,8 @@ photo_jobs = st.builds(
     deadline_s=reals,
     webhook_url=st.none() | words,
     origin=st.none() | origins,
+    keep_upload=st.booleans(),
+    previews=st.booleans(),
 )
 face_reports = st.builds(
     FaceReport,
@@ -119,6 +122,7 @@ plain_messages = st.one_of(
     st.builds(Progress, counts, counts, counts, counts),
     st.builds(Notice, words, words, st.binary(), counts, st.none() | origins),
     origins,
+    st.builds(FacePreview, words, counts, counts, counts, st.binary(), st.just(()) | st.tuples(*[reals] * 6)),
     st.builds(Failure, words, words, words, st.dictionaries(words, json_values, max_size=3)),
 )
 error_kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ServiceError)]

@@ -1,0 +1,112 @@
+"""Previews of faces on their way: decoded when there is room, dropped when there is none.
+
+    FlowFace.estimate -> vae_decoder -> JPEG -> FacePreview
+
+Nothing waits for a preview, and none waits in a line: a step that is due while another preview is made is passed over.
+A photo that has the sampler to itself pays for its previews with its own time. As soon as others are there, previews
+take a small share of the time: the longer one took, the longer none is made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from service.core.errors import ServiceError
+from service.core.types import F32Array, FacePreview
+from service.sampling.phases import FlowFace, Phases
+
+SHARE_IN_COMPANY = 0.02
+"""Of the time, while faces of several photos are in the sampler."""
+
+SIDE_PX = 160
+_QUALITY = 75
+_AT_ONCE = 4  # faces of one call
+
+logger = logging.getLogger(__name__)
+
+
+class Previews:
+    """Of one sampler.
+
+    Args:
+        phases: Decodes.
+    """
+
+    def __init__(self, phases: Phases) -> None:
+        self._phases = phases
+        self._making: asyncio.Task[list[FacePreview]] | None = None
+        self._not_before_s = 0.0
+        self._seen: dict[tuple[str, int], int] = {}  # steps at which faces that are here were seen last
+
+    def offer(self, faces: Sequence[FlowFace], *, in_company: bool) -> None:
+        """Begin to make previews of faces that are due, if none are being made and there is room.
+
+        Args:
+            faces: All that are on their way.
+            in_company: Whether there are faces of several photos in the sampler.
+        """
+        here = {face.job.key for face in faces}
+        self._seen = {key: steps for key, steps in self._seen.items() if key in here}
+        due = [
+            face for face in faces if face.estimate is not None and self._seen.get(face.job.key, 0) < face.steps_done
+        ]
+        now_s = asyncio.get_running_loop().time()
+        if not due or self._making is not None or (in_company and now_s < self._not_before_s):
+            return
+        due.sort(key=lambda face: self._seen.get(face.job.key, 0))
+        chosen = due[:_AT_ONCE]
+        self._seen.update((face.job.key, face.steps_done) for face in chosen)
+        self._making = asyncio.create_task(self._make(chosen), name="previews")
+
+    def take(self) -> list[FacePreview]:
+        """Those that are ready."""
+        if self._making is None or not self._making.done():
+            return []
+        made, self._making = self._making.result(), None
+        return made
+
+    async def abandon(self) -> None:
+        """Stop what is under way."""
+        if self._making is not None:
+            self._making.cancel()
+            await asyncio.gather(self._making, return_exceptions=True)
+            self._making = None
+
+    async def _make(self, faces: Sequence[FlowFace]) -> list[FacePreview]:
+        loop = asyncio.get_running_loop()
+        begin_s = loop.time()
+        try:
+            pictures = await self._phases.glance(faces)
+        except ServiceError as error:
+            logger.warning("no preview is made: %s", error.detail)
+            return []
+        except Exception:
+            logger.exception("unexpected error with a preview")
+            return []
+        finally:
+            took_s = loop.time() - begin_s
+            self._not_before_s = loop.time() + took_s * (1 / SHARE_IN_COMPANY - 1)
+        files = await asyncio.to_thread(_files_of, pictures)
+        return [
+            FacePreview(face.job.job_id, face.job.face_index, face.steps_done, face.job.num_steps, data)
+            for face, data in zip(faces, files, strict=True)
+        ]
+
+
+def _files_of(pictures: Sequence[F32Array]) -> list[bytes]:
+    return [_jpeg(picture) for picture in pictures]
+
+
+def _jpeg(picture: F32Array) -> bytes:
+    """A small file of an (S, S, 3) picture in [0, 1]."""
+    image = Image.fromarray(np.rint(picture * 255).astype(np.uint8))
+    image.thumbnail((SIDE_PX, SIDE_PX))
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=_QUALITY)
+    return file.getvalue()
