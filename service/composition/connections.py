@@ -1,6 +1,7 @@
 """HTTP connections that cannot be held for nothing: a head comes in time, and an answer is taken in time.
 
-uvicorn waits for both as long as a client likes. The time of a body is the application's (`service.api.photo_form`).
+uvicorn waits for both as long as a client likes, and goes on with a connection on which two lengths were claimed. The
+time of a body is the application's (`service.api.photo_form`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 _READ_CHECK_S = 30.0
 _LEAST_READ_BYTES = 64 * 1024  # of an answer in that time, where that much is left of it
+_TWO_LENGTHS = {b"content-length", b"transfer-encoding"}
 
 
 class TimedConnection(H11Protocol):
@@ -39,9 +41,15 @@ class TimedConnection(H11Protocol):
         """Stop waiting when the head is there; begin when the next one begins."""
         super().data_received(data)
         if self._answering:
-            self._head = _stopped(self._head)
+            self._stop_waiting()
         elif self._head is None:
             self._head = self.loop.call_later(self.head_s, self.transport.abort)
+
+    def handle_events(self) -> None:
+        """Take no further request after one with two lengths: what follows may be meant as its body (RFC 9112, 6.1)."""
+        super().handle_events()
+        if self._answering and {name for name, _ in self.headers} >= _TWO_LENGTHS:
+            self.cycle.keep_alive = False
 
     def pause_writing(self) -> None:
         """Begin to look whether the client reads."""
@@ -51,11 +59,12 @@ class TimedConnection(H11Protocol):
     def resume_writing(self) -> None:
         """Stop looking: it has read."""
         super().resume_writing()
-        self._reading = _stopped(self._reading)
+        self._stop_looking()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait for nothing more."""
-        self._head, self._reading = _stopped(self._head), _stopped(self._reading)
+        self._stop_waiting()
+        self._stop_looking()
         super().connection_lost(exc)
 
     @property
@@ -70,7 +79,12 @@ class TimedConnection(H11Protocol):
             return
         self._reading = self.loop.call_later(self.read_check_s, self._look, left_bytes)
 
+    def _stop_waiting(self) -> None:
+        if self._head is not None:
+            self._head.cancel()
+            self._head = None
 
-def _stopped(timer: asyncio.TimerHandle | None) -> None:
-    if timer is not None:
-        timer.cancel()
+    def _stop_looking(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None

@@ -129,9 +129,10 @@ async def restoring(settings: Settings, ending: Ending, *, with_worker: bool) ->
     metrics.build_info(version=version(), model=f"{manifest.name}@{manifest.version}")
     loops = Loops(ending)
     async with contextlib.AsyncExitStack() as parts:
-        decode, rehearse = parts.enter_context(decoding(settings, metrics))  # begins while the networks are opened
         parts.push_async_callback(part_with, access.accounts.meter.close)
         pool = parts.enter_context(ThreadPoolExecutor(settings.cpu_workers, thread_name_prefix="stage"))
+        # Begins while the networks are opened, and ends before the threads, which may still wait for what nobody wants.
+        decode, rehearse = parts.enter_context(decoding(settings, metrics))
         only = None if with_worker else (DETECTOR,)
         backend = WatchedBackend(await open_backend(settings, manifest, metrics, only=only))
         parts.push_async_callback(backend.close)

@@ -108,6 +108,18 @@ def test_a_body_that_goes_on_after_its_answer(port):
         go_on(connection)
 
 
+@pytest.mark.parametrize("declared", [0, 4])
+def test_nothing_is_smuggled_behind_a_request_with_two_lengths(port, declared):
+    head = b"POST /no HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\nContent-Length: %d\r\n\r\n" % declared
+    inner = b"GET /no HTTP/1.1\r\nHost: here\r\n\r\n"
+    with connected(port) as connection:
+        connection.sendall(head + b"0\r\n\r\n" + inner)
+        answer = b""
+        while data := connection.recv(65_536):
+            answer += data
+    assert answer.count(b"HTTP/1.1 413") == 1
+
+
 def test_an_answer_that_is_not_read(port):
     with connected(port) as connection:
         connection.sendall(HEAD + b"\r\n")
