@@ -17,7 +17,8 @@ from service.stages.containers.container import Container
 from service.stages.decode import decode_picture
 
 CHANNEL = 0
-CRASH, ABORT, SPIN, SWALLOW, BABBLE, LIE, FAIL, HANG, LEAVE, ESCAPE, STUTTER, BOAST = range(101, 113)
+NAMELESS = 40  # a signal
+CRASH, ABORT, SPIN, SWALLOW, BABBLE, LIE, FAIL, HANG, LEAVE, ESCAPE, STUTTER, BOAST, SIGNAL = range(101, 114)
 
 
 def decode(container: Container) -> DecodedImage:
@@ -82,6 +83,7 @@ _ACTS = {
     LEAVE: lambda: os._exit(0),
     ESCAPE: _escape,
     STUTTER: lambda: _write(_lie(64, 64) + b"too little"),
+    SIGNAL: lambda: os.kill(os.getpid(), NAMELESS),
     BOAST: lambda: _write(_lie(0, 0, kind=1, text=2**31)),
 }
 

@@ -205,11 +205,17 @@ class DecoderPool:
         number = os.waitstatus_to_exitcode(status)
         if number == -signal.SIGXCPU:
             return _Lost("out_of_time", f"it takes more than {self._cpu_s} s of computing")
-        name = signal.Signals(-number).name if number < 0 else f"exit status {number}"
-        return _Lost("crashed", f"it ends the decoder ({name})", by_chance=True)
+        return _Lost("crashed", f"it ends the decoder ({_end_named(number)})", by_chance=True)
 
     def _replace(self) -> None:
         try:
             self._waiting.put(self._nursery.bear())
         except ServiceError:
             self._waiting.put(None)  # tried again when it is needed
+
+
+def _end_named(exit_code: int) -> str:
+    if exit_code >= 0:
+        return f"exit status {exit_code}"
+    known = {member.value: member.name for member in signal.Signals}
+    return known.get(-exit_code, f"signal {-exit_code}")

@@ -126,6 +126,7 @@ def test_a_child_refuses_as_a_thread_does(pool, data, error):
         (odd.ABORT, "crashed", 2, "SIGABRT"),
         (odd.LEAVE, "crashed", 2, "exit status 0"),
         (odd.STUTTER, "crashed", 2, "exit status 0"),
+        (odd.SIGNAL, "crashed", 2, "signal 40"),
         (odd.SPIN, "out_of_time", 1, "1 s of computing"),
         (odd.SWALLOW, "out_of_memory", 1, "memory"),
         (odd.BABBLE, "garbled", 1, "no answer"),
