@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 _RESPOND_ASYNC = "respond-async"
 _WAIT = "wait"
+_WAIT_DIGITS = 18  # more seconds than anybody waits, and still a number that can be reckoned with
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,4 +48,4 @@ def parse_preferences(headers: Sequence[str]) -> Preferences:
         name, _, value = entry.partition(";")[0].partition("=")
         found.setdefault(name.strip().lower(), value.strip().strip('"'))
     wait = found.get(_WAIT, "")
-    return Preferences(_RESPOND_ASYNC in found, int(wait) if wait.isascii() and wait.isdigit() else None)
+    return Preferences(_RESPOND_ASYNC in found, int(wait[:_WAIT_DIGITS]) if wait.isascii() and wait.isdigit() else None)

@@ -46,3 +46,11 @@ def test_only_what_was_done_is_said_to_be_applied():
     assert Preferences(True, 10).applied(60, is_async=True) == "respond-async, wait=10"
     assert Preferences(True, 10).applied(60, is_async=False) == "wait=10"
     assert Preferences(wait_s=100).applied(60, is_async=True) == ""
+
+
+@pytest.mark.parametrize("digits", [400, 5000])
+def test_a_number_longer_than_can_be_reckoned_with_is_a_long_wait(digits):
+    preferences = parse_preferences([f"wait={'9' * digits}"])
+
+    assert preferences.patience_s(60) == 60
+    assert preferences.applied(60, is_async=False) == ""
