@@ -195,6 +195,10 @@ bench: install-dev ## speed and memory of the embedded service, and of its netwo
 loadtest: install-dev ## load past saturation, open loop, over HTTP and gRPC, against a service that it starts; table and plot
 	@$(VENV_DEV)/bin/python -m loadtest.traffic --out build/loadtest $(ARGS)
 
+.PHONY: bench-gateway
+bench-gateway: install-dev ## all that is no network: times by stage and photos a second, with networks that cost nothing
+	@$(VENV_DEV)/bin/python -m service.bench.gateway $(ARGS)
+
 .PHONY: bench-wire
 bench-wire: install-dev ## photos a second by one stream of gRPC, by single calls of gRPC, and by HTTP
 	@$(VENV_DEV)/bin/python -m service.bench.wire $(ARGS)
