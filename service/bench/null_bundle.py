@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
@@ -113,7 +114,7 @@ def _one_face() -> bytes:
         "zero": 0,
         "one": 1,
     }
-    constants = {
+    constants: dict[str, npt.NDArray[np.generic]] = {
         **{name: np.array(value, np.int64) for name, value in whole.items()},
         "high": np.array([_SCORE], np.float32),
         "low": np.zeros(1, np.float32),
@@ -129,7 +130,7 @@ def _model(
     nodes: Sequence[NodeProto],
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
-    constants: dict[str, np.ndarray],
+    constants: Mapping[str, npt.NDArray[np.generic]],
 ) -> bytes:
     graph = helper.make_graph(
         nodes,
