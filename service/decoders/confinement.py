@@ -1,7 +1,6 @@
 """What a process that reads other people's files may not do, as far as Linux lets a process say so of itself.
 
-Each limit is for good: none can be raised again. What they do not do is keep somebody who has taken a process over from
-all calls of the kernel; for that, a container has its own filter (docs/SECURITY.md).
+Each limit is for good: none can be raised again.
 """
 
 from __future__ import annotations
@@ -12,6 +11,8 @@ import os
 import resource
 import signal
 from pathlib import Path
+
+from service.decoders.calls import allow_few_calls
 
 # From linux/prctl.h.
 _PR_SET_PDEATHSIG = 1
@@ -55,7 +56,7 @@ def end_with(parent: int) -> None:
 
 
 def renounce(cpu_s: int) -> None:
-    """Give up what reading a file does not need: opening files and sockets, processes, privileges, core files.
+    """Give up what reading a file does not need: files, sockets, processes, privileges, most calls, core files.
 
     Args:
         cpu_s: Seconds of computing after which the kernel ends this process, at least 1.
@@ -65,6 +66,7 @@ def renounce(cpu_s: int) -> None:
     for limit in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE, resource.RLIMIT_NPROC, resource.RLIMIT_NOFILE):
         resource.setrlimit(limit, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))
+    allow_few_calls()
 
 
 def address_space_bytes() -> int:

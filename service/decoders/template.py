@@ -117,8 +117,9 @@ class _Template:
             end_with(parent)
             signal.set_wakeup_fd(-1)
             keep_only(channel.fileno())
+            alone = Channel(socket.socket(fileno=0))
             renounce(self.cpu_s)
-            decode_one(Channel(socket.socket(fileno=0)), self.decode, self.memory)
+            decode_one(alone, self.decode, self.memory)
             status = 0
         except Ended:
             status = 0
