@@ -44,6 +44,7 @@ def create_app(context: ApiContext, *, lifespan: Lifespan | None = None) -> Fast
         openapi_tags=_TAGS,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # it leads to where Host says, and into the clear behind what ends TLS, key and all
         lifespan=lifespan,
     )
     app.state.context = context

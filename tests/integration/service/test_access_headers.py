@@ -92,6 +92,13 @@ def test_a_refusal_for_want_of_a_key_is_as_safe(tmp_path):
     assert refused.headers["cache-control"] == "no-store"
 
 
+def test_nobody_is_led_to_where_a_host_header_says(client):
+    for path in ("/v1/limits/", "/restore/", "/metrics/", "/page", "/v1/restorations/?api_key=lpmrf_"):
+        answer = client.get(path, headers={"Host": "elsewhere.example"})
+        assert answer.status_code in (401, 404), path
+        assert "location" not in answer.headers, path
+
+
 def cross_origin(answer):
     return {name for name in answer.headers if name.startswith("access-control-")}
 
