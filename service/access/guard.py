@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from urllib.parse import unquote_plus
 
 from service.access.accounts import Accounts
 from service.access.api_keys import PREFIX
@@ -63,7 +64,7 @@ def refuse_in_address(query: str) -> None:
     Raises:
         Unauthenticated: There is one.
     """
-    if PREFIX in query:
+    if PREFIX in unquote_plus(query):
         raise Unauthenticated("a key is no part of an address: this one has been seen by others", hint=_HINT)
 
 
