@@ -195,6 +195,10 @@ bench: install-dev ## speed and memory of the embedded service, and of its netwo
 loadtest: install-dev ## load past saturation, open loop, over HTTP and gRPC, against a service that it starts; table and plot
 	@$(VENV_DEV)/bin/python -m loadtest.traffic --out build/loadtest $(ARGS)
 
+.PHONY: soak
+soak: install-dev ## twenty minutes of jobs on a deployment whose processes are killed; nothing may be lost
+	@$(VENV_DEV)/bin/python -m loadtest.soak $(ARGS)
+
 .PHONY: bench-gateway
 bench-gateway: install-dev ## all that is no network: times by stage and photos a second, with networks that cost nothing
 	@$(VENV_DEV)/bin/python -m service.bench.gateway $(ARGS)
