@@ -178,6 +178,7 @@ def told(what: str, tally: Tally, seconds: float, decoders: dict[str, int], left
     out("  left behind: " + ", ".join(f"{name} {count}" for name, count in left.items()) + "\n")
     for number, failure in sorted(tally.failures.items())[:20]:
         out(f"  FAILED case {number}: {failure}\n")
+    sys.stdout.flush()
     lost = {name: decoders[name] for name in BAD_OUTCOMES if decoders[name]}
     if lost:
         out(f"  FAILED decoders: {lost}\n")
