@@ -95,6 +95,8 @@ def test_the_boundary_moves_by_keys_and_by_pointer(page, photo):
     page.drag(0.2, 0.75)
     assert abs(at() - 75) <= 1
     assert page.run("return document.activeElement.id") == "slider"
+    page.swipe(0.7, 0.3)
+    assert abs(at() - 30) <= 1
 
 
 def test_other_options_need_no_second_upload(page, photo):
@@ -142,6 +144,29 @@ def test_several_photos_at_once_each_with_its_own_end(page, photo, wall):
     page.all("#photos button")[4].click()
     assert page.all("#photos button")[4].get_attribute("aria-current") == "true"
     assert page["slider"].is_displayed()
+
+
+def test_photos_may_be_dropped_and_pasted(page, photo, wall):
+    for event in ("drop", "paste"):
+        page.bring(event)
+        assert page["empty"].is_displayed() or page.stages() == ["done", "failed"]
+        page.bring(event, photo, wall)
+        page.settled()
+    assert page.stages() == ["done", "failed"] * 2
+
+
+def test_a_full_line_is_waited_out(driver, photo):
+    broker = HeldBroker()
+    with fake_service(broker=broker, detector=FakeDetector(find_face), job_photos=1, max_queued_photos=1) as (
+        client,
+        _,
+    ):
+        page = Page(driver, client.base_url).ready()
+        page.choose(photo, photo, photo)
+        page.until(lambda: any("trying again in" in item.text for item in page.all("#photos small")))
+        broker.go.set()
+        page.settled()
+        assert page.stages() == ["done"] * 3
 
 
 def test_what_is_deleted_is_gone_from_the_service_and_from_the_page(page, client, photo, wall):

@@ -61,13 +61,32 @@ def keep(driver, path):
 
 def test_the_page_on_a_desk(driver, address, photos, folder):
     page = Page(driver, address)
-    with page.seen_as(width=1180, height=1170, still=True):
+    with page.seen_as(width=1180, height=1240, still=True):
         page.ready().choose(*photos)
         page.settled()
         assert page.stages() == ["done", "done", "failed"]
         page.all("#face-list button")[0].click()
         page.run("scrollTo(0, 0)")
         keep(driver, folder / "page.jpg")
+
+
+def test_faces_are_seen_on_their_way_where_they_are(driver, address, photos, folder):
+    page = Page(driver, address)
+    with page.seen_as(width=1000, height=640, still=True):
+        page.ready()
+        page.run("document.getElementById('num_steps').value = 60")
+        page.choose(photos[1])
+        page.until(lambda: len(page.all("#previews image")) == 2)
+        frame = page["compare"].rect
+        for preview in page.all("#previews image"):
+            left, top = preview.rect["x"] - frame["x"], preview.rect["y"] - frame["y"]
+            assert 0 < left < left + preview.rect["width"] < frame["width"]
+            assert preview.rect["width"] == pytest.approx(0.16 * frame["width"], rel=0.2)
+            assert -5 < top < 0.2 * frame["height"]
+        keep(driver, folder / "page_preview.jpg")
+        page["cancel"].click()
+        page.until(lambda: page.stages() == ["cancelled"])
+        assert page.all("#previews image") == []
 
 
 def test_the_page_on_a_phone_in_the_dark(driver, address, photos, folder):

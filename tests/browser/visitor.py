@@ -73,6 +73,29 @@ class Page:
         actions.move_to_element_with_offset(frame, round((from_share - 0.5) * width), 0).click_and_hold()
         actions.move_to_element_with_offset(frame, round((to_share - 0.5) * width), 0).release().perform()
 
+    def swipe(self, from_share, to_share):
+        """The same with a finger."""
+        frame = self["compare"]
+        top = self.run("return arguments[0].getBoundingClientRect().top", frame)
+        y = top + frame.size["height"] / 2
+        for kind, share in (("touchStart", from_share), ("touchMove", to_share), ("touchEnd", None)):
+            points = [] if share is None else [{"x": frame.rect["x"] + share * frame.size["width"], "y": y}]
+            self._driver.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    def bring(self, event, *photos):
+        """Drop or paste photos, or text when there is none."""
+        files = [[photo.name, f"image/{photo.suffix[1:]}", list(photo.read_bytes())] for photo in photos]
+        script = """
+            const data = new DataTransfer();
+            const [event, files] = arguments;
+            for (const [name, type, bytes] of files) data.items.add(new File([new Uint8Array(bytes)], name, { type }));
+            if (!files.length) data.setData("text/plain", "words");
+            const told = { bubbles: true, cancelable: true, dataTransfer: data, clipboardData: data };
+            const kind = { paste: ClipboardEvent, drop: DragEvent }[event];
+            document.body.dispatchEvent(new kind(event, told));
+        """
+        self.run(script, event, files)
+
     def pixels(self, name):
         """A picture of the page, at its own size."""
         self.until(lambda: self[name].get_property("naturalWidth"))
