@@ -91,8 +91,7 @@ def post(client: httpx.Client, number: int, data: bytes) -> str:
     Raises:
         ValueError: The service was at fault, or gave an answer that is none.
     """
-    options = {"num_steps": "1", **({"aligned": "true"} if number % 2 else {"faces": "any"})}
-    reply = client.post("/restore", files={"image": ("photo", data)}, data=options)
+    reply = client.post("/restore", files={"image": (f"photo {number}", data)}, data={"faces": "any"})
     if reply.status_code == httpx.codes.OK:
         if not reply.headers["content-type"].startswith("image/") or not reply.content:
             raise ValueError(f"an answer without a picture: {reply.headers}")
