@@ -10,8 +10,11 @@ const AT_ONCE = 3;
 const waiting = [];
 let running = 0;
 
+/** Wait for one's turn; whoever leaves hands it over. */
 async function turn(isUrgent, signal) {
-  if (running >= AT_ONCE) {
+  if (running < AT_ONCE) {
+    running += 1;
+  } else {
     await new Promise((resolve, reject) => {
       if (isUrgent) waiting.unshift(resolve);
       else waiting.push(resolve);
@@ -22,13 +25,16 @@ async function turn(isUrgent, signal) {
       }, { once: true });
     });
   }
-  signal.throwIfAborted();
-  running += 1;
+  if (signal.aborted) {
+    leave();
+    throw signal.reason;
+  }
 }
 
 function leave() {
-  running -= 1;
-  waiting.shift()?.();
+  const next = waiting.shift();
+  if (next) next();
+  else running -= 1;
 }
 
 export class Photo {
@@ -50,7 +56,8 @@ export class Photo {
     this.position = null;
     this.progress = null;
     this.problem = null;
-    this.report = null;
+    this.ending = null; // report of the run under way, once it has ended
+    this.report = null; // of the picture that is here
     this.resultUrl = null;
     this.previews = new Map(); // of the run under way, by face
     this.job = null; // of the run under way, or the last one
@@ -58,7 +65,7 @@ export class Photo {
   }
 
   get busy() {
-    return ["waiting", "sending", "queued", "running"].includes(this.stage);
+    return ["waiting", "sending", "queued", "running", "ended"].includes(this.stage);
   }
 
   /** Share of the work that is done, 0 to 1; null before that is known. */
@@ -85,8 +92,7 @@ export class Photo {
       await follow(this.job.urls.events, controller.signal, (name, state) => {
         if (!controller.signal.aborted) this.#moved(name, state);
       });
-      if (this.stage !== "ended") return;
-      await this.#fetch(controller.signal);
+      if (this.stage === "ended") await this.#fetch(controller.signal);
     } catch (error) {
       if (controller !== this.controller || isAbort(error)) return;
       this.#failed(error.problem ?? { title: "Something went wrong on this page", detail: String(error.message ?? error) });
@@ -142,8 +148,7 @@ export class Photo {
     if (name === "preview") {
       this.previews.set(state.face_index, state);
     } else if (state.status === "succeeded") {
-      Object.assign(this, { stage: "ended", report: state });
-      return; // told when the picture is here
+      Object.assign(this, { stage: "ended", ending: state }); // shown with its picture
     } else if (state.status === "failed") {
       this.#failed(state.error);
       return;
@@ -160,9 +165,9 @@ export class Photo {
   }
 
   async #fetch(signal) {
-    const picture = await (await call(this.report.urls.result, { signal })).blob();
+    const picture = await (await call(this.ending.urls.result, { signal })).blob();
     if (this.resultUrl) URL.revokeObjectURL(this.resultUrl);
-    Object.assign(this, { stage: "done", resultUrl: URL.createObjectURL(picture) });
+    Object.assign(this, { stage: "done", report: this.ending, resultUrl: URL.createObjectURL(picture) });
     this.previews.clear();
     if (!this.options.seed) this.options = { ...this.options, seed: String(this.report.seed) }; // changes come one by one
     const count = this.report.faces.filter((face) => face.status === "restored").length;
