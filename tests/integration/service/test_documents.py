@@ -129,6 +129,8 @@ class Workplace:
             "PYTHONPATH": str(ROOT),
             "KEY": self.known.get("KEY", ""),
             "LATENT_PMRF_GRPC_PORT": "-1",
+            "PORT": "0",
+            "METRICS_PORT": "0",
             **added,
         }
 
