@@ -39,7 +39,7 @@ class KeyEntry(BaseModel):
     name: str = Field(pattern=NAME_PATTERN, description="Its owner; several keys of one name are one caller's.")
     blake2b: str = Field(pattern=r"^[0-9a-f]{64}$", repr=False, description="Digest of the whole key.")
     created: str = Field("", max_length=40)
-    requests_per_s: float | None = Field(None, gt=0, le=10_000)
+    requests_per_s: float | None = Field(None, ge=1 / DAY_S, le=10_000)  # rarer is nothing that can be reckoned with
     burst: int | None = Field(None, ge=1, le=1_000_000)
     quota_face_px: int | None = Field(None, ge=1, le=2**53)
     quota_window_s: float = Field(DAY_S, ge=1, le=366 * DAY_S)

@@ -83,6 +83,7 @@ def test_an_entry_says_how_much_its_owner_may_ask_for(made):
     "fields",
     [
         {"requests_per_s": 0},
+        {"requests_per_s": 1e-300},
         {"requests_per_s": -1},
         {"requests_per_s": float("nan")},
         {"requests_per_s": float("inf")},
