@@ -43,6 +43,15 @@ class RunningService:
                 resident += int(member.memory_info().rss)
         return resident
 
+    def processor_s(self) -> float:
+        """Processor time that the process has taken, its children's and that of children that have ended included."""
+        spent = 0.0
+        for member in (self.process, *self.process.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                times = member.cpu_times()
+                spent += times.user + times.system + times.children_user + times.children_system
+        return float(spent)
+
 
 def free_port() -> int:
     """A loopback port that nobody listens on now."""

@@ -18,8 +18,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from loadtest.bench import post
 from loadtest.photos import jpeg, scene
 from loadtest.process import RunningService, running_service
@@ -69,9 +67,9 @@ def measure(name: str, service: RunningService, photo: bytes, count: int, at_onc
     for _ in range(_WARM_UP):
         post(service, photo)
     answers = [post(service, photo) for _ in range(count)]
-    before_s, own_s = _cpu_s(service), time.process_time()
+    before_s, own_s = service.processor_s(), time.process_time()
     per_s = asyncio.run(_saturated(service, photo, 4 * count, at_once))
-    sender_s, service_s = time.process_time() - own_s, _cpu_s(service) - before_s
+    sender_s, service_s = time.process_time() - own_s, service.processor_s() - before_s
     return Measured(
         name=name,
         total_ms=[answer.total_ms for answer in answers],
@@ -88,19 +86,6 @@ async def _saturated(service: RunningService, photo: bytes, count: int, at_once:
         return await saturate(sender, [MixedPhoto("photo", photo, 1)], [0] * count, at_once)
     finally:
         await sender.close()
-
-
-def _cpu_s(service: RunningService) -> float:
-    """Processor time of the service, of the processes that it has, and of those that have ended."""
-    family = [service.process, *service.process.children(recursive=True)]
-    spent = 0.0
-    for member in family:
-        try:
-            times = member.cpu_times()
-        except psutil.NoSuchProcess:
-            continue
-        spent += times.user + times.system + times.children_user + times.children_system
-    return spent
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
