@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -139,9 +140,21 @@ class Accounts:
         return None if caller.quota is None else (await self.reserve(caller, await measure())).charge
 
     async def settled(
-        self, charge: Charge | None, photo_id: str, work: Callable[[], Awaitable[Restoration]]
+        self,
+        charge: Charge | None,
+        photo_id: str,
+        work: Callable[[], Awaitable[Restoration]],
+        *,
+        until_s: float | None = None,
     ) -> Restoration:
         """Work on a photo, and settle its charge.
+
+        Args:
+            charge: What was charged for it.
+            photo_id: Stands for the photo.
+            work: Restores it.
+            until_s: Unix time after which the caller does not wait, or None. A photo that this ends is one that he has
+                withdrawn: it stays charged, or short deadlines would buy computing for nothing.
 
         Raises:
             ServiceError: What `work` raises.
@@ -149,7 +162,8 @@ class Accounts:
         try:
             restoration = await work()
         except ServiceError as error:
-            await self.settle(charge, photo_id, error)
+            if until_s is None or time.time() < until_s:
+                await self.settle(charge, photo_id, error)
             raise
         await self.settle(charge, photo_id, restoration)
         return restoration

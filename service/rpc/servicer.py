@@ -65,8 +65,9 @@ class RestorationServicer(RestorationServiceServicer):
                 upload = upload_of(request.image, parts.max_upload_bytes)
                 options = options_of(request.options, gateway.option_limits)
                 charge = await accounts.charge(caller, partial(gateway.check, upload, options))
-            work = partial(gateway.restore, upload, options, job_id=job_id, until_s=_until_s(context))
-            restoration = await accounts.settled(charge, job_id, work)
+            until_s = _until_s(context)
+            work = partial(gateway.restore, upload, options, job_id=job_id, until_s=until_s)
+            restoration = await accounts.settled(charge, job_id, work, until_s=until_s)
         stored = None
         with contextlib.suppress(DependencyUnavailable):  # the photo is restored; it only cannot be fetched again
             stored = await parts.jobs.keep(restoration)

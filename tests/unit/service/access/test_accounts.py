@@ -1,0 +1,37 @@
+"""Charges of photos that are worked on while their caller waits."""
+
+import asyncio
+import time
+
+import pytest
+
+from service.access.accounts import Accounts
+from service.access.caller import Caller, Quota
+from service.brokers.memory_meter import MemoryMeter
+from service.core.errors import DeadlineExceeded
+
+QUOTA = Quota(face_px=1000, window_s=3600)
+CALLER = Caller("shop", quota=QUOTA)
+
+
+async def _too_late():
+    raise DeadlineExceeded("the photo took too long")
+
+
+async def _spent_face_px(until_s):
+    """What a photo of 100 pixels has cost that was not done in time."""
+    meter = MemoryMeter()
+    accounts = Accounts(meter)
+    charge = (await accounts.reserve(CALLER, 100)).charge
+    with pytest.raises(DeadlineExceeded):
+        await accounts.settled(charge, "photo", _too_late, until_s=until_s)
+    return (await meter.spend("shop", QUOTA, 0)).spent_face_px
+
+
+def test_a_photo_that_the_service_was_too_slow_for_costs_nothing():
+    assert asyncio.run(_spent_face_px(None)) == 0
+    assert asyncio.run(_spent_face_px(time.time() + 3600)) == 0
+
+
+def test_a_photo_that_its_caller_did_not_wait_for_stays_charged():
+    assert asyncio.run(_spent_face_px(time.time() - 1)) == 100
