@@ -1,10 +1,13 @@
-"""What every test shares: the skip of tests whose machine is missing, and one profile for generated examples."""
+"""What every test shares: skips where a machine is missing, one profile for generated examples, its own logging."""
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
-from collections.abc import Callable
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -48,6 +51,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if marked and not available():
             for item in marked:
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """A command that serves takes the process's log for itself; the next test is another process's."""
+    root, ours = logging.getLogger(), logging.getLogger("service")
+    handlers, levels, hooks = root.handlers[:], (root.level, ours.level), (sys.excepthook, threading.excepthook)
+    yield
+    logging.captureWarnings(False)
+    root.handlers[:] = handlers
+    root.setLevel(levels[0])
+    ours.setLevel(levels[1])
+    sys.excepthook, threading.excepthook = hooks
 
 
 @pytest.fixture(scope="session")
