@@ -57,6 +57,14 @@ def calls(stub, job_id="none"):
     }
 
 
+def silent_calls(stub):
+    """The same, without a message where a stream of them is sent.
+
+    Who writes to a call that has just been refused may be told INTERNAL by his own library (grpc issue 36066).
+    """
+    return {**calls(stub), "RestoreBatch": stub.RestoreBatch, "Submit": stub.Submit}
+
+
 async def outcome(call):
     """Status and code of a refusal of any kind of call."""
     if hasattr(call, "__aiter__"):
@@ -84,7 +92,7 @@ async def test_every_call_asks_for_a_key(keys):
         (*shown(key), *shown(key)),
     ]
     async with rpc_service(api_keys_file=keys) as parts:
-        every = calls(parts.stub)
+        every = silent_calls(parts.stub)
         assert set(every) == set(pb.DESCRIPTOR.services_by_name["RestorationService"].methods_by_name)
         for name, call in every.items():
             for metadata in wrong:
@@ -165,7 +173,7 @@ async def test_too_many_calls_are_refused_with_the_time_to_wait(keys):
             await parts.stub.GetLimits(pb.GetLimitsRequest(), metadata=shown(key))
         assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert 1700 < retry_delay_s(refused.value) <= 1800
-        for name, call in calls(parts.stub).items():
+        for name, call in silent_calls(parts.stub).items():
             assert await outcome(call(metadata=shown(key))) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "rate_limited"), (
                 name
             )
