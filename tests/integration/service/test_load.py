@@ -11,7 +11,7 @@ from loadtest.traffic.__main__ import main
 def test_every_photo_gets_the_answer_it_deserves_at_any_load(arithmetic_bundle, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("LATENT_PMRF_MODEL_REPOSITORY", str(arithmetic_bundle))
     monkeypatch.setenv("LATENT_PMRF_MAX_CONCURRENT_PHOTOS", "2")
-    arguments = ["--shares", "0.5,3", "--most-requests", "40", "--calibration", "10", "--seconds", "10"]
+    arguments = ["--shares", "0.5,3", "--most-requests", "40", "--calibration", "8", "--seconds", "4"]
     assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
     rows = json.loads((tmp_path / "out" / "loadtest.json").read_text())
     assert [(row["way"], row["load"]) for row in rows] == [
