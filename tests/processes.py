@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import psutil
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 _PATIENCE_S = 120.0
@@ -76,6 +77,15 @@ def environment(bundle: Path, **settings: object) -> dict[str, str]:
     foreign = {name: value for name, value in os.environ.items() if not name.upper().startswith("LATENT_PMRF_")}
     own = {f"LATENT_PMRF_{name.upper()}": str(value) for name, value in {"grpc_port": 0, **settings}.items()}
     return {**foreign, **own, "LATENT_PMRF_MODEL_REPOSITORY": str(bundle)}
+
+
+def only_these(monkeypatch: pytest.MonkeyPatch, **settings: object) -> None:
+    """Let a command that runs in this process see these settings and no others of ours."""
+    for name in os.environ:
+        if name.startswith("LATENT_PMRF_"):
+            monkeypatch.delenv(name)
+    for name, value in settings.items():
+        monkeypatch.setenv(f"LATENT_PMRF_{name.upper()}", str(value))
 
 
 def spawn(arguments: Sequence[str], variables: dict[str, str], log: Path) -> subprocess.Popen[bytes]:

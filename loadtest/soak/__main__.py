@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import random
 import statistics
 import sys
@@ -17,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -29,6 +31,7 @@ _MIB = 1024 * 1024
 _BEAT_S = 5.0
 _AGAIN_S = 0.5
 _ENDED = ("succeeded", "failed", "cancelled")
+_NOT_NOW = (429, 503)
 #: What is sent: photo or bytes, share, and what must become of it.
 _MIX = (
     ("one face", 80, "succeeded"),
@@ -86,73 +89,69 @@ class Diary:
         return "\n".join(lines)
 
 
-async def send(client: httpx.AsyncClient, gateways: Sequence[Member], number: int, kind: str, expected: str) -> Ending:
-    """Bring one photo through, whatever is killed meanwhile."""
-    photo = _photo(kind, number)
-    begun_s = time.perf_counter()
-    sent = 0
-    chance = random.Random(number)  # noqa: S311 - which gateway is asked is no secret
-    form = {"output_format": "png", "seed": "1"}
-    headers = {"Prefer": "respond-async", "Idempotency-Key": f"job {number}"}
-    while True:
-        sent += 1
-        answer = await _asked(client, "POST", chance.choice(gateways), "/v1/restorations", photo, form, headers)
-        if answer is not None and answer.status_code not in (429, 503):
-            break
-        await asyncio.sleep(_AGAIN_S)
-    if answer.status_code >= httpx.codes.BAD_REQUEST:
-        return Ending(expected, str(answer.json()["code"]), time.perf_counter() - begun_s, sent)
-    where = answer.headers["location"]
-    while True:
-        await asyncio.sleep(_AGAIN_S)
-        state = await _asked(client, "GET", chance.choice(gateways), where)
-        if state is None or state.status_code in (429, 503):
-            continue
-        if state.status_code != httpx.codes.OK:
-            return Ending(expected, f"lost: {state.json()['code']}", time.perf_counter() - begun_s, sent)
-        if state.json()["status"] in _ENDED:
-            break
-    found = await _outcome(client, gateways, chance, where, state.json(), number)
-    return Ending(expected, found, time.perf_counter() - begun_s, sent)
+@dataclass
+class Sender:
+    """Brings one photo through, whatever is killed meanwhile.
 
+    Attributes:
+        client: For all senders.
+        gateways: Any of them is asked.
+        number: Of the photo.
+        asked: Requests that were sent, answered or not.
+    """
 
-async def _outcome(  # noqa: PLR0913 - of one job
-    client: httpx.AsyncClient,
-    gateways: Sequence[Member],
-    chance: random.Random,
-    where: str,
-    state: dict[str, object],
-    number: int,
-) -> str:
-    if state["status"] != "succeeded":
-        error = state.get("error")
-        return str(error["code"]) if isinstance(error, dict) else str(state["status"])
-    while True:
-        result = await _asked(client, "GET", chance.choice(gateways), f"{where}/result")
-        if result is not None and result.status_code not in (429, 503):
-            break
-        await asyncio.sleep(_AGAIN_S)
-    if result.status_code != httpx.codes.OK:
-        return f"result lost: {result.status_code}"
-    told = number_of(result.content)
-    return "succeeded" if told == number else f"another photo: {told} for {number}"
+    client: httpx.AsyncClient
+    gateways: Sequence[Member]
+    number: int
+    asked: int = 0
 
+    def __post_init__(self) -> None:
+        self._chance = random.Random(self.number)  # noqa: S311 - which gateway is asked is no secret
 
-async def _asked(  # noqa: PLR0913 - of one request
-    client: httpx.AsyncClient,
-    method: str,
-    gateway: Member,
-    path: str,
-    photo: bytes | None = None,
-    form: dict[str, str] | None = None,
-    headers: dict[str, str] | None = None,
-) -> httpx.Response | None:
-    """An answer, or None where the gateway is gone."""
-    files = None if photo is None else {"image": ("photo", photo)}
-    try:
-        return await client.request(method, gateway.url + path, files=files, data=form, headers=headers)
-    except httpx.TransportError:
-        return None
+    async def bring(self, kind: str, expected: str) -> Ending:
+        """Send it as a job, wait for the end, and look at the result."""
+        begun_s = time.perf_counter()
+        headers = {"Prefer": "respond-async", "Idempotency-Key": f"job {self.number}"}
+        form, files = {"output_format": "png", "seed": "1"}, {"image": ("photo", _photo(kind, self.number))}
+        answer = await self._answer("POST", "/v1/restorations", files=files, data=form, headers=headers)
+        sent = self.asked
+        found = await self._followed(answer)
+        return Ending(expected, found, time.perf_counter() - begun_s, sent)
+
+    async def ready(self) -> None:
+        """Wait until a gateway says that it can restore photos."""
+        await self._answer("GET", "/readyz")
+
+    async def _followed(self, admitted: httpx.Response) -> str:
+        """What becomes of a job that was sent: `succeeded`, an error code, or what is wrong."""
+        if admitted.status_code >= httpx.codes.BAD_REQUEST:
+            return str(admitted.json()["code"])
+        where = admitted.headers["location"]
+        state = {"status": "queued"}
+        while state["status"] not in _ENDED:
+            await asyncio.sleep(_AGAIN_S)
+            answer = await self._answer("GET", where)
+            state = answer.json()
+            if answer.status_code != httpx.codes.OK:
+                return f"lost: {state['code']}"
+        if state["status"] != "succeeded":
+            error = state.get("error")
+            return str(error["code"]) if isinstance(error, dict) else str(state["status"])
+        result = await self._answer("GET", f"{where}/result")
+        if result.status_code != httpx.codes.OK:
+            return f"result lost: {result.status_code}"
+        told = number_of(result.content)
+        return "succeeded" if told == self.number else f"another photo: {told} for {self.number}"
+
+    async def _answer(self, method: str, path: str, **parts: Any) -> httpx.Response:
+        """The answer of a gateway that is there and has room; until there is one, others are asked."""
+        while True:
+            self.asked += 1
+            with contextlib.suppress(httpx.TransportError):
+                answer = await self.client.request(method, self._chance.choice(self.gateways).url + path, **parts)
+                if answer.status_code not in _NOT_NOW:
+                    return answer
+            await asyncio.sleep(_AGAIN_S)
 
 
 async def accidents(running: Fleet, every_s: float, seed: int, diary: Diary) -> None:
@@ -190,7 +189,7 @@ async def soak(running: Fleet, seconds: float, per_s: float, kill_every_s: float
         for number, arrival in enumerate(poisson(per_s, seconds, [share for _, share, _ in _MIX], seed)):
             await asyncio.sleep(max(0.0, arrival.at_s - (time.perf_counter() - begun_s)))
             kind, _, expected = _MIX[arrival.photo]
-            jobs.append(asyncio.create_task(send(client, gateways, number, kind, expected)))
+            jobs.append(asyncio.create_task(Sender(client, gateways, number).bring(kind, expected)))
         beside[1].cancel()  # what was killed last gets the time to take up its work
         diary.endings = list(await asyncio.gather(*jobs))
         beside[0].cancel()
@@ -200,11 +199,7 @@ async def soak(running: Fleet, seconds: float, per_s: float, kill_every_s: float
 
 async def _until_ready(client: httpx.AsyncClient, gateways: Sequence[Member]) -> None:
     for gateway in gateways:
-        while True:
-            answer = await _asked(client, "GET", gateway, "/readyz")
-            if answer is not None and answer.status_code == httpx.codes.OK:
-                break
-            await asyncio.sleep(_AGAIN_S)
+        await Sender(client, [gateway], 0).ready()
 
 
 def _photo(kind: str, number: int) -> bytes:

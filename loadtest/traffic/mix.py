@@ -27,10 +27,7 @@ class MixedPhoto:
 
 
 def everyday() -> list[MixedPhoto]:
-    """What a service on the open net gets: 0.3 to 12 megapixels, 1 to 20 faces, one in ten of no use.
-
-    An image is degraded and 1.6 faces are in it on average.
-    """
+    """What a service on the open net gets: 0.3 to 12 megapixels, 1 to 20 faces, one in ten of no use."""
     small = jpeg(scene(0.3, 1))
     return [
         MixedPhoto("1 face, 0.3 MP", small, 30),

@@ -17,6 +17,7 @@ from loadtest.traffic.senders import GAVE_UP
 
 PERCENTILES = (50, 90, 95, 99, 100)
 REFUSED = ("queue_full", "rate_limited", "draining")
+TOO_LATE = (GAVE_UP, "deadline_exceeded")
 
 _HEADER = (
     "| way | load | offered, a second | restored, a second | within the objective, a second "
@@ -98,7 +99,7 @@ def row_of(way: str, load: float, samples: Sequence[Sample], seen: Observation, 
         good_per_s=sum(latency <= objective_s for latency in latencies) / lasted_s,
         percentiles_s=steps,
         refused=sum(sample.code in REFUSED for sample in samples),
-        gave_up=sum(sample.code in (GAVE_UP, "deadline_exceeded") for sample in samples),
+        gave_up=sum(sample.code in TOO_LATE for sample in samples),
         wrong=dict(Counter(sample.code for sample in samples if is_wrong(sample))),
         queue_wait_ms=None if wait_s is None else wait_s * 1000,
         compute_ms=busy_s * 1000 / len(restored) if restored else None,
@@ -110,8 +111,7 @@ def row_of(way: str, load: float, samples: Sequence[Sample], seen: Observation, 
 
 def is_wrong(sample: Sample) -> bool:
     """Whether the answer is neither what the photo deserves nor a refusal that an overloaded service may give."""
-    excused = (*REFUSED, GAVE_UP, "deadline_exceeded")
-    return sample.code != sample.expected and sample.code not in excused
+    return sample.code not in (sample.expected, *REFUSED, *TOO_LATE)
 
 
 def as_markdown(rows: Sequence[Row]) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from service.cli import main
 from tests.numbered_photos import is_restored, number_of, numbered
-from tests.processes import command, environment, service_process, spawn, until
+from tests.processes import command, environment, only_these, service_process, spawn, until
 
 OK, FAILED, USAGE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
 ALIGNED = ("--aligned", "--output-format", "png")
@@ -24,9 +24,7 @@ def running(arithmetic_bundle, tmp_path_factory):
 @pytest.fixture
 def run(running, monkeypatch, capsys, tmp_path):
     """Run the command in this process; returns exit status, standard output and standard error."""
-    for name in os.environ:
-        if name.startswith("LATENT_PMRF_"):
-            monkeypatch.delenv(name)
+    only_these(monkeypatch)
 
     def run(*arguments, source="in", target="out", server=None):
         given = ("batch", tmp_path / source, tmp_path / target, "--server", server or running.rpc_address, *arguments)

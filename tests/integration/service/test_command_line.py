@@ -13,7 +13,7 @@ from skimage.data import astronaut
 from service.cli import main
 from service.core.options import option_schemas
 from tests.pictures import decoded, encoded, saved
-from tests.processes import ROOT, command, environment
+from tests.processes import ROOT, command, environment, only_these
 
 PHOTO = saved(Image.fromarray(astronaut()).crop((60, 0, 380, 320)), "PNG")
 OK, FAILED, USAGE, BAD_BUNDLE = range(4)
@@ -24,11 +24,7 @@ def run(arithmetic_bundle, monkeypatch, capsys):
     """Run a command in this process; returns exit status, standard output and standard error."""
 
     def run(*arguments, **settings):
-        for name in os.environ:
-            if name.startswith("LATENT_PMRF_"):
-                monkeypatch.delenv(name)
-        for name, value in {"model_repository": arithmetic_bundle, **settings}.items():
-            monkeypatch.setenv(f"LATENT_PMRF_{name.upper()}", str(value))
+        only_these(monkeypatch, **{"model_repository": arithmetic_bundle, **settings})
         status = main([str(argument) for argument in arguments])
         return status, *capsys.readouterr()
 

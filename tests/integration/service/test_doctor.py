@@ -1,7 +1,6 @@
 """`latent-pmrf doctor` on installations that work and on ones that do not, with real files, networks and servers."""
 
 import json
-import os
 import shutil
 import socket
 
@@ -9,7 +8,7 @@ import pytest
 
 from service.cli import main
 from tests.fleet import Fleet
-from tests.processes import ROOT, until
+from tests.processes import ROOT, only_these, until
 from tests.redis_servers import RedisServer, durable_server, require_binary
 
 OK, FAILED, USAGE, BAD_BUNDLE = range(4)
@@ -21,11 +20,7 @@ def examine(arithmetic_bundle, monkeypatch, capsys):
     """Run the command in this process; returns its exit status and the findings by check."""
 
     def examine(**settings):
-        for name in os.environ:
-            if name.startswith("LATENT_PMRF_"):
-                monkeypatch.delenv(name)
-        for name, value in {"model_repository": arithmetic_bundle, **settings}.items():
-            monkeypatch.setenv(f"LATENT_PMRF_{name.upper()}", str(value))
+        only_these(monkeypatch, **{"model_repository": arithmetic_bundle, **settings})
         status = main(["doctor", "--json"])
         findings = json.loads(capsys.readouterr().out)
         assert [finding["check"] for finding in findings] == CHECKS

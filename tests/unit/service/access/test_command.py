@@ -1,11 +1,10 @@
 """`latent-pmrf keys` as it is typed."""
 
-import os
-
 import pytest
 
 from service.access.key_file import KeyFile, read_entries
 from service.cli import main
+from tests.processes import only_these
 
 OK, USAGE = 0, 2
 
@@ -18,10 +17,7 @@ def path(tmp_path):
 @pytest.fixture
 def keys(path, monkeypatch, capsys):
     """Runs the command; returns exit status, standard output and standard error."""
-    for name in os.environ:
-        if name.startswith("LATENT_PMRF_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("LATENT_PMRF_API_KEYS_FILE", str(path))
+    only_these(monkeypatch, api_keys_file=path)
 
     def run(*arguments):
         return main(["keys", *map(str, arguments)]), *capsys.readouterr()
