@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -16,6 +17,9 @@ import pytest
 # Before PyTorch is loaded: threads that wait for each other at every small operation crawl where cores are shared with
 # other test processes and servers under test.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Started in the background of a shell, this process ignores Ctrl-C, and so would every process under test.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Nothing may depend on how fast a machine is, nor on what else it does.
 hypothesis.settings.register_profile(

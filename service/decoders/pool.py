@@ -145,7 +145,7 @@ class DecoderPool:
         check_size(upload, limits)
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                return self._attempt(upload, limits)
+                return self._attempt(upload, limits, anew=attempt > 1)
             except _Lost as lost:
                 logger.warning("a decoder was lost over a photo of %d bytes: %s", len(upload.data), lost.reason)
                 if lost.by_chance and attempt < _ATTEMPTS:
@@ -155,20 +155,28 @@ class DecoderPool:
                 raise CorruptImage(f"the file cannot be decoded: {lost.reason}", hint=_HINT) from lost
         raise AssertionError("the last attempt returns or raises")
 
-    def _attempt(self, upload: Upload, limits: DecodeLimits) -> DecodedImage:
+    def _attempt(self, upload: Upload, limits: DecodeLimits, *, anew: bool) -> DecodedImage:
         waiting = self._waiting.get()
         try:
-            with self._living(waiting) as child:
+            with self._living(waiting, anew=anew) as child:
                 return self._ask(child, upload, limits)
         finally:
             self._replace()
 
-    def _living(self, waiting: Child | None) -> Child:
-        """The child that waits, or another where it has waited in vain: that is no photo's doing."""
-        if waiting is None or not waiting.gone:
-            return waiting or self._nursery.bear()
-        with waiting:
-            self._metrics.decoder_children("lost")
+    def _living(self, waiting: Child | None, *, anew: bool) -> Child:
+        """The child that waits, or another where it has waited in vain: that is no photo's doing.
+
+        Args:
+            waiting: Who waits, if anybody.
+            anew: Take another in any case: where one was lost with its template, those that wait are lost, too, though
+                they may not have ended yet.
+        """
+        if waiting is not None and not anew and not waiting.gone:
+            return waiting
+        if waiting is not None:
+            with waiting:
+                if waiting.gone:
+                    self._metrics.decoder_children("lost")
         return self._nursery.bear()
 
     def _ask(self, child: Child, upload: Upload, limits: DecodeLimits) -> DecodedImage:
