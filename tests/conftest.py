@@ -18,8 +18,8 @@ import pytest
 # other test processes and servers under test.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Before gRPC is loaded: its handlers at a fork hang or break the workers of PyTorch's loader, which have no use for gRPC,
-# once a channel of an earlier test has left its poller in this process.
+# Before gRPC is loaded: once a channel of an earlier test has left its poller in this process, its handlers at a fork
+# hang or break the workers of PyTorch's loader, which have no use for it.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
 # Started in the background of a shell, this process ignores Ctrl-C, and so would every process under test.
