@@ -23,6 +23,8 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from export.passes import fold_constants
+
 Precision = Literal["float16", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = ("float16", "bfloat16")
 
@@ -59,7 +61,7 @@ def to_half(content: bytes, precision: Precision) -> bytes:
         ValueError: A weight is beyond the range of the type.
     """
     model = onnx.load_from_string(content)
-    _unpack(model)
+    fold_constants(model)  # so that weights stand where they are multiplied
     if precision == "bfloat16":
         model = onnx.version_converter.convert_version(model, BFLOAT16_OPSET)
     inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
@@ -123,21 +125,6 @@ def _half_values(inferred: onnx.ModelProto) -> dict[str, int]:
     found = {value.name: value.type.tensor_type.elem_type for value in inferred.graph.value_info}
     found |= {tensor.name: tensor.data_type for tensor in inferred.graph.initializer}
     return {name: kind for name, kind in found.items() if kind in kinds}
-
-
-def _unpack(model: onnx.ModelProto) -> None:
-    """Undo `store_compactly`: constants behind a Cast become float32 constants, in place."""
-    stored = {tensor.name: tensor for tensor in model.graph.initializer}
-    kept = []
-    for node in model.graph.node:
-        if node.op_type == "Cast" and node.input[0] in stored:
-            tensor = stored[node.input[0]]
-            values = numpy_helper.to_array(tensor).astype(np.float32)
-            tensor.CopyFrom(numpy_helper.from_array(values, node.output[0]))
-        else:
-            kept.append(node)
-    del model.graph.node[:]
-    model.graph.node.extend(kept)
 
 
 @dataclass(slots=True)

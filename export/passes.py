@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 _LEAST_ELEMENTS = 256
 """Smaller tensors are not worth a node."""
@@ -16,10 +18,10 @@ _LEAST_ELEMENTS = 256
 def store_compactly(model: onnx.ModelProto) -> None:
     """Store float32 constants in the smallest type that holds them exactly, before a Cast, in place.
 
-    Weights that were rounded to half precision become float16, and so do masks. onnxruntime folds the casts once, when
-    it loads the file.
+    Weights that were rounded to half precision become float16; masks become int8, times their depth. onnxruntime folds
+    casts and products once, when it loads the file.
     """
-    casts = []
+    widened = []
     for tensor in model.graph.initializer:
         if tensor.data_type != TensorProto.FLOAT:
             continue
@@ -27,21 +29,73 @@ def store_compactly(model: onnx.ModelProto) -> None:
         stored = _smallest(values) if values.size >= _LEAST_ELEMENTS else None
         if stored is None:
             continue
-        name = tensor.name
-        tensor.CopyFrom(numpy_helper.from_array(stored, f"{name}.{stored.dtype}"))
-        casts.append(helper.make_node("Cast", [tensor.name], [name], name=f"{name}.cast", to=TensorProto.FLOAT))
-    nodes = [*casts, *model.graph.node]
+        name, unit = tensor.name, stored.unit
+        tensor.CopyFrom(numpy_helper.from_array(stored.values, f"{name}.{stored.values.dtype}"))
+        cast = name if unit == 1 else f"{name}.units"
+        widened.append(helper.make_node("Cast", [tensor.name], [cast], name=f"{name}.cast", to=TensorProto.FLOAT))
+        if unit != 1:
+            depth = f"{name}.unit"
+            widened.append(helper.make_node("Constant", [], [depth], name=depth, value_float=unit))
+            widened.append(helper.make_node("Mul", [cast, depth], [name], name=f"{name}.scale"))
+    nodes = [*widened, *model.graph.node]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
 
 
-def _smallest(values: npt.NDArray[np.float32]) -> npt.NDArray[np.int8] | npt.NDArray[np.float16] | None:
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """Numbers in a small type; each times `unit` is what they stand for."""
+
+    values: npt.NDArray[np.int8] | npt.NDArray[np.float16]
+    unit: float = 1.0
+
+
+def _smallest(values: npt.NDArray[np.float32]) -> _Stored | None:
     """`values` in the smallest type that gives them back exactly, or None."""
-    if np.abs(values).max() <= 127 and np.array_equal(np.rint(values), values):
-        return values.astype(np.int8)
+    largest = float(np.abs(values).max())
+    if largest <= 127 and np.array_equal(np.rint(values), values):
+        return _Stored(values.astype(np.int8))
+    if np.isin(values, (0, -largest)).all():
+        return _Stored(np.sign(values).astype(np.int8), largest)
     with np.errstate(over="ignore"):
         half = values.astype(np.float16)
-    return half if np.array_equal(half.astype(np.float32), values) else None
+    return _Stored(half) if np.array_equal(half.astype(np.float32), values) else None
+
+
+def fold_constants(model: onnx.ModelProto) -> None:
+    """Compute what depends on constants alone and store it, in place: what runtimes do when they load a file.
+
+    For those who read a graph and want weights where an operator takes them: undoes `store_compactly` too.
+    """
+    graph = model.graph
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    made: dict[str, npt.NDArray[np.generic]] = {}
+    kept = []
+    for node in graph.node:
+        if any(name not in constants for name in node.input):
+            kept.append(node)
+            continue
+        feeds = {name: constants[name] for name in node.input}
+        made |= dict(zip(node.output, ReferenceEvaluator(_alone(node, model, feeds)).run(None, feeds), strict=True))
+        constants |= made
+    outputs = {value.name for value in graph.output}
+    used = {name for node in kept for name in node.input} | outputs
+    tensors = [tensor for tensor in graph.initializer if tensor.name in used]
+    tensors += [numpy_helper.from_array(np.asarray(value), name) for name, value in made.items() if name in used]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(kept)
+    graph.initializer.extend(tensors)
+
+
+def _alone(node: onnx.NodeProto, model: onnx.ModelProto, feeds: dict[str, npt.NDArray[np.generic]]) -> onnx.ModelProto:
+    """A model of one operator."""
+    inputs = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+        for name, value in feeds.items()
+    ]
+    outputs = [helper.make_empty_tensor_value_info(name) for name in node.output]
+    graph = helper.make_graph([node], "constant", inputs, outputs)
+    return helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
 
 
 def tidy(model: onnx.ModelProto) -> None:

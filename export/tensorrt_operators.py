@@ -17,6 +17,8 @@ from typing import Any
 import onnx
 from onnx import TensorProto, helper
 
+from export.passes import fold_constants
+
 _FILE = Path(__file__).with_suffix(".json")
 _FLOATS: Mapping[int, str] = {
     TensorProto.FLOAT: "float32",
@@ -68,6 +70,7 @@ def objections(content: bytes) -> list[str]:
     """
     table = load_table()
     model = onnx.load_from_string(content)
+    fold_constants(model)  # as TensorRT does before it looks for kernels
     found = list(_versions(model, table))
     inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     graph = inferred.graph

@@ -1,6 +1,6 @@
 """One network to one ONNX file: standard operators of opset 18, a free batch dimension, everything else fixed.
 
-    module -> torch.export -> ONNX -> passes (storage, tidying) -> checked bytes
+    module -> torch.export -> ONNX -> rewrites (speed) -> passes (storage, tidying) -> checked bytes
 
 Two operators are translated here rather than by PyTorch, because onnxruntime recognises these forms and fuses them, and
 does not recognise PyTorch's (figures in docs/EXPERIMENTS.md).
@@ -21,6 +21,7 @@ from onnxscript import opset18 as op
 
 from export.networks import GraphSpec
 from export.passes import store_compactly, tidy
+from export.rewrites import join_upsampling, normalise_last
 
 OPSET = 18
 IR_VERSION = 8
@@ -47,6 +48,8 @@ def to_onnx(spec: GraphSpec, properties: Mapping[str, str] | None = None) -> byt
         onnx.checker.ValidationError: The result is not a valid model.
     """
     model = _convert(spec)
+    join_upsampling(model)
+    normalise_last(model)
     store_compactly(model)
     tidy(model)
     model.ir_version = IR_VERSION

@@ -33,6 +33,7 @@ EXACT_HALVES = np.linspace(-2, 2, 300).astype(np.float16).astype(np.float32)
     ("values", "dtype"),
     [
         (np.where(np.arange(300) % 3, 0, -60), "int8"),
+        (np.where(np.arange(300) % 3, 0, -1e4), "int8"),
         (EXACT_HALVES, "float16"),
         (np.full(300, 128), "float16"),
         (np.linspace(-1, 1, 300), "float32"),

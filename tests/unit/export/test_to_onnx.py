@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from export.half import to_half
 from export.networks import Decoding, GraphSpec, PosteriorMean, TensorFace
 from export.parity import ParityError, check_network, open_session
+from export.tensorrt_operators import objections
 from export.to_onnx import to_onnx
 from export.trained import round_weights
 from latent_pmrf.config import SimVAEConfig, SwinIRConfig, UNetConfig
@@ -154,3 +156,15 @@ def test_attention_that_hides_the_future_is_refused():
     face = TensorFace("x", (2, 4, 8))
     with pytest.raises(Exception, match="ONNX"):
         to_onnx(GraphSpec("causal", Causal(), (face,), TensorFace("y", (2, 4, 8))))
+
+
+@pytest.mark.parametrize("network", ["estimator", "vae_encoder", "velocity", "vae_decoder"])
+def test_exported_networks_have_the_cheap_forms_and_tensorrt_takes_them(exported, network):
+    content = (exported[1] / network / "1" / "model.onnx").read_bytes()
+    model = onnx.load_from_string(content)
+    assert "Resize" not in {node.op_type for node in model.graph.node}
+    shapes = onnx.shape_inference.infer_shapes(model).graph.value_info
+    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in shapes}
+    assert [node.name for node in model.graph.node if node.op_type == "ReduceL2" and ranks[node.output[0]] == 4] == []
+    assert objections(content) == []
+    assert objections(to_half(content, "float16")) == []
