@@ -9,12 +9,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO
 
 import httpx
 import psutil
+
+SERVE = ("-m", "service.cli", "serve")
 
 _START_TIMEOUT_S = 120.0
 _STOP_TIMEOUT_S = 60.0
@@ -61,22 +63,25 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running_service(settings: Mapping[str, str] | None = None) -> Iterator[RunningService]:
-    """Start `latent-pmrf serve` on a free loopback port; it ends with the block.
+def running_service(
+    settings: Mapping[str, str] | None = None, command: Sequence[str] = SERVE
+) -> Iterator[RunningService]:
+    """Start a server on a free loopback port; it ends with the block.
 
     Args:
         settings: Environment variables for it (`LATENT_PMRF_...`).
+        command: What this interpreter runs, with `--host` and `--port` behind it.
 
     Raises:
         RuntimeError: It ended early or did not become ready.
     """
     port = free_port()
-    command = [sys.executable, "-m", "service.cli", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    whole = [sys.executable, *command, "--host", "127.0.0.1", "--port", str(port)]
     begin_s = time.perf_counter()
     with (
         tempfile.TemporaryFile() as log,
         subprocess.Popen(  # noqa: S603 - our own command
-            command, env={**os.environ, **(settings or {})}, stdout=log, stderr=subprocess.STDOUT
+            whole, env={**os.environ, **(settings or {})}, stdout=log, stderr=subprocess.STDOUT
         ) as child,
     ):
         try:

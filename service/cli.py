@@ -88,18 +88,6 @@ async def restore(
     return outcomes
 
 
-def tcp_socket(host: str) -> socket.socket:
-    """An unbound socket of the host's family.
-
-    The protocol is named although there is no other: asyncio switches Nagle's algorithm off only where it is, and with
-    it on every answer on a kept connection waits some 40 ms for the client's acknowledgement.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    created = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    created.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    return created
-
-
 class _LoggedConsole(Console):
     """Stands for a person's console where machines read what a process writes: complaints are records of the log."""
 
@@ -140,6 +128,7 @@ def _require_shared_queue(command: str, settings: Settings) -> None:
 
 
 def _listen(given: argparse.Namespace, settings: Settings, console: Console, serve: Serve) -> int:
+    from service.composition.http import tcp_socket
     from service.composition.telemetry import telling
 
     with (

@@ -47,11 +47,9 @@ from service.core.types import (
     RestoreOptions,
     Upload,
 )
-from service.stages.blend import BlendedFace, blend
 from service.stages.decode import DecodeLimits, check_header, decode
 from service.stages.detect import select_faces
-from service.stages.encode import encode
-from service.stages.paste import paste
+from service.stages.finish import finish
 from service.stages.picks import Found, Pick, pick_faces, report_face, require_a_face
 from service.stages.preview import MAX_FACES, placing, preview_every
 from service.stages.samples import Samples
@@ -269,14 +267,8 @@ class Gateway:
         picks = await watch.compute("align", pick_faces, image, found, size_px, aligned=options.aligned)
         require_a_face(picks, options.faces)
         restored = await self._restore_faces(picks, plan)
-        blended = await watch.compute("blend", _blend_each, restored, plan.fidelity)
-        pairs = [(pick.aligned, blended[pick.index].pixels) for pick in picks if pick.aligned is not None]
-        result = await watch.compute(
-            "paste", paste, image, pairs, upscale=options.upscale, background=options.background, consume=True
-        )
-        output_format = options.output_format or image.source_format
-        data = await watch.compute("encode", encode, result, output_format, options.quality)
-        faces = tuple(report_face(pick, image, blended) for pick in picks)
+        finished = await watch.together(finish, watch, image, picks, restored, plan.fidelity, options)
+        faces = tuple(report_face(pick, image, finished.blended) for pick in picks)
         for face in faces:
             self.metrics.faces(face.status.value)
             if face.ind_rmse is not None:
@@ -284,16 +276,16 @@ class Gateway:
         report = Report(
             id=plan.job_id,
             model=f"{self.manifest.name}@{self.manifest.version}",
-            width=result.pixels.shape[1],
-            height=result.pixels.shape[0],
+            width=finished.image.pixels.shape[1],
+            height=finished.image.pixels.shape[0],
             seed=plan.seed,
             num_steps=plan.num_steps,
             fidelity=plan.fidelity,
             faces=faces,
             timings_ms=watch.report_ms(_slowest_ms(restored)),
-            output_format=output_format,
+            output_format=finished.output_format,
         )
-        return log.restored(Restoration(data, report))
+        return log.restored(Restoration(finished.data, report))
 
     def _decode_limits(self) -> DecodeLimits:
         return DecodeLimits(
@@ -379,10 +371,6 @@ class Gateway:
                 if not patient:
                     raise
                 await asyncio.sleep(full.extra["retry_after_s"])
-
-
-def _blend_each(restored: Sequence[RestoredFace], fidelity: float) -> dict[int, BlendedFace]:
-    return {face.face_index: blend(face, fidelity) for face in restored}
 
 
 def _slowest_ms(restored: Sequence[RestoredFace]) -> dict[str, float]:

@@ -14,7 +14,7 @@ import threading
 from rich.console import Console
 
 from service.backends.ort_session import OrtBackend
-from service.cli import tcp_socket
+from service.composition.http import tcp_socket
 from service.composition.worker import restore_faces
 from service.core.settings import load_settings
 

@@ -40,8 +40,8 @@ class ApiContext:
     heartbeat_s: float = 15.0
 
 
-def get_context(request: Request) -> ApiContext:
-    """The context `create_app` was given."""
+async def get_context(request: Request) -> ApiContext:
+    """The context `create_app` was given; FastAPI would call what is not `async` on a thread."""
     return cast(ApiContext, request.app.state.context)
 
 

@@ -48,7 +48,7 @@ KEY_HOLDERS = [Security(enter), Security(_bearer), Security(_header)]
 Asking = Annotated[Caller, Security(enter)]
 
 
-def _jobs_of(caller: Asking, context: Context) -> OwnedJobs:
+async def _jobs_of(caller: Asking, context: Context) -> OwnedJobs:
     return OwnedJobs(context.jobs, caller.owner)
 
 

@@ -3,7 +3,8 @@
     null bundle -> a service of its own -> photos in a row: milliseconds by stage
                                         -> photos side by side: photos a second, and processor time of each
 
-The sender is on the same machine, and its processor time is told apart.
+Once with a decoder and a detector that cost nothing either, once with the real ones. The sender is on the same machine,
+and its processor time is told apart.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 
 from loadtest.bench import post
 from loadtest.photos import jpeg, scene
-from loadtest.process import RunningService, running_service
+from loadtest.process import SERVE, RunningService, running_service
 from loadtest.traffic.mix import MixedPhoto
 from loadtest.traffic.offer import saturate
 from loadtest.traffic.senders import HttpSender
@@ -28,6 +29,7 @@ from service.bench.null_bundle import write_null_bundle
 from service.core.manifest import load_manifest
 
 _DETECTOR = Path("detector/1/model.onnx")
+_NULL_STAGES = ("-m", "service.bench.null_stages")
 _WARM_UP = 20
 _STAGES = ("decode", "detect", "align", "queue_wait", "blend", "paste", "encode")
 
@@ -98,13 +100,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     like = load_manifest(given.model_repository)
     photo = jpeg(scene(given.megapixels, 1))
-    detectors = {"null networks": None, "null networks, real detector": given.model_repository / _DETECTOR}
     measured = []
-    for name, detector in detectors.items():
-        with tempfile.TemporaryDirectory() as folder:
-            bundle = write_null_bundle(Path(folder) / "bundle", like, real_detector=detector)
-            settings = {"LATENT_PMRF_MODEL_REPOSITORY": str(bundle), "LATENT_PMRF_RESULT_CACHE_BYTES": "0"}
-            with running_service(settings) as service:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "photo.jpg"
+        file.write_bytes(photo)
+        bundle = write_null_bundle(Path(folder) / "bundle", like, given.model_repository / _DETECTOR)
+        settings = {"LATENT_PMRF_MODEL_REPOSITORY": str(bundle), "LATENT_PMRF_RESULT_CACHE_BYTES": "0"}
+        commands = {"null networks, decoder and detector": (*_NULL_STAGES, str(file)), "null networks": SERVE}
+        for name, command in commands.items():
+            with running_service(settings, command) as service:
                 measured.append(measure(name, service, photo, given.photos, given.at_once))
     in_a_row, side_by_side = zip(*(each.rows() for each in measured), strict=True)
     columns = " | ".join((*_STAGES, "rest", "total"))

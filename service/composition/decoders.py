@@ -15,14 +15,16 @@ Decode = Callable[[Upload, DecodeLimits], DecodedImage]
 
 
 @contextlib.contextmanager
-def decoding(settings: Settings, metrics: Metrics) -> Iterator[tuple[Decode, Callable[[], None]]]:
-    """Decode for the duration of the block.
+def decoding(
+    settings: Settings, metrics: Metrics, stand_in: Decode | None = None
+) -> Iterator[tuple[Decode, Callable[[], None]]]:
+    """Decode for the duration of the block; a stand-in is called in place of all that.
 
     Returns:
         What decodes a photo, and what waits until it can, raising `DependencyUnavailable` where it never will.
     """
-    if settings.decoder_children == 0:
-        yield decode, _at_once
+    if settings.decoder_children == 0 or stand_in is not None:
+        yield stand_in or decode, _at_once
         return
     with DecoderPool(settings.decoder_children, settings.decode_cpu_s, metrics) as pool:
         yield pool.decode, pool.rehearse

@@ -19,7 +19,7 @@ from service.api.app import create_app
 from service.api.context import ApiContext
 from service.backends.watched import WatchedBackend
 from service.composition.access import open_access
-from service.composition.decoders import decoding
+from service.composition.decoders import Decode, decoding
 from service.composition.ending import Ending
 from service.composition.http import Ended, address_of, serve_until_told
 from service.composition.loops import Loops, part_with
@@ -36,7 +36,7 @@ from service.core.interfaces import InferenceBackend, JobQueue
 from service.core.manifest import load_manifest
 from service.core.metrics import Metrics
 from service.core.settings import Settings
-from service.gateway import Gateway
+from service.gateway import Detector, Gateway
 from service.rpc.context import RpcContext
 from service.runner import PhotoRunner
 from service.stages.detect import FaceDetector
@@ -48,6 +48,19 @@ _PHOTOS = "photo runner"
 _LONGEST_BEAT_S = 1.0
 _BEATS_PER_LEASE = 4
 _UPLOADS_PER_PHOTO = 4
+
+
+@dataclass(frozen=True, slots=True)
+class StandIns:
+    """What benches put in place of the stages that make pixels of a file and find the faces in them.
+
+    Attributes:
+        decode: Called on a thread.
+        detector: Called on the event loop.
+    """
+
+    decode: Decode
+    detector: Detector
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +122,16 @@ class GatewayProcess:
 
 
 @contextlib.asynccontextmanager
-async def restoring(settings: Settings, ending: Ending, *, with_worker: bool) -> AsyncIterator[GatewayProcess]:
+async def restoring(
+    settings: Settings, ending: Ending, *, with_worker: bool, stand_ins: StandIns | None = None
+) -> AsyncIterator[GatewayProcess]:
     """Start what a photo needs; on the way out, finish what was admitted, as far as `ending` allows, then stop.
 
     Args:
         settings: The operator's.
         ending: When to stop.
         with_worker: Restore faces in this process, too. A queue in this process has no other workers.
+        stand_ins: Stages in place of the real ones, or None.
 
     Raises:
         ManifestMismatch: The bundle is not usable.
@@ -132,7 +148,9 @@ async def restoring(settings: Settings, ending: Ending, *, with_worker: bool) ->
         parts.push_async_callback(part_with, access.accounts.meter.close)
         pool = parts.enter_context(ThreadPoolExecutor(settings.cpu_workers, thread_name_prefix="stage"))
         # Begins while the networks are opened, and ends before the threads, which may still wait for what nobody wants.
-        decode, rehearse = parts.enter_context(decoding(settings, metrics))
+        decode, rehearse = parts.enter_context(
+            decoding(settings, metrics, None if stand_ins is None else stand_ins.decode)
+        )
         only = None if with_worker else (DETECTOR,)
         backend = WatchedBackend(await open_backend(settings, manifest, metrics, only=only))
         parts.push_async_callback(backend.close)
@@ -143,7 +161,7 @@ async def restoring(settings: Settings, ending: Ending, *, with_worker: bool) ->
         parts.push_async_callback(part_with, jobs.close)
         gateway = Gateway(
             broker=faces.broker,
-            detector=FaceDetector(backend),
+            detector=FaceDetector(backend) if stand_ins is None else stand_ins.detector,
             manifest=manifest,
             settings=settings,
             metrics=metrics,
@@ -173,7 +191,12 @@ async def restoring(settings: Settings, ending: Ending, *, with_worker: bool) ->
 
 
 async def restore_photos(
-    settings: Settings, listener: socket.socket, say: Callable[[str], None], *, with_worker: bool
+    settings: Settings,
+    listener: socket.socket,
+    say: Callable[[str], None],
+    *,
+    with_worker: bool,
+    stand_ins: StandIns | None = None,
 ) -> Ended:
     """Serve HTTP and gRPC until a signal comes or one of the loops fails.
 
@@ -182,6 +205,7 @@ async def restore_photos(
         listener: Bound socket.
         say: Told when photos are taken, as `Restoring photos on http://...`.
         with_worker: Restore faces in this process, too.
+        stand_ins: Stages in place of the real ones, or None.
 
     Raises:
         ManifestMismatch: The bundle is not usable.
@@ -192,7 +216,7 @@ async def restore_photos(
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # bodies it cannot read are the caller's affair
     tls = load_tls(settings)
     with Ending(settings.grace_s) as ending:
-        async with restoring(settings, ending, with_worker=with_worker) as process:
+        async with restoring(settings, ending, with_worker=with_worker, stand_ins=stand_ins) as process:
             ending.hear_signals()
             uploads = Admission(_UPLOADS_PER_PHOTO * settings.max_concurrent_photos, 0)
             context = ApiContext(

@@ -34,20 +34,27 @@ class Stopwatch:
 
     async def compute(self, stage: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a stage in the pool; the time counts from its start there, not from its place in the line."""
-        call = partial(function, *args, **kwargs)
-        with _named(stage):
-            run = partial(contextvars.copy_context().run, _timed, call)  # what it logs belongs to the photo, too
-            result, seconds = await asyncio.get_running_loop().run_in_executor(self._pool, run)
-            self._note(stage, seconds)
-        return result
+        return await self.together(partial(self._staged, stage, partial(function, *args, **kwargs)))
+
+    async def together(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a function in the pool that times its stages by itself: each way there and back has its price."""
+        run = partial(contextvars.copy_context().run, partial(function, *args, **kwargs))  # logs belong to the photo
+        return await asyncio.get_running_loop().run_in_executor(self._pool, run)
 
     async def wait(self, stage: str, work: Awaitable[T]) -> T:
         """Await a stage that hands its work elsewhere."""
-        begin_s = time.perf_counter()
-        with _named(stage):
-            result = await work
-            self._note(stage, time.perf_counter() - begin_s)
-        return result
+        with self.stage(stage):
+            return await work
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time the block, if it ends well, as a stage; in any thread."""
+        with tracing.stage(name), tracing.span(name):
+            begin_s = time.perf_counter()
+            yield
+            seconds = time.perf_counter() - begin_s
+            self._timings_ms[name] = seconds * 1000
+            self._metrics.observe_stage(name, seconds)
 
     def report_ms(self, others_ms: Mapping[str, float]) -> dict[str, float]:
         """Milliseconds by stage, with those another process measured, and `total` since construction."""
@@ -55,18 +62,6 @@ class Stopwatch:
         merged = {**self._timings_ms, **others_ms, "total": total_ms}
         return {stage: round(value_ms, 3) for stage, value_ms in merged.items()}
 
-    def _note(self, stage: str, seconds: float) -> None:
-        self._timings_ms[stage] = seconds * 1000
-        self._metrics.observe_stage(stage, seconds)
-
-
-@contextlib.contextmanager
-def _named(stage: str) -> Iterator[None]:
-    with tracing.stage(stage), tracing.span(stage):
-        yield
-
-
-def _timed(call: Callable[[], T]) -> tuple[T, float]:
-    begin_s = time.perf_counter()
-    result = call()
-    return result, time.perf_counter() - begin_s
+    def _staged(self, name: str, call: Callable[[], T]) -> T:
+        with self.stage(name):
+            return call()

@@ -13,6 +13,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+# Up to here a cubic kernel alone is nearer to the ideal low pass than the finer grid, whose averages blur.
+_FINE_FROM = 1.12
+
 F64Matrix = npt.NDArray[np.float64]
 Picture = TypeVar("Picture", bound=npt.NDArray[np.uint8] | npt.NDArray[np.uint16] | npt.NDArray[np.float32])
 
@@ -29,9 +32,11 @@ def translation(x: float, y: float) -> F64Matrix:
 
 def compose(outer: F64Matrix, inner: F64Matrix) -> F64Matrix:
     """(2, 3) map that applies `inner`, then `outer`."""
-    linear = outer[:, :2] @ inner[:, :2]
-    offset = outer[:, :2] @ inner[:, 2] + outer[:, 2]
-    return np.column_stack([linear, offset])
+    (a, b, x), (c, d, y) = outer.tolist()
+    (e, f, u), (g, h, v) = inner.tolist()
+    return np.array(
+        [[a * e + b * g, a * f + b * h, a * u + b * v + x], [c * e + d * g, c * f + d * h, c * u + d * v + y]]
+    )
 
 
 def invert(affine: F64Matrix) -> F64Matrix:
@@ -40,29 +45,29 @@ def invert(affine: F64Matrix) -> F64Matrix:
     Raises:
         ValueError: The map is singular or not finite.
     """
-    (a, b), (c, d) = affine[:, :2].tolist()
+    (a, b, x), (c, d, y) = affine.tolist()
     determinant = a * d - b * c
     if not math.isfinite(determinant) or abs(determinant) < 1e-18:
         raise ValueError("the affine map cannot be inverted")
-    linear = np.array([[d, -b], [-c, a]]) / determinant
-    return np.column_stack([linear, -linear @ affine[:, 2]])
+    inverse: F64Matrix = np.array([[d, -b, b * y - d * x], [-c, a, c * x - a * y]]) / determinant
+    return inverse
 
 
 def bounds(affine: F64Matrix, width_px: float, height_px: float) -> tuple[float, float, float, float]:
     """Left, top, right, bottom of a whole picture of this size (pixel borders included) after an affine map."""
-    xs, ys = (-0.5, width_px - 0.5), (-0.5, height_px - 0.5)
-    corners = np.array([[x, y] for x in xs for y in ys]) @ affine[:, :2].T + affine[:, 2]
-    left, top = corners.min(axis=0).tolist()
-    right, bottom = corners.max(axis=0).tolist()
-    return left, top, right, bottom
+    (a, b, x), (c, d, y) = affine.tolist()
+    corners = [(u, v) for u in (-0.5, width_px - 0.5) for v in (-0.5, height_px - 0.5)]
+    xs = [a * u + b * v + x for u, v in corners]
+    ys = [c * u + d * v + y for u, v in corners]
+    return min(xs), min(ys), max(xs), max(ys)
 
 
 def warp(source: Picture, affine: F64Matrix, width_px: int, height_px: int) -> Picture:
     """Resample a picture by an affine map, reading only the part of `source` that is needed.
 
-    Where the map shrinks, the source is first averaged over whole-pixel boxes and then resampled on a grid twice as
-    fine that is averaged too, so that detail finer than the target's pixels turns grey instead of into false
-    patterns. Where it enlarges, the interpolation is cubic. Beyond the source's border its mirror image is used.
+    Where the map shrinks by more than a little, the source is first averaged over whole-pixel boxes and then resampled
+    on a grid twice as fine that is averaged too, so that detail finer than the target's pixels turns grey instead of
+    into false patterns. The interpolation is cubic. Beyond the source's border its mirror image is used.
 
     Args:
         source: (H, W) or (H, W, C), uint8, uint16 or float32.
@@ -91,7 +96,7 @@ def warp(source: Picture, affine: F64Matrix, width_px: int, height_px: int) -> P
         whole = part[: rows * box, : columns * box]
         part = _same(cv2.resize(whole, (columns, rows), interpolation=cv2.INTER_AREA), source)
         placed = compose(placed, scaling(box, box))
-    fine = 2 if shrink > 1.01 else 1
+    fine = 2 if shrink > _FINE_FROM else 1
     resampled = cv2.warpAffine(
         part,
         compose(scaling(fine, fine), placed),

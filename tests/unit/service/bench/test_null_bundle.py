@@ -1,40 +1,52 @@
-"""The bundle whose networks cost nothing: it is loaded as any other, and finds and restores one face in any photo."""
+"""The bundle whose networks cost nothing is loaded as any other, and the service restores a photo with it."""
 
+from pathlib import Path
+
+import cv2
 import numpy as np
 import pytest
 
+from loadtest.photos import jpeg, portrait_photo
+from loadtest.process import running_service
 from service.backends.ort_session import OrtBackend
 from service.bench.null_bundle import write_null_bundle
 from service.core.manifest import load_manifest
 from service.core.metrics import Metrics
-from service.stages.detect import FaceDetector
 from tests.bundle import write_bundle
 
+REAL_DETECTOR = Path("model_repository/detector/1/model.onnx")
+
+
+def decoded(data):
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+
 
 @pytest.fixture
-def manifest(tmp_path):
+def repository(tmp_path):
     like = load_manifest(write_bundle(tmp_path / "like", 64))
-    return load_manifest(write_null_bundle(tmp_path / "null", like))
+    return write_null_bundle(tmp_path / "null", like, REAL_DETECTOR)
 
 
-@pytest.fixture
-async def backend(manifest, tmp_path):
-    made = OrtBackend(manifest, tmp_path / "null", 1, metrics=Metrics())
-    yield made
-    await made.close()
-
-
-@pytest.mark.parametrize("size", [(64, 64), (866, 1155), (2000, 900), (3000, 4000)])
-async def test_one_face_is_in_any_photo(backend, size):
-    photo = np.zeros((*size, 3), np.uint8)
-    (face,) = await FaceDetector(backend).detect(photo, det_threshold=0.5, min_face_px=24)
-    left, top, right, bottom = face.box
-    assert abs((left + right) / 2 - size[1] / 2) < size[1] / 10
-    assert abs((top + bottom) / 2 - size[0] / 2) < size[0] / 10
-
-
-async def test_networks_give_zeros_of_their_shapes(manifest, backend):
+async def test_networks_give_zeros_of_their_shapes(repository):
+    manifest = load_manifest(repository)
+    backend = OrtBackend(manifest, repository, 1, metrics=Metrics())
     latent = manifest.networks["vae_decoder"].inputs[0].shape[1:]
     (image,) = (await backend.infer("vae_decoder", {"latent": np.ones((3, *latent), np.float32)})).values()
+    await backend.close()
     assert image.shape == (3, 3, 64, 64)
     assert not image.any()
+
+
+def test_a_service_with_null_stages_pastes_a_face_where_the_photo_has_one(repository, tmp_path):
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(jpeg(portrait_photo()))
+    settings = {"LATENT_PMRF_MODEL_REPOSITORY": str(repository), "LATENT_PMRF_GRPC_PORT": "0"}
+    with running_service(settings, ("-m", "service.bench.null_stages", str(photo))) as service:
+        answers = [
+            service.client.post("/restore", files={"image": photo.read_bytes()}, data={"output_format": "png"})
+            for _ in range(2)
+        ]
+    before, *restored = (decoded(data) for data in (photo.read_bytes(), *(answer.content for answer in answers)))
+    assert (restored[0] == restored[1]).all()  # nobody has pasted into the pixels that all are given
+    changed = (restored[0] != before).any(axis=2)
+    assert 0.01 < changed.mean() < 0.3

@@ -1,8 +1,10 @@
 import asyncio
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from service.core import tracing
 from service.core.metrics import Metrics
 from service.core.stopwatch import Stopwatch
 
@@ -24,6 +26,20 @@ async def test_stages_are_timed_and_told(pool):
     assert report["velocity"] == 12.0
     assert all(value >= 0 for value in report.values())
     assert b'restore_stage_duration_seconds_count{stage="decode"} 1.0' in metrics.render()
+
+
+async def test_stages_of_one_way_to_the_pool_are_timed_each(pool):
+    def work(first, second):
+        with watch.stage("blend"):
+            total = first + second
+        with watch.stage("paste"):
+            return total, tracing.current_stage(), threading.current_thread()
+
+    watch = Stopwatch(pool, Metrics())
+    total, stage, thread = await watch.together(work, 1, 2)
+    assert (total, stage) == (3, "paste")
+    assert thread is not threading.current_thread()
+    assert list(watch.report_ms({})) == ["blend", "paste", "total"]
 
 
 async def test_an_error_of_a_stage_comes_through_untimed(pool):

@@ -3,7 +3,7 @@ import socket
 
 import pytest
 
-from service.cli import tcp_socket
+from service.composition.http import tcp_socket
 
 
 @pytest.mark.parametrize(("host", "family"), [("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6)])
