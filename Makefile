@@ -191,6 +191,10 @@ bench: install-dev ## speed and memory of the embedded service, and of its netwo
 	@$(VENV_DEV)/bin/python -m loadtest.bench $(ARGS)
 	@$(VENV_DEV)/bin/python -m export.cli bench
 
+.PHONY: bench-cpu
+bench-cpu: install-dev ## every network beside this processor's peak, in PyTorch, onnxruntime and, if installed, OpenVINO; one face
+	@$(VENV_DEV)/bin/python -m export.cli cpu --model-repository $(REPOSITORY) $(ARGS)
+
 .PHONY: loadtest
 loadtest: install-dev ## load past saturation, open loop, over HTTP and gRPC, against a service that it starts; table and plot
 	@$(VENV_DEV)/bin/python -m loadtest.traffic --out build/loadtest $(ARGS)
@@ -251,7 +255,7 @@ page-pictures: install-dev ## the pictures of the page in the documents, made by
 
 # The union of both environments at the newest versions pyproject.toml allows. Exceptions: torch moves by hand, after
 # checking that a CPU wheel exists, and so does the `metrics` extra, which follows torch; local tags (+cpu) are the index's.
-MOVED_BY_HAND := torchmetrics|torch-fidelity|torchvision|pyiqa|transformers
+MOVED_BY_HAND := openvino|torchmetrics|torch-fidelity|torchvision|pyiqa|transformers
 .PHONY: lock
 lock: ## renew constraints.txt from a scratch environment (run the tests afterwards)
 	$(call create_venv,build/lock)

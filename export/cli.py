@@ -9,16 +9,18 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from export.bundle import defaults_of, write_bundle
 from export.cost import PIPELINES, cost_table, networks_of
+from export.cpu_bench import CpuBench, face_table, network_table, processor
 from export.engine import BuildOptions, require_tensorrt
 from export.gpu import Roof, gpu_name, gpu_report
 from export.half import PRECISIONS
 from export.manifest import BundleFacts, set_defaults
 from export.networks import graph_specs
-from export.parity import Gate, ParityError
+from export.node_profile import profile, profile_table
+from export.parity import Gate, ParityError, draw
 from export.precision import PrecisionGate
 from export.telling import say, telling
 from export.tensorrt_operators import load_table
@@ -29,6 +31,8 @@ from export.variants import load_original, write_half
 
 _FAILED = 1
 _UNUSABLE = 2
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,8 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m export.cli", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    facts = BundleFacts()
+    _add_bundle(commands, BundleFacts())
+    _add_precisions(commands)
+    _add_measurements(commands, BundleFacts())
+    return parser
 
+
+def _add_bundle(commands: Commands, facts: BundleFacts) -> None:
     bundle = commands.add_parser("bundle", help="export trained weights into a model repository, behind the gate")
     bundle.set_defaults(run=_bundle)
     bundle.add_argument("--runs", type=Path, default=Path("runs/xs"), help="folder with estimator/, vae/ and flow/")
@@ -86,13 +95,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_defaults(defaults, "default: what --quality recommends")
     defaults.add_argument("--quality", type=Path, metavar="FILE", help="results.json of `make evaluate`")
 
-    bench = commands.add_parser("bench", help="time the networks in onnxruntime and in PyTorch")
-    bench.set_defaults(run=_bench)
-    bench.add_argument("--runs", type=Path, metavar="DIR", help="trained weights; default: the xs presets, random")
-    bench.add_argument("--image-size-px", type=int, default=facts.image_size_px, metavar="N", help="side of a crop")
-    bench.add_argument("--repeats", type=int, default=15, metavar="N", help="measured calls of each")
-    bench.add_argument("--threads", type=int, default=os.cpu_count() or 1, metavar="N", help="threads of a call")
 
+def _add_precisions(commands: Commands) -> None:
     half = commands.add_parser("half", help="the bundle with its products in half precision, for onnxruntime on a GPU")
     half.set_defaults(run=_half)
     _add_repository(half)
@@ -109,13 +113,34 @@ def _parser() -> argparse.ArgumentParser:
     engines.add_argument("--hardware-compatible", action="store_true", help="also for other GPUs since Ampere; slower")
     engines.add_argument("--dry-run", action="store_true", help="check graphs and plan profiles; needs no TensorRT")
 
+
+def _add_measurements(commands: Commands, facts: BundleFacts) -> None:
+    bench = commands.add_parser("bench", help="time the networks in onnxruntime and in PyTorch")
+    bench.set_defaults(run=_bench)
+    bench.add_argument("--runs", type=Path, metavar="DIR", help="trained weights; default: the xs presets, random")
+    bench.add_argument("--image-size-px", type=int, default=facts.image_size_px, metavar="N", help="side of a crop")
+    bench.add_argument("--repeats", type=int, default=15, metavar="N", help="measured calls of each")
+    bench.add_argument("--threads", type=int, default=os.cpu_count() or 1, metavar="N", help="threads of a call")
+
+    cpu = commands.add_parser("cpu", help="a bundle's networks beside this processor's peak, by runtime; one face")
+    cpu.set_defaults(run=_cpu)
+    _add_repository(cpu)
+    cpu.add_argument("--threads", type=int, default=os.cpu_count() or 1, metavar="N", help="threads of a call")
+    cpu.add_argument("--seconds", type=float, default=6.0, metavar="S", help="for each row of the table, about")
+
+    nodes = commands.add_parser("profile", help="where the time of a bundle's networks goes, by operator")
+    nodes.set_defaults(run=_profile)
+    _add_repository(nodes)
+    nodes.add_argument("--threads", type=int, default=1, metavar="N", help="threads of a call")
+    nodes.add_argument("--batch", type=int, default=1, metavar="N", help="rows of a call")
+    nodes.add_argument("--most", type=int, default=12, metavar="N", help="rows of each table")
+
     cost = commands.add_parser("cost", help="parameters and arithmetic of the published and the bundled networks")
     cost.set_defaults(run=_cost)
     cost.add_argument("--gpu", action="store_true", help="also time the published and the bundled pipeline on the GPU")
     cost.add_argument("--peak-tflops", type=float, metavar="X", help="the GPU's dense bfloat16, from its data sheet")
     cost.add_argument("--peak-gbs", type=float, metavar="X", help="the GPU's memory bandwidth, likewise")
     _add_repository(cost)
-    return parser
 
 
 def _add_repository(parser: argparse.ArgumentParser) -> None:
@@ -182,6 +207,28 @@ def _bench(options: argparse.Namespace) -> int:
     say(f"float32, {options.threads} threads, {options.repeats} calls of each in turn: median (quartiles).\n\n{HEADER}")
     for timing in measure(trained, options.image_size_px, repeats=options.repeats, num_threads=options.threads):
         say(table_row(timing))
+    return 0
+
+
+def _cpu(options: argparse.Namespace) -> int:
+    bench = CpuBench(load_original(options.model_repository, say), options.threads, options.seconds)
+    say(
+        f"{processor()}, {options.threads} threads; medians of calls in turn. Cells: ms, GFLOP/s, share of the product."
+    )
+    if not any(name.startswith("OpenVINO") for name in bench.runtimes):
+        say("OpenVINO is not installed (extra `openvino`) and not measured.")
+    for lines in (network_table(list(bench.networks())), face_table(bench.face())):
+        say("\n" + "\n".join(lines))
+    return 0
+
+
+def _profile(options: argparse.Namespace) -> int:
+    original = load_original(options.model_repository, say)
+    for spec in graph_specs(original.trained, int(original.manifest["image_size_px"])):
+        tensors = [draw(face, options.batch, original.trained.statistics, seed=1) for face in spec.inputs]
+        feeds = {face.name: tensor.numpy() for face, tensor in zip(spec.inputs, tensors, strict=True)}
+        found = profile(original.files[spec.name], feeds, options.threads)
+        say("\n".join(profile_table(spec.name, found, options.most)))
     return 0
 
 

@@ -7,6 +7,7 @@ computed.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -79,22 +80,20 @@ def costs(pipeline: Pipeline) -> list[Cost]:
     """Parameters and arithmetic of each network, in the order of the pipeline."""
     with torch.device("meta"):
         specs = graph_specs(networks_of(pipeline), pipeline.image_size_px)
-    return [_cost(spec, pipeline.num_steps if spec.name == "velocity" else 1) for spec in specs]
+    return [cost_of(spec, pipeline.num_steps if spec.name == "velocity" else 1) for spec in specs]
 
 
-def _cost(spec: GraphSpec, calls: int) -> Cost:
+def cost_of(spec: GraphSpec, calls: int) -> Cost:
+    """Parameters and arithmetic of one network for one face, which is called `calls` times."""
+    module = copy.deepcopy(spec.module).to("meta")
     inputs = [torch.empty(1, *face.shape, device="meta") for face in spec.inputs]
     used: set[str] = set()
-    hooks = [
-        module.register_forward_pre_hook(lambda _module, _inputs, prefix=name: used.add(prefix))
-        for name, module in spec.module.named_modules()
-    ]
+    for name, part in module.named_modules():
+        part.register_forward_pre_hook(lambda _module, _inputs, prefix=name: used.add(prefix))
     counter = FlopCounterMode(display=False)
     with torch.inference_mode(), counter:
-        spec.module(*inputs)
-    for hook in hooks:
-        hook.remove()
-    parameters = sum(p.numel() for name, p in spec.module.named_parameters() if name.rpartition(".")[0] in used)
+        module(*inputs)
+    parameters = sum(p.numel() for name, p in module.named_parameters() if name.rpartition(".")[0] in used)
     return Cost(spec.name, parameters, counter.get_total_flops() / 1e9, calls)
 
 

@@ -159,14 +159,25 @@ def providers() -> list[str]:
     return [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]
 
 
-def _load(name: str, file: Path, spec: NetworkSpec | None, threads: int) -> _Network:
+def session_options(threads: int, *, one_size: bool) -> ort.SessionOptions:
+    """How networks are run here.
+
+    Args:
+        threads: Cores of one call.
+        one_size: Whether inputs differ in their number of rows alone.
+    """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = _ERRORS_ONLY
     # Threads that wait for work in a loop burn 2 % of a core at rest and slow down whatever runs beside them.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # Plans for one size of photo are of no use to the next; without them a fifth less memory is kept.
-    options.enable_mem_pattern = spec is not None
+    options.enable_mem_pattern = one_size
+    return options
+
+
+def _load(name: str, file: Path, spec: NetworkSpec | None, threads: int) -> _Network:
+    options = session_options(threads, one_size=spec is not None)
     try:
         session = ort.InferenceSession(str(file), options, providers=providers())
     except Exception as error:  # as above

@@ -92,7 +92,7 @@ def test_the_refusal_works():
     [
         ("service", ("triton", "ray")),
         ("loadtest", ("train", "evaluate", "test")),
-        ("export", ("train", "engines")),
+        ("export", ("train", "engines", "openvino")),
         ("latent_pmrf", ("train", "evaluate", "metrics")),
         ("tests", ("train", "evaluate", "test")),
     ],

@@ -9,12 +9,14 @@ import torch
 
 from export.bundle import write_bundle
 from export.cli import main
+from export.cpu_bench import EAGER, CpuBench
 from export.manifest import BundleFacts, build_manifest, set_defaults
 from export.networks import graph_specs
 from export.parity import Gate, ParityError, check_network, check_pipeline, draw
 from export.to_onnx import to_onnx
 from export.trained import load_trained, round_weights
 from export.triton_config import configurations
+from export.variants import load_original
 from latent_pmrf.evaluation.bundle import BundleRestorer, source_noise
 from tests.tiny_runs import HDIT, SIDE_PX, STATISTICS, UNET, tiny, write_runs
 
@@ -275,3 +277,22 @@ def test_hashes_are_those_of_the_files(exported):
     manifest = json.loads((exported[1] / "manifest.json").read_text())
     for entry in manifest["networks"].values():
         assert entry["sha256"] == hashlib.sha256((exported[1] / entry["file"]).read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def bench(exported):
+    return CpuBench(load_original(exported[1], lambda _line: None), num_threads=1, row_s=0, pause_s=0)
+
+
+def test_a_face_of_the_bundle_is_the_same_in_every_runtime_that_is_compared(bench):
+    face = bench.face()
+    assert face.num_steps == 3
+    assert face.ms.keys() == {EAGER, *bench.runtimes}
+    assert {name: db for name, db in face.psnr_db.items() if "bfloat16" not in name and db < 90} == {}
+
+
+def test_a_network_of_the_bundle_is_measured_by_its_definition(bench):
+    row = next(bench.networks())
+    assert (row.network, row.rows) == ("estimator", 1)
+    assert row.gflop > 0
+    assert {len(values) for values in (row.peak, *row.ms.values())} == {3}
