@@ -166,7 +166,9 @@ async def restoring(
             settings=settings,
             metrics=metrics,
             pool=pool,
-            admission=Admission(settings.max_concurrent_photos, settings.max_concurrent_photos),
+            admission=Admission(
+                settings.max_concurrent_photos, settings.max_concurrent_photos, objective_s=settings.latency_objective_s
+            ),
             decode=decode,
         )
         await asyncio.get_running_loop().run_in_executor(pool, rehearse)

@@ -1,4 +1,8 @@
-"""A bounded number of places and a bounded line in front of them: the rest is refused at once, never piled up."""
+"""A bounded number of places and a bounded line in front of them: the rest is refused at once, never piled up.
+
+A line that is short in number may be long in time, so who would probably not be served in time is refused as well: the
+pace at which photos leave while there are several tells how long the line takes.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,40 @@ from service.core.tracing import span_in_trace
 
 _MAX_RETRY_AFTER_S = 60
 _NEWEST_WEIGHT = 0.2
+_REMEMBERED = 0.95  # of the pace, at each departure: some twenty photos
+_FEW = 4  # so many are let in however slow it goes: fewer would not show the pace of many
+_SLOWEST_TO_MEAN = 4.0  # of a hundred photos with 1 to 20 faces; `make loadtest` measures it (docs/PERFORMANCE.md)
+
+
+class Pace:
+    """How fast work leaves while there is more than a little of it.
+
+    Args:
+        clock: Seconds, monotonic.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._last_s = clock()
+        self._since_s = 0.0  # busy, since the last departure
+        self._busy_s = 0.0
+        self._departures = 0.0
+
+    @property
+    def interval_s(self) -> float:
+        """Seconds between two departures; 0 while that is not known."""
+        return self._busy_s / self._departures if self._departures else 0.0
+
+    def note(self, present: int, *, left: bool = False) -> None:
+        """Somebody has come or left, `present` counting him."""
+        now_s = self._clock()
+        if present >= _FEW:
+            self._since_s += now_s - self._last_s
+            if left:
+                self._busy_s = _REMEMBERED * self._busy_s + self._since_s
+                self._departures = _REMEMBERED * self._departures + 1
+                self._since_s = 0.0
+        self._last_s = now_s
 
 
 class Admission:
@@ -21,13 +59,24 @@ class Admission:
     Args:
         places: How much may be under way at once.
         max_waiting: How much may wait for a place.
+        objective_s: Who would probably take longer is refused.
         clock: Seconds, monotonic.
     """
 
-    def __init__(self, places: int, max_waiting: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        places: int,
+        max_waiting: int,
+        *,
+        objective_s: float = math.inf,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         if places < 1 or max_waiting < 0:
             raise ValueError("places must be at least 1 and max_waiting at least 0")
         self._places = places
+        self._objective_s = objective_s
+        self._pace = Pace(clock)
+        self._present = 0  # in a place or in line, patient ones not counted: they stand in nobody's way
         self._max_waiting = max_waiting
         self._clock = clock
         self._room = asyncio.Semaphore(places)
@@ -68,17 +117,19 @@ class Admission:
 
         Raises:
             Draining: `close` has been called.
-            QueueFull: Places and line are full; `extra["retry_after_s"]` is estimated from recent stays.
+            QueueFull: Places and line are full, or the line takes too long; `extra["retry_after_s"]` is estimated from
+                recent stays.
         """
         self._check_room()
-        self._waiting += 1
-        try:
-            await self._enter()
-        finally:
-            self._waiting -= 1
-            self._left.set()
-        with self._stay():
-            yield
+        with self._presence():
+            self._waiting += 1
+            try:
+                await self._enter()
+            finally:
+                self._waiting -= 1
+                self._left.set()
+            with self._stay():
+                yield
 
     @asynccontextmanager
     async def patient_place(self) -> AsyncIterator[None]:
@@ -103,6 +154,24 @@ class Admission:
                 hint="come back after the time in Retry-After",
                 retry_after_s=self._retry_after_s(),
             )
+        expected_s = (self._present + 1) * self._pace.interval_s
+        excess_s = _SLOWEST_TO_MEAN * expected_s - self._objective_s
+        if self._present >= _FEW and excess_s > 0:
+            raise QueueFull(
+                f"{self._present} photos are ahead, and another one would take about {expected_s:.0f} s or longer",
+                hint="come back after the time in Retry-After",
+                retry_after_s=min(_MAX_RETRY_AFTER_S, max(1, math.ceil(excess_s / _SLOWEST_TO_MEAN))),
+            )
+
+    @contextmanager
+    def _presence(self) -> Iterator[None]:
+        self._present += 1
+        self._pace.note(self._present)
+        try:
+            yield
+        finally:
+            self._pace.note(self._present, left=True)
+            self._present -= 1
 
     @contextmanager
     def _stay(self) -> Iterator[None]:

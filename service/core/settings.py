@@ -50,6 +50,12 @@ class Settings(BaseSettings):
         3600.0, gt=0, allow_inf_nan=False, description="Longest time a job may wait before it is begun."
     )
     max_concurrent_photos: int = Field(16, gt=0, description="Photos held in memory at once; more wait their turn.")
+    latency_objective_s: float = Field(
+        30.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Direct requests that would probably take longer are answered with 429.",
+    )
     slots: int = Field(4, gt=0, description="Faces in flight in the sampler.")
     inference_threads: int = Field(0, ge=0, description="Threads of one network call; 0 uses all cores.")
     call_timeout_s: float = Field(

@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 
 import pytest
 
@@ -126,3 +127,80 @@ async def test_retry_after_follows_how_long_photos_stay():
 def test_nonsense_is_refused(places, waiting):
     with pytest.raises(ValueError, match="places"):
         Admission(places, waiting)
+
+
+class Clock:
+    now_s = 0.0
+
+    def __call__(self):
+        return self.now_s
+
+
+async def crowd(admission, count):
+    """So many inside, and what lets the next of them go."""
+    begun, releases, tasks = asyncio.Event(), [], []
+    for _ in range(count):
+        release = asyncio.Event()
+        tasks.append(asyncio.create_task(hold(admission, begun, release)))
+        await asyncio.sleep(0)
+        releases.append((release, tasks[-1]))
+    return releases
+
+
+async def let_go(releases, clock, every_s):
+    for release, task in releases:
+        clock.now_s += every_s
+        release.set()
+        await task
+
+
+async def refused(admission):
+    try:
+        async with admission.place():
+            return None
+    except QueueFull as full:
+        return full.extra["retry_after_s"]
+
+
+async def test_who_would_probably_take_too_long_is_refused():
+    clock = Clock()
+    admission = Admission(16, 16, objective_s=60, clock=clock)
+    await let_go(await crowd(admission, 8), clock, 3.0)  # 3 s each: five of them for 15 s, and 60 s for the slowest
+    inside = await crowd(admission, 5)
+    assert await refused(admission) == 3  # the sixth: 6 * 3 s, and four times that for the slowest
+    await let_go(inside[:1], clock, 3.0)
+    inside += await crowd(admission, 1)
+    assert admission.active == 5
+    await let_go(inside[1:], clock, 3.0)
+
+
+async def test_a_few_are_let_in_however_slow_it_goes_and_a_better_pace_is_learnt():
+    clock = Clock()
+    admission = Admission(16, 16, objective_s=60, clock=clock)
+    await let_go(await crowd(admission, 8), clock, 100.0)
+    for _ in range(200):
+        inside = await crowd(admission, 4)
+        await let_go(inside, clock, 0.1)
+    inside = await crowd(admission, 12)
+    assert admission.active == 12
+    await let_go(inside, clock, 0.1)
+
+
+async def test_slow_photos_without_company_tell_nothing_of_a_crowd():
+    clock = Clock()
+    admission = Admission(16, 16, objective_s=60, clock=clock)
+    for _ in range(5):
+        await let_go(await crowd(admission, 1), clock, 20.0)
+    inside = await crowd(admission, 32)
+    assert (admission.active, admission.waiting) == (16, 16)
+    await let_go(inside, clock, 1.0)
+
+
+async def test_patient_work_is_not_ahead_of_anybody():
+    clock = Clock()
+    admission = Admission(16, 16, objective_s=60, clock=clock)
+    await let_go(await crowd(admission, 8), clock, 3.0)
+    async with contextlib.AsyncExitStack() as patient:
+        for _ in range(10):
+            await patient.enter_async_context(admission.patient_place())
+        assert await refused(admission) is None
