@@ -76,7 +76,8 @@ def fold_constants(model: onnx.ModelProto) -> None:
             kept.append(node)
             continue
         feeds = {name: constants[name] for name in node.input}
-        made |= dict(zip(node.output, ReferenceEvaluator(_alone(node, model, feeds)).run(None, feeds), strict=True))
+        values: Any = ReferenceEvaluator(_alone(node, model, feeds)).run(None, feeds)
+        made |= dict(zip(node.output, values, strict=True))
         constants |= made
     outputs = {value.name for value in graph.output}
     used = {name for node in kept for name in node.input} | outputs

@@ -7,13 +7,15 @@ Both came from profiles of onnxruntime on CPUs; what each brought is in docs/pro
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
+
+from export.graph_view import GraphView, Maker
 
 _TO_PIXELS, _TO_MAPS = [0, 2, 3, 1], [0, 3, 1, 2]
 """(B, C, H, W) to (B, H, W, C) and back."""
@@ -33,11 +35,11 @@ def join_upsampling(model: onnx.ModelProto) -> int:
     Returns:
         How many there were.
     """
-    view = _View.of(model)
+    view = GraphView.of(model)
     made: dict[str, list[onnx.NodeProto]] = {}
     for resize in [node for node in model.graph.node if node.op_type == "Resize"]:
         conv = view.only_user(resize.output[0])
-        if conv is not None and view.doubles(resize) and _is_plain_3x3(conv) and conv.input[0] == resize.output[0]:
+        if conv is not None and _doubles(resize, view) and _is_plain_3x3(conv) and conv.input[0] == resize.output[0]:
             made[conv.output[0]] = list(_phases(resize.input[0], conv, view.shapes))
             made[resize.output[0]] = []
     view.replace(made)
@@ -50,11 +52,11 @@ def normalise_last(model: onnx.ModelProto) -> int:
     Returns:
         How many there were.
     """
-    view = _View.of(model)
+    view = GraphView.of(model)
     made: dict[str, list[onnx.NodeProto]] = {}
     found = 0
     for norm in [node for node in model.graph.node if node.op_type == "ReduceL2"]:
-        chain = view.rms_chain(norm)
+        chain = _rms_chain(norm, view)
         if chain is None:
             continue
         found += 1
@@ -90,7 +92,7 @@ def _phases(small: str, conv: onnx.NodeProto, shapes: Mapping[str, Sequence[int]
     channels = shapes[name][1]
     sums = phase_sums()
     weaving = np.einsum("pak,qbl->klpqab", sums, sums).reshape(9, 16)
-    make = _Maker(name)
+    make = Maker(name)
     flat = make("Reshape", kernel, make.numbers([0, 0, 9]))
     kernels = make("Reshape", make("MatMul", flat, make.constant(weaving)), make.numbers([0, 0, 4, 2, 2]))
     by_phase = make.split(kernels, 4, axis=2)
@@ -133,7 +135,7 @@ def _pixel_norm(chain: _RmsChain, shapes: Mapping[str, Sequence[int]]) -> list[o
     """
     channels, height, width = shapes[chain.source][1:]
     per_row = len(shapes[chain.gain]) == 4
-    make = _Maker(chain.nodes[-1].output[0])
+    make = Maker(chain.nodes[-1].output[0])
     pixels = make("Transpose", chain.source, perm=_TO_PIXELS)
     x = make("Reshape", pixels, make.numbers([0, height * width, channels]))
     mean = make("ReduceMean", make("Pow", x, make.constant(np.float32(2))), make.numbers([-1]), keepdims=1)
@@ -145,123 +147,36 @@ def _pixel_norm(chain: _RmsChain, shapes: Mapping[str, Sequence[int]]) -> list[o
     return make.end("Transpose", make("Reshape", scaled, make.numbers([0, height, width, channels])), perm=_TO_MAPS)
 
 
-class _Maker:
-    """Collects new operators; their values are named after the one that they replace, in few bytes.
-
-    Constants are operators too and no initialisers: those of a bundle are the weights of its networks.
-    """
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._nodes: list[onnx.NodeProto] = []
-
-    def __call__(self, operator: str, *inputs: str, **attributes: object) -> str:
-        output = f"{self._name}.{len(self._nodes)}"
-        self._nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
-        return output
-
-    def split(self, value: str, parts: int, axis: int) -> list[str]:
-        """The names of equal parts of a value."""
-        first = f"{self._name}.{len(self._nodes)}"
-        outputs = [f"{first}.{part}" for part in range(parts)]
-        self._nodes.append(helper.make_node("Split", [value], outputs, name=first, axis=axis, num_outputs=parts))
-        return outputs
-
-    def constant(self, values: npt.NDArray[np.float32] | np.float32) -> str:
-        """The name of a constant."""
-        return self("Constant", value=numpy_helper.from_array(np.asarray(values)))
-
-    def numbers(self, values: Sequence[int]) -> str:
-        """The name of a constant list of integers."""
-        return self("Constant", value_ints=list(values))
-
-    def end(self, operator: str, *inputs: str, **attributes: object) -> list[onnx.NodeProto]:
-        """All operators; the last one, given here, puts out the value that is replaced."""
-        node = helper.make_node(operator, inputs, [self._name], name=f"{self._name}.end", **attributes)
-        return [*self._nodes, node]
+def _doubles(resize: onnx.NodeProto, view: GraphView) -> bool:
+    """Whether an operator repeats every pixel in both directions."""
+    scales = view.constants.get(resize.input[2]) if len(resize.input) == 3 else None
+    if scales is None or numpy_helper.to_array(scales).tolist() != _DOUBLING:
+        return False
+    attributes = _attributes(resize)
+    return all(attributes.get(name) == value for name, value in _NEAREST.items())
 
 
-@dataclass(frozen=True, slots=True)
-class _View:
-    """A graph with what can be asked of it.
-
-    Attributes:
-        graph: The graph itself.
-        users: Operators that take a value, by its name, each once.
-        constants: Stored tensors by name.
-        shapes: Sizes by name, 0 for the batch.
-        outputs: Names of the graph's outputs.
-    """
-
-    graph: onnx.GraphProto
-    users: Mapping[str, Sequence[onnx.NodeProto]]
-    constants: Mapping[str, onnx.TensorProto]
-    shapes: Mapping[str, Sequence[int]]
-    outputs: Collection[str]
-
-    @classmethod
-    def of(cls, model: onnx.ModelProto) -> _View:
-        """Look at a model."""
-        graph = model.graph
-        users: dict[str, list[onnx.NodeProto]] = {}
-        for node in graph.node:
-            for name in dict.fromkeys(node.input):
-                users.setdefault(name, []).append(node)
-        inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
-        shapes = {
-            value.name: tuple(size.dim_value for size in value.type.tensor_type.shape.dim)
-            for value in (*inferred.input, *inferred.value_info, *inferred.output)
-        }
-        constants = {tensor.name: tensor for tensor in graph.initializer}
-        shapes |= {name: tuple(tensor.dims) for name, tensor in constants.items()}
-        return cls(graph, users, constants, shapes, {value.name for value in graph.output})
-
-    def only_user(self, name: str) -> onnx.NodeProto | None:
-        """The one operator that takes a value, or None where the value is needed elsewhere too."""
-        users = self.users.get(name, ())
-        return users[0] if len(users) == 1 and name not in self.outputs else None
-
-    def doubles(self, resize: onnx.NodeProto) -> bool:
-        """Whether an operator repeats every pixel in both directions."""
-        scales = self.constants.get(resize.input[2]) if len(resize.input) == 3 else None
-        if scales is None or numpy_helper.to_array(scales).tolist() != _DOUBLING:
-            return False
-        attributes = _attributes(resize)
-        return all(attributes.get(name) == value for name, value in _NEAREST.items())
-
-    def rms_chain(self, norm: onnx.NodeProto) -> _RmsChain | None:
-        """The RMS norm that begins with the length of every pixel's vector, if there is one."""
-        source, axes = norm.input[0], self.constants.get(norm.input[1] if len(norm.input) > 1 else "")
-        if axes is None or numpy_helper.to_array(axes).tolist() != [1] or len(self.shapes.get(source, ())) != 4:
+def _rms_chain(norm: onnx.NodeProto, view: GraphView) -> _RmsChain | None:
+    """The RMS norm that begins with the length of every pixel's vector, if there is one."""
+    source, axes = norm.input[0], view.constants.get(norm.input[1] if len(norm.input) > 1 else "")
+    if axes is None or numpy_helper.to_array(axes).tolist() != [1] or len(view.shapes.get(source, ())) != 4:
+        return None
+    nodes = [norm]
+    for operator in ("Mul", "Div", "Add", "Sqrt", "Reciprocal", "Mul", "Mul"):
+        user = view.only_user(nodes[-1].output[0])
+        if user is None or user.op_type != operator:
             return None
-        nodes = [norm]
-        for operator in ("Mul", "Div", "Add", "Sqrt", "Reciprocal", "Mul", "Mul"):
-            user = self.only_user(nodes[-1].output[0])
-            if user is None or user.op_type != operator:
-                return None
-            nodes.append(user)
-        _, square, mean, sum_, _, inverse, product, scaled = nodes
-        divisor = self.constants.get(mean.input[1])
-        eps = _other(sum_, mean.output[0])
-        gain = _other(scaled, product.output[0])
-        squares = list(square.input) == [norm.output[0]] * 2
-        by_channels = divisor is not None and numpy_helper.to_array(divisor) == self.shapes[source][1]
-        per_channel = tuple(self.shapes.get(gain, ()))[-3:] == (self.shapes[source][1], 1, 1)
-        if not squares or not by_channels or not per_channel or eps not in self.constants:
-            return None
-        return _RmsChain(tuple(nodes), source, gain, eps) if _other(product, inverse.output[0]) == source else None
-
-    def replace(self, made: Mapping[str, Sequence[onnx.NodeProto]]) -> None:
-        """Put other operators in the place of those with these first outputs, in place."""
-        nodes: list[onnx.NodeProto] = []
-        for node in self.graph.node:
-            nodes += made.get(node.output[0], [node])
-        del self.graph.node[:]
-        self.graph.node.extend(nodes)
-        used = {name for node in nodes for name in node.input}
-        kept = [tensor for tensor in self.graph.initializer if tensor.name in used]
-        del self.graph.initializer[:]
-        self.graph.initializer.extend(kept)
+        nodes.append(user)
+    _, square, mean, sum_, _, inverse, product, scaled = nodes
+    divisor = view.constants.get(mean.input[1])
+    eps = _other(sum_, mean.output[0])
+    gain = _other(scaled, product.output[0])
+    squares = list(square.input) == [norm.output[0]] * 2
+    by_channels = divisor is not None and numpy_helper.to_array(divisor) == view.shapes[source][1]
+    per_channel = tuple(view.shapes.get(gain, ()))[-3:] == (view.shapes[source][1], 1, 1)
+    if not squares or not by_channels or not per_channel or eps not in view.constants:
+        return None
+    return _RmsChain(tuple(nodes), source, gain, eps) if _other(product, inverse.output[0]) == source else None
 
 
 def _other(node: onnx.NodeProto, name: str) -> str:

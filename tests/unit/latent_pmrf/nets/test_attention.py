@@ -49,7 +49,8 @@ def test_neighbourhood_equals_brute_force(shape, kernel):
 
 
 def test_the_sizes_above_take_every_path():
-    assert all(axis.count == 1 for axis in plan_tiles(16, 16, 7))  # dense
+    assert [axis.count for axis in plan_tiles(7, 30, 7)] == [1, 1]  # dense
+    assert [axis.count for axis in plan_tiles(16, 16, 7)] == [4, 1]  # bands of whole rows
     assert DENSE_TOKENS < 17 * 19
     assert [axis.count for axis in plan_tiles(17, 19, 7)] == [1, 1]  # primes cannot be cut
     assert [axis.count for axis in plan_tiles(32, 32, 7)] == [4, 4]
