@@ -1,6 +1,6 @@
 """One network to one ONNX file: standard operators of opset 18, a free batch dimension, everything else fixed.
 
-    module -> torch.export -> ONNX -> rewrites (speed) -> passes (storage, tidying) -> checked bytes
+    module -> torch.export -> ONNX -> simplify -> rewrites (speed) -> passes (storage, tidying) -> checked bytes
 
 Two operators are translated here rather than by PyTorch, because onnxruntime recognises these forms and fuses them, and
 does not recognise PyTorch's (figures in docs/EXPERIMENTS.md).
@@ -22,6 +22,7 @@ from onnxscript import opset18 as op
 from export.networks import GraphSpec
 from export.passes import store_compactly, tidy
 from export.rewrites import join_upsampling, normalise_last
+from export.simplify import simplify
 
 OPSET = 18
 IR_VERSION = 8
@@ -84,6 +85,7 @@ def _convert(spec: GraphSpec) -> onnx.ModelProto:
             output_names=[spec.output.name],
             dynamic_shapes=tuple({0: batch} for _ in spec.inputs),
             external_data=False,
+            optimize=False,
             verbose=False,
             custom_translation_table={
                 torch.ops.aten.scaled_dot_product_attention.default: _attention,
@@ -92,6 +94,7 @@ def _convert(spec: GraphSpec) -> onnx.ModelProto:
         )
     if program is None:
         raise RuntimeError(f"{spec.name}: torch.onnx.export gave no program")
+    simplify(program.model)
     proto: onnx.ModelProto = program.model_proto
     return proto
 
