@@ -1,5 +1,6 @@
 """Two processes under torchrun train as one process that accumulates the gradients of the same micro-batches."""
 
+import json
 import os
 import signal
 import subprocess
@@ -16,15 +17,17 @@ from tests.training_files import write_faces, write_recipe
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).resolve().parents[3]
-ALONE = ["-m", "latent_pmrf.cli"]
 TOGETHER = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "latent_pmrf.cli"]
 
 
-def start(command, recipe, faces, runs, *more):
-    places = ["--data", str(faces), "--runs", str(runs)]
+def training(recipe, faces, runs):
+    return ["train", recipe.stem, "--config", str(recipe), "--data", str(faces), "--runs", str(runs)]
+
+
+def start(*command):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
-        [sys.executable, *command, "train", recipe.stem, "--config", str(recipe), *places, *more],
+        [sys.executable, *command],
         cwd=ROOT,
         env=environment,
         text=True,
@@ -60,16 +63,15 @@ def runs(tmp_path_factory, faces):
     write_recipe(folder, "flow", **facts, workers=1)
     text = (folder / "flow.yaml").read_text()
     (folder / "flow.yaml").write_text(text.replace("copies: 2", "copies: 0"))
-    finish(start(ALONE, folder / "vae.yaml", faces, folder / "alone"))
-    for stage in ("estimator", "flow"):
-        finish(start(ALONE, folder / f"{stage}.yaml", faces, folder / "alone"))
+    stages = [training(folder / f"{stage}.yaml", faces, folder / "alone") for stage in ("vae", "estimator", "flow")]
+    finish(start("-m", "tests.training_stages", json.dumps(stages)))
     (folder / "together").mkdir()
     (folder / "together" / "vae").symlink_to(folder / "alone" / "vae")
-    finish(start(TOGETHER, folder / "estimator.yaml", faces, folder / "together"))
+    finish(start(*TOGETHER, *training(folder / "estimator.yaml", faces, folder / "together")))
     (folder / "frozen" / "flow").mkdir(parents=True)
     for stage in ("estimator", "vae"):
         (folder / "frozen" / stage).symlink_to(folder / "alone" / stage)
-    finish(start(TOGETHER, folder / "flow.yaml", faces, folder / "frozen"))
+    finish(start(*TOGETHER, *training(folder / "flow.yaml", faces, folder / "frozen")))
     (folder / "together" / "flow").symlink_to(folder / "frozen" / "flow")
     return folder / "alone", folder / "together"
 
@@ -101,14 +103,14 @@ def wait_for(process, text):
 def test_processes_stop_together_and_go_on(tmp_path, faces):
     facts = {"batch_size": 2, "micro_batches": 2, "validate_every": 1, "checkpoint_minutes": 1000.0, "workers": 1}
     recipe = write_recipe(tmp_path, "estimator", **facts)
-    process = start(TOGETHER, recipe, faces, tmp_path / "runs", "--steps", "100000")
+    process = start(*TOGETHER, *training(recipe, faces, tmp_path / "runs"), "--steps", "100000")
     wait_for(process, "validation")  # the leading process validates most of the time, the other waits for it
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert "SIGKILL" not in output
     assert "DataLoader worker" not in output
     assert (tmp_path / "runs" / "estimator" / "state.safetensors").exists()
-    resumed = start(TOGETHER, recipe, faces, tmp_path / "runs", "--steps", "100000")
+    resumed = start(*TOGETHER, *training(recipe, faces, tmp_path / "runs"), "--steps", "100000")
     wait_for(resumed, "resumed at step")
     resumed.send_signal(signal.SIGTERM)
     resumed.communicate(timeout=60)
@@ -116,7 +118,7 @@ def test_processes_stop_together_and_go_on(tmp_path, faces):
 
 def test_processes_must_divide_the_micro_batches(tmp_path, faces):
     recipe = write_recipe(tmp_path, "estimator", micro_batches=1)
-    process = start(TOGETHER, recipe, faces, tmp_path / "runs")
+    process = start(*TOGETHER, *training(recipe, faces, tmp_path / "runs"))
     output, _ = process.communicate(timeout=200)
     assert process.returncode != 0
     assert "2 processes cannot share micro_batches 1 equally" in output

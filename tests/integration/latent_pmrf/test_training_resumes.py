@@ -16,19 +16,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.training_files import write_faces, write_recipe
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]  # seven processes that import torch
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]  # four processes that import torch
 
 ROOT = Path(__file__).resolve().parents[3]
 STAGES = ("estimator", "vae", "flow")
 FAR = 100_000  # a length that no killed run reaches
 MORE = 6  # steps after the kill, the last of them with a falling learning rate
-
-EVERY_STAGE = """
-import json, sys
-from latent_pmrf.cli import main
-for arguments in json.loads(sys.argv[1]):
-    assert main(arguments) == 0
-"""
 
 
 def arguments(stage, folder, steps):
@@ -36,10 +29,11 @@ def arguments(stage, folder, steps):
     return ["train", stage, "--config", str(folder / f"{stage}.yaml"), *places, "--steps", str(steps)]
 
 
-def start(*command):
+def start(*commands):
+    """A process that trains one stage after another."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
-        [sys.executable, *command],
+        [sys.executable, "-m", "tests.training_stages", json.dumps(commands)],
         cwd=ROOT,
         env=environment,
         text=True,
@@ -81,18 +75,17 @@ def runs(tmp_path_factory):
     (root / "data").mkdir()
     faces = write_faces(root / "data")
     killed, alone = prepared(root / "killed", faces), prepared(root / "alone", faces)
-    steps, resumed = {}, []
+    steps, told, goes_on = {}, [], []
     for stage, sig in zip(STAGES, (signal.SIGTERM, signal.SIGKILL, signal.SIGKILL), strict=True):
         run = killed / "runs" / stage
-        process = start("-m", "latent_pmrf.cli", *arguments(stage, killed, FAR))
+        process = start(*goes_on, arguments(stage, killed, FAR))
         kill_when_under_way(process, run, sig)
-        finish(process, 130 if sig == signal.SIGTERM else -sig)
+        told.append(finish(process, 130 if sig == signal.SIGTERM else -sig))
         steps[stage] = saved_step(run)
-        process = start("-m", "latent_pmrf.cli", *arguments(stage, killed, steps[stage] + MORE))
-        resumed.append(finish(process, 0))
+        goes_on = [arguments(stage, killed, steps[stage] + MORE)]
     every = [arguments(stage, alone, steps[stage] + MORE) for stage in STAGES]
-    finish(start("-c", EVERY_STAGE, json.dumps(every)), 0)
-    assert all(f"resumed at step {steps[stage]}" in text for stage, text in zip(STAGES, resumed, strict=True))
+    told.append(finish(start(*goes_on, *every), 0))
+    assert all(f"resumed at step {steps[stage]}" in text for stage, text in zip(STAGES, told[1:], strict=True))
     return killed / "runs", alone / "runs", steps
 
 
