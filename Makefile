@@ -149,7 +149,7 @@ test: install-dev ## every test; what needs a GPU, a browser, Redis, Prometheus,
 	$(call offer_redis)
 	$(call offer_prometheus)
 	$(call offer_triton)
-	@$(VENV_DEV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+	@$(VENV_DEV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: integration
 integration: install-dev ## only the tests with real servers, sessions and pictures

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-_CALLS = 12
+_CALLS = 30
 _SUFFIX = "_kernel_time"
 
 
@@ -55,7 +55,7 @@ class Profile:
 
 
 def profile(content: bytes, feeds: Mapping[str, npt.NDArray[np.float32]], num_threads: int) -> Profile:
-    """Call a network a dozen times under onnxruntime's profiler.
+    """Call a network thirty times under onnxruntime's profiler.
 
     Args:
         content: An ONNX file.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import shutil
@@ -56,7 +57,12 @@ _NEEDS: dict[str, tuple[Callable[[], bool], str]] = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip by marker, with the reason in the summary, never by an `if` inside a test."""
+    """Skip by marker, with the reason in the summary, never by an `if` inside a test; files of slow tests come first.
+
+    A worker that is given a long file last keeps everybody waiting for it.
+    """
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
     for marker, (available, reason) in _NEEDS.items():
         marked = [item for item in items if item.get_closest_marker(marker)]
         if marked and not available():
@@ -79,13 +85,23 @@ def logging_as_it_was() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A training run of tiny networks and the bundle that `export.cli bundle` made of it; to be left as it is."""
+    """A training run of tiny networks and the bundle that `export.cli bundle` made of it; to be left as it is.
+
+    Every worker of a run is given the same: whoever asks first makes it.
+    """
     from export.cli import main
     from tests.tiny_runs import SIDE_PX, write_runs
 
-    runs, repository = tmp_path_factory.mktemp("tiny") / "runs", tmp_path_factory.mktemp("tiny") / "model_repository"
-    write_runs(runs, steps_done=30)
-    arguments = ["bundle", "--runs", str(runs), "--model-repository", str(repository), "--num-steps", "3"]
-    arguments += ["--fidelity", "0.25", "--name", "tiny", "--bundle-version", "7", "--image-size-px", str(SIDE_PX)]
-    assert main(arguments) == 0
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tiny"
+    folder.mkdir(exist_ok=True)
+    runs, repository, made = folder / "runs", folder / "model_repository", folder / "made"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            write_runs(runs, steps_done=30)
+            arguments = ["bundle", "--runs", str(runs), "--model-repository", str(repository), "--num-steps", "3"]
+            arguments += ["--fidelity", "0.25", "--name", "tiny", "--bundle-version", "7"]
+            assert main([*arguments, "--image-size-px", str(SIDE_PX)]) == 0
+            made.touch()
     return runs, repository

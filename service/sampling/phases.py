@@ -131,7 +131,7 @@ class Phases:
         raw = means
         if self._in_latent_space:
             raw, timings_ms["vae_encoder"] = await self._call("vae_encoder", jobs, image=_to_pm1(means))
-        return await self._compute(len(jobs), self._sources, jobs, means, raw, timings_ms)
+        return await asyncio.to_thread(self._sources, jobs, means, raw, timings_ms)
 
     async def advance(self, faces: Sequence[FlowFace]) -> list[FlowFace]:
         """One Euler step of each face, at its own time and of its own length.
