@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
 import re
 import shutil
 import signal
@@ -176,7 +177,9 @@ class TritonServer:
             *self._options,
         ]
         with self._log.open("ab") as written:
-            self._child = subprocess.Popen(arguments, env=self._variables, stdout=written, stderr=written)
+            self._child = subprocess.Popen(
+                arguments, env=self._variables, stdout=written, stderr=written, start_new_session=True
+            )
 
     def until_ready(self) -> None:
         """Wait until it serves every model."""
@@ -228,9 +231,10 @@ class TritonServer:
             self._child.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """End it at once, as `kill -9` does."""
+        """End it at once, as `kill -9` does, and its Python processes, which would outlive it."""
         if self._child is not None:
-            self._child.kill()
+            with contextlib.suppress(ProcessLookupError):  # all of them have ended by themselves
+                os.killpg(self._child.pid, signal.SIGKILL)
             self._child.wait()
             self._child = None
         for left in _SHARED_MEMORY.glob(f"{self._region_prefix}*"):
