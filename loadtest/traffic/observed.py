@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import statistics
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from loadtest.process import RunningService
 
 _BEAT_S = 0.5
+_LEAST_LOOKS = 8
 _MIB = 1024 * 1024
 
 Counts = dict[str, float]
@@ -47,6 +49,14 @@ class Observation:
     def peak_mib(self) -> float:
         """Largest resident memory seen."""
         return max((mib for _, mib in self.memory_mib), default=0.0)
+
+    @property
+    def slope_mib_per_min(self) -> float | None:
+        """Growth of the resident memory over the second half, by least squares; None when it was hardly looked at."""
+        half = self.memory_mib[len(self.memory_mib) // 2 :]
+        if len(half) < _LEAST_LOOKS:
+            return None
+        return statistics.linear_regression(*zip(*half, strict=True)).slope * 60
 
 
 @contextlib.asynccontextmanager

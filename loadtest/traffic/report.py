@@ -22,7 +22,7 @@ TOO_LATE = (GAVE_UP, "deadline_exceeded")
 _HEADER = (
     "| way | load | offered, a second | restored, a second | within the objective, a second "
     "| p50 | p90 | p95 | p99 | largest, s | refused | gave up | wrong | queue wait, ms | compute, ms | faces a step "
-    "| peak, MiB | sent late, p99 ms |"
+    "| peak, MiB | slope, MiB a minute | sent late, p99 ms |"
 )
 _NETWORKS = ("estimator", "vae_encoder", "velocity", "vae_decoder")
 
@@ -45,6 +45,7 @@ class Row:
         compute_ms: Network time of the service per restored photo; calls that faces share are counted once.
         rows_per_step: Mean rows of a velocity call.
         peak_mib: Largest resident memory.
+        slope_mib_per_min: Its growth over the second half.
         late_p99_ms: How late requests left the client; where that is much, the machine was too slow to ask.
     """
 
@@ -61,6 +62,7 @@ class Row:
     compute_ms: float | None
     rows_per_step: float | None
     peak_mib: float
+    slope_mib_per_min: float | None
     late_p99_ms: float
 
     def as_markdown(self) -> str:
@@ -70,7 +72,8 @@ class Row:
         cells = [self.way, f"{self.load:.0%}", f"{self.offered_per_s:.2f}", f"{self.restored_per_s:.2f}"]
         cells += [f"{self.good_per_s:.2f}", *latencies, str(self.refused), str(self.gave_up), wrong]
         cells += [_shown(value) for value in (self.queue_wait_ms, self.compute_ms)]
-        cells += [_shown(self.rows_per_step, 2), _shown(self.peak_mib), _shown(self.late_p99_ms)]
+        cells += [_shown(self.rows_per_step, 2), _shown(self.peak_mib), _shown(self.slope_mib_per_min, 1)]
+        cells.append(_shown(self.late_p99_ms))
         return f"| {' | '.join(cells)} |"
 
 
@@ -105,6 +108,7 @@ def row_of(way: str, load: float, samples: Sequence[Sample], seen: Observation, 
         compute_ms=busy_s * 1000 / len(restored) if restored else None,
         rows_per_step=seen.mean("restore_batch_size", "[network=velocity]"),
         peak_mib=seen.peak_mib,
+        slope_mib_per_min=seen.slope_mib_per_min,
         late_p99_ms=float(np.percentile([sample.sent_s - sample.intended_s for sample in samples], 99)) * 1000,
     )
 

@@ -113,7 +113,13 @@ def test_the_service_s_own_figures_are_those_of_the_run():
     row = row_of("HTTP", 0.5, samples_of(OK), seen, objective_s=5)
     assert row.rows_per_step == 3.0
     assert row.peak_mib == 500.0
+    assert row.slope_mib_per_min is None  # too short for one
     assert row.queue_wait_ms is None
+
+
+def test_memory_that_grows_is_seen_once_the_first_photos_have_been_served():
+    seen = Observation(memory_mib=[(second, min(second, 30) * 10 + second * 0.5) for second in range(60)])
+    assert row_of("HTTP", 0.5, samples_of(OK), seen, objective_s=5).slope_mib_per_min == pytest.approx(30)
 
 
 def test_past_saturation_goodput_is_compared_with_the_peak(tmp_path):
