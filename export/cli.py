@@ -212,9 +212,7 @@ def _bench(options: argparse.Namespace) -> int:
 
 def _cpu(options: argparse.Namespace) -> int:
     bench = CpuBench(load_original(options.model_repository, say), options.threads, options.seconds)
-    say(
-        f"{processor()}, {options.threads} threads; medians of calls in turn. Cells: ms, GFLOP/s, share of the product."
-    )
+    say(f"{processor()}, {options.threads} threads; the best of calls in turn: ms, GFLOP/s, share of the product's.")
     if not any(name.startswith("OpenVINO") for name in bench.runtimes):
         say("OpenVINO is not installed (extra `openvino`) and not measured.")
     for lines in (network_table(list(bench.networks())), face_table(bench.face())):
