@@ -50,11 +50,21 @@ def animated(kind: str) -> bytes:
     return saved(frames[0], kind, save_all=True, append_images=frames[1:], duration=100)
 
 
+def packed_zeros(count: int) -> bytes:
+    """What zlib makes of that many zero bytes; a block is packed once and repeated, which takes no time."""
+    block_bytes = 1 << 20
+    packer = zlib.compressobj(9)
+    first, block = (packer.compress(bytes(block_bytes)) + packer.flush(zlib.Z_FULL_FLUSH) for _ in range(2))
+    rest = packer.compress(bytes(count % block_bytes)) + packer.flush()
+    blocks = count // block_bytes
+    start = first + block * (blocks - 1) if blocks else first[:2]
+    checksum = struct.pack(">HH", count % 65521, 1)  # Adler-32 of zeros
+    return start + rest[:-4] + checksum
+
+
 def png_bomb(side_px: int = 50_000) -> bytes:
     """A PNG file of some 300 KB that declares `side_px` squared and would fill gigabytes."""
-    packer = zlib.compressobj(9)
-    row = bytes(side_px // 8 + 1)
-    rows = b"".join(packer.compress(row) for _ in range(side_px)) + packer.flush()
+    rows = packed_zeros(side_px * (side_px // 8 + 1))
     return png_file(png_header(side_px, side_px, 1, 0), (b"IDAT", rows), (b"IEND", b""))
 
 

@@ -10,7 +10,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from tests.pictures import encoded, pixels, png_bomb, png_file, png_header, saved
+from tests.pictures import encoded, packed_zeros, pixels, png_bomb, png_file, png_header, saved
 from tests.processes import service_process, until
 
 MIB = 1 << 20
@@ -179,7 +179,7 @@ def png_with(*more):
     return png_file(png_header(64, 64), *more, (b"IDAT", ROWS), (b"IEND", b""))
 
 
-BOMB = zlib.compress(bytes(512 * MIB), 9)
+BOMB = packed_zeros(512 * MIB)
 REFUSED = {
     "a PNG of 2.5 gigapixels": (png_bomb(), 413, "image_too_large"),
     "a JPEG of 65500 x 65500": (jpeg_of_size(65_500, 65_500), 413, "image_too_large"),
