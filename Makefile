@@ -149,7 +149,8 @@ test: install-dev ## every test; what needs a GPU, a browser, Redis, Prometheus,
 	$(call offer_redis)
 	$(call offer_prometheus)
 	$(call offer_triton)
-	@$(VENV_DEV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@# Some set PYTHONDONTWRITEBYTECODE; hundreds of processes are started here, and each would compile the same files.
+	@PYTHONDONTWRITEBYTECODE= $(VENV_DEV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: integration
 integration: install-dev ## only the tests with real servers, sessions and pictures
