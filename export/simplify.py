@@ -20,11 +20,11 @@ _ROUNDS = 2
 def simplify(model: onnx_ir.Model) -> None:
     """Fold constants, apply the rules, drop what nobody uses and say every constant once, in place."""
     rewriting = rewriter.RewritePass(_RULES)
-    common.InlinePass()(model)
+    unused = (common.RemoveUnusedNodesPass(), common.RemoveUnusedOpsetsPass())
+    common.InlinePass()(model)  # leaves no functions behind
     for _ in range(_ROUNDS):
         folded = optimizer.fold_constants_ir(model, onnx_shape_inference=True).modified
         rewritten = rewriting(model).modified
-        unused = (common.RemoveUnusedNodesPass(), common.RemoveUnusedFunctionsPass(), common.RemoveUnusedOpsetsPass())
         dropped = [remove(model).modified for remove in unused]
         if not (folded or rewritten or any(dropped)):
             break
