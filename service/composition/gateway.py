@@ -24,6 +24,7 @@ from service.composition.ending import Ending
 from service.composition.http import Ended, address_of, serve_until_told
 from service.composition.loops import Loops, part_with
 from service.composition.networks import open_backend
+from service.composition.priorities import stand_back
 from service.composition.queues import FaceQueue, keep_gauges, open_faces, open_photos
 from service.composition.release import version
 from service.composition.rpc import rpc_beside, stream_room
@@ -146,7 +147,9 @@ async def restoring(
     loops = Loops(ending)
     async with contextlib.AsyncExitStack() as parts:
         parts.push_async_callback(part_with, access.accounts.meter.close)
-        pool = parts.enter_context(ThreadPoolExecutor(settings.cpu_workers, thread_name_prefix="stage"))
+        pool = parts.enter_context(
+            ThreadPoolExecutor(settings.cpu_workers, thread_name_prefix="stage", initializer=stand_back)
+        )
         # Begins while the networks are opened, and ends before the threads, which may still wait for what nobody wants.
         decode, rehearse = parts.enter_context(
             decoding(settings, metrics, None if stand_ins is None else stand_ins.decode)
