@@ -20,7 +20,7 @@ from export.half import PRECISIONS
 from export.manifest import BundleFacts, set_defaults
 from export.networks import graph_specs
 from export.node_profile import profile, profile_table
-from export.parity import Gate, ParityError, draw
+from export.parity import Gate, ParityError, draw_all, feeds_of
 from export.precision import PrecisionGate
 from export.telling import say, telling
 from export.tensorrt_operators import load_table
@@ -223,8 +223,7 @@ def _cpu(options: argparse.Namespace) -> int:
 def _profile(options: argparse.Namespace) -> int:
     original = load_original(options.model_repository, say)
     for spec in graph_specs(original.trained, int(original.manifest["image_size_px"])):
-        tensors = [draw(face, options.batch, original.trained.statistics, seed=1) for face in spec.inputs]
-        feeds = {face.name: tensor.numpy() for face, tensor in zip(spec.inputs, tensors, strict=True)}
+        feeds = feeds_of(spec, draw_all(spec, options.batch, original.trained.statistics, seed=1))
         found = profile(original.files[spec.name], feeds, options.threads)
         say("\n".join(profile_table(spec.name, found, options.most)))
     return 0

@@ -28,18 +28,18 @@ from onnx import TensorProto, helper
 from export.cost import cost_of
 from export.networks import GraphSpec, graph_specs
 from export.openvino_session import OpenVinoSession, openvino_precisions
-from export.parity import PIPELINE_SEEDS, draw, pipeline_images
+from export.parity import PIPELINE_SEEDS, draw_all, feeds_of, pipeline_images, served_options
+from export.precision import psnr_db as unbounded_psnr_db
+from export.timing import BATCH_SIZES, PAUSE_S, SEED, call_ms
 from export.variants import Original
 from latent_pmrf.evaluation.bundle import BundleRestorer, Session, source_noise
 
 Call: TypeAlias = Callable[[], object]
 
-BATCH_SIZES = (1, 4)
 EAGER, SERVED = "PyTorch eager", "onnxruntime"
 _PRODUCT_SIDE = 1536
 """Of the matrices: their product takes long enough for threads to start, and short enough to be among the others."""
 _LEAST_ROUNDS, _MOST_ROUNDS = 3, 25
-_SEED = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +96,14 @@ class CpuBench:
         original: The bundle, and its networks in PyTorch.
         num_threads: Threads of every call; PyTorch's setting stays afterwards.
         row_s: Seconds for each row of the table; three rounds are made at least.
-        pause_s: Before each measured call; PyTorch's threads spin for about a tenth of a second.
+        pause_s: Before each measured call.
         runtimes: How files become sessions, by name of the runtime; filled when made.
     """
 
     original: Original
     num_threads: int
     row_s: float
-    pause_s: float = 0.12
+    pause_s: float = PAUSE_S
     runtimes: dict[str, Callable[[bytes], Session]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -148,8 +148,8 @@ class CpuBench:
         return Face(steps, ms, psnr)
 
     def _calls(self, spec: GraphSpec, rows: int, sessions: Mapping[str, Session]) -> dict[str, Call]:
-        tensors = [draw(face, rows, self.original.trained.statistics, _SEED) for face in spec.inputs]
-        feeds = {face.name: tensor.numpy() for face, tensor in zip(spec.inputs, tensors, strict=True)}
+        tensors = draw_all(spec, rows, self.original.trained.statistics, SEED)
+        feeds = feeds_of(spec, tensors)
         calls: dict[str, Call] = {EAGER: functools.partial(_without_gradients, spec.module, tensors)}
         return calls | {name: functools.partial(session.run, None, feeds) for name, session in sessions.items()}
 
@@ -158,17 +158,13 @@ def served_session(content: bytes, num_threads: int) -> Any:  # noqa: ANN401 - o
     """An onnxruntime session with the options of `service.backends.ort_session`, which a contract test compares."""
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = num_threads
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(content, served_options(num_threads), providers=["CPUExecutionProvider"])
 
 
 def matrix_products(num_threads: int) -> dict[str, Call]:
     """The product of two large float32 matrices by PyTorch and by onnxruntime: the faster one tells the peak."""
     side = _PRODUCT_SIDE
-    a, b = np.random.default_rng(_SEED).random((2, side, side), np.float32)
+    a, b = np.random.default_rng(SEED).random((2, side, side), np.float32)
     faces = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [side, side]) for name in "abc"]
     graph = helper.make_graph([helper.make_node("MatMul", ["a", "b"], ["c"])], "product", faces[:2], faces[2:])
     model: onnx.ModelProto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
@@ -194,9 +190,9 @@ def in_turn(
         if len(rounds) >= _LEAST_ROUNDS and time.perf_counter() - begin_s > seconds:
             break
         if products:
-            peak.append(2 * _PRODUCT_SIDE**3 / min(_timed_ms(product, pause_s) for product in products.values()) / 1e6)
+            peak.append(2 * _PRODUCT_SIDE**3 / min(call_ms(product, pause_s) for product in products.values()) / 1e6)
         for name, call in calls.items():
-            ms[name].append(_timed_ms(call, pause_s))
+            ms[name].append(call_ms(call, pause_s))
     return ms, peak
 
 
@@ -213,15 +209,7 @@ def _cpu_facts() -> list[str]:
 
 def psnr_db(picture: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> float:
     """Of pictures in [0, 1]; 200 dB stand for what float32 cannot tell apart."""
-    return min(200.0, -10 * float(np.log10(max(1e-20, np.mean(np.square(picture - expected, dtype=np.float64))))))
-
-
-def _timed_ms(call: Call, pause_s: float) -> float:
-    time.sleep(pause_s)
-    call()
-    begin_s = time.perf_counter()
-    call()
-    return (time.perf_counter() - begin_s) * 1e3
+    return min(200.0, unbounded_psnr_db(expected, picture))
 
 
 @torch.inference_mode()

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from export.parity import served_options
+
 _CALLS = 30
 _SUFFIX = "_kernel_time"
 
@@ -64,11 +66,8 @@ def profile(content: bytes, feeds: Mapping[str, npt.NDArray[np.float32]], num_th
     """
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = num_threads
-    options.log_severity_level = 3
+    options = served_options(num_threads)
     options.enable_profiling = True
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     with tempfile.TemporaryDirectory() as folder:
         options.profile_file_prefix = str(Path(folder) / "profile")
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

@@ -70,6 +70,17 @@ class Parity:
     rounding_levels: float
 
 
+def served_options(num_threads: int) -> Any:  # noqa: ANN401 - onnxruntime is untyped
+    """The session options of `service.backends.ort_session`, which a contract test compares."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
 def open_session(content: bytes, num_threads: int = 1) -> Any:  # noqa: ANN401 - onnxruntime is untyped
     """An onnxruntime session on the CPU."""
     import onnxruntime
@@ -101,8 +112,7 @@ def check_network(spec: GraphSpec, content: bytes, statistics: LatentStatistics,
     typical = np.average([square for _, square in drawn], weights=[rows for rows, _ in drawn])
     worst = 0.0
     for case, reference, square in zip(cases, references, squares, strict=True):
-        feeds = {face.name: tensor.numpy() for face, tensor in zip(spec.inputs, case.tensors, strict=True)}
-        exported = session.run(None, feeds)[0]
+        exported = session.run(None, feeds_of(spec, case.tensors))[0]
         if exported.shape != reference.shape or not (np.isfinite(exported).all() and np.isfinite(reference).all()):
             raise ParityError(f"{spec.name}, {case.name}: shapes {exported.shape}, {reference.shape}, or not finite")
         difference = float(np.abs(exported - reference).max())
@@ -160,6 +170,16 @@ def draw(face: TensorFace, rows: int, statistics: LatentStatistics, seed: int) -
     return statistics.denormalise(normal) if face.name == "latent" else normal
 
 
+def draw_all(spec: GraphSpec, rows: int, statistics: LatentStatistics, seed: int) -> list[torch.Tensor]:
+    """Draw every input of a network, in its order."""
+    return [draw(face, rows, statistics, seed) for face in spec.inputs]
+
+
+def feeds_of(spec: GraphSpec, tensors: Sequence[torch.Tensor]) -> dict[str, F32Array]:
+    """The same inputs as onnxruntime takes them, by name."""
+    return {face.name: tensor.numpy() for face, tensor in zip(spec.inputs, tensors, strict=True)}
+
+
 def pipeline_images(restorer: Restorer, image_size_px: int) -> torch.Tensor:
     """The drawn images of the pipeline's comparison, one for each of `PIPELINE_SEEDS`."""
     face = TensorFace("image", (3, image_size_px, image_size_px), (0.0, 1.0), picture=True)
@@ -177,7 +197,7 @@ class _Case:
 
 def _cases(spec: GraphSpec, statistics: LatentStatistics) -> Iterator[_Case]:
     for rows in BATCH_SIZES:
-        yield _Case(f"batch {rows}", [draw(face, rows, statistics, _SEED + rows) for face in spec.inputs], True)
+        yield _Case(f"batch {rows}", draw_all(spec, rows, statistics, _SEED + rows), True)
     for end, name in enumerate(("lowest", "highest")):
         bounds = [face.range or (0.0, 1.0) for face in spec.inputs]
         filled = zip(spec.inputs, bounds, strict=True)

@@ -77,8 +77,9 @@ def fold_constants(model: onnx.ModelProto) -> None:
             continue
         feeds = {name: constants[name] for name in node.input}
         values: Any = ReferenceEvaluator(_alone(node, model, feeds)).run(None, feeds)
-        made |= dict(zip(node.output, values, strict=True))
-        constants |= made
+        found = dict(zip(node.output, values, strict=True))
+        made |= found
+        constants |= found
     outputs = {value.name for value in graph.output}
     used = {name for node in kept for name in node.input} | outputs
     tensors = [tensor for tensor in graph.initializer if tensor.name in used]

@@ -15,13 +15,15 @@ from dataclasses import dataclass
 import torch
 
 from export.networks import graph_specs
-from export.parity import draw, open_session
+from export.parity import draw_all, feeds_of, open_session
 from export.to_onnx import to_onnx
 from export.trained import Trained
 
 BATCH_SIZES = (1, 4)
-_PAUSE_S = 0.12
-_SEED = 7
+PAUSE_S = 0.12
+"""PyTorch's threads spin for about a tenth of a second."""
+SEED = 7
+"""Of the inputs that are drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +61,13 @@ def measure(trained: Trained, image_size_px: int, *, repeats: int, num_threads: 
     for spec in graph_specs(trained, image_size_px):
         session = open_session(to_onnx(spec), num_threads)
         for rows in BATCH_SIZES:
-            tensors = [draw(face, rows, trained.statistics, _SEED) for face in spec.inputs]
-            feeds = {face.name: tensor.numpy() for face, tensor in zip(spec.inputs, tensors, strict=True)}
+            tensors = draw_all(spec, rows, trained.statistics, SEED)
+            feeds = feeds_of(spec, tensors)
             torch_ms, onnx_ms = [], []
             with torch.inference_mode():
                 for _ in range(repeats):
-                    torch_ms.append(_time_ms(functools.partial(spec.module, *tensors)))
-                    onnx_ms.append(_time_ms(functools.partial(session.run, None, feeds)))
+                    torch_ms.append(call_ms(functools.partial(spec.module, *tensors)))
+                    onnx_ms.append(call_ms(functools.partial(session.run, None, feeds)))
             yield Timing(spec.name, rows, torch_ms, onnx_ms)
 
 
@@ -80,8 +82,9 @@ def table_row(timing: Timing) -> str:
 HEADER = "| network | batch | PyTorch eager, ms | onnxruntime, ms | ratio |\n|---|---|---|---|---|"
 
 
-def _time_ms(call: Callable[[], object]) -> float:
-    time.sleep(_PAUSE_S)
+def call_ms(call: Callable[[], object], pause_s: float = PAUSE_S) -> float:
+    """Milliseconds of a call, after a pause and a call that is not measured."""
+    time.sleep(pause_s)
     call()
     begin_s = time.perf_counter()
     call()

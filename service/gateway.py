@@ -92,6 +92,15 @@ def seed_of(chosen: int | None) -> int:
     return secrets.randbelow(_SEEDS) if chosen is None else chosen
 
 
+def decode_limits(settings: Settings) -> DecodeLimits:
+    """What a photo may be."""
+    return DecodeLimits(
+        max_upload_bytes=settings.max_upload_bytes,
+        max_image_px=settings.max_image_px,
+        min_side_px=settings.min_image_side_px,
+    )
+
+
 def new_job(  # noqa: PLR0913 - the parts of a job
     upload: Upload,
     options: RestoreOptions,
@@ -227,7 +236,7 @@ class Gateway:
         """
         check_options(options, self.option_limits)
         loop = asyncio.get_running_loop()
-        header = await loop.run_in_executor(self.pool, check_header, upload, self._decode_limits())
+        header = await loop.run_in_executor(self.pool, check_header, upload, decode_limits(self.settings))
         return header.width_px * header.height_px
 
     @contextlib.asynccontextmanager
@@ -259,7 +268,7 @@ class Gateway:
 
     async def _pipeline(self, upload: Upload, plan: _Plan, log: PhotoLog) -> Restoration:
         options, watch = plan.options, Stopwatch(self.pool, self.metrics)
-        image = await watch.compute("decode", self.decode, upload, self._decode_limits())
+        image = await watch.compute("decode", self.decode, upload, decode_limits(self.settings))
         log.size(image.pixels.shape[1], image.pixels.shape[0])
         self._check_output_size(image, options)
         found = [] if options.aligned else await self._find_faces(image, options, watch)
@@ -286,13 +295,6 @@ class Gateway:
             output_format=finished.output_format,
         )
         return log.restored(Restoration(finished.data, report))
-
-    def _decode_limits(self) -> DecodeLimits:
-        return DecodeLimits(
-            max_upload_bytes=self.settings.max_upload_bytes,
-            max_image_px=self.settings.max_image_px,
-            min_side_px=self.settings.min_image_side_px,
-        )
 
     def _check_output_size(self, image: DecodedImage, options: RestoreOptions) -> None:
         height, width = image.pixels.shape[:2]

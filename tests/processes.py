@@ -75,7 +75,12 @@ def command(*arguments: str) -> list[str]:
 def environment(bundle: Path, **settings: object) -> dict[str, str]:
     """An environment with these settings and no others of ours."""
     foreign = {name: value for name, value in os.environ.items() if not name.upper().startswith("LATENT_PMRF_")}
-    own = {f"LATENT_PMRF_{name.upper()}": str(value) for name, value in {"grpc_port": 0, **settings}.items()}
+    given = {
+        "grpc_port": 0,
+        "latency_objective_s": 3600,
+        **settings,
+    }  # as for services in this process: tests/conftest.py
+    own = {f"LATENT_PMRF_{name.upper()}": str(value) for name, value in given.items()}
     return {**foreign, **own, "LATENT_PMRF_MODEL_REPOSITORY": str(bundle)}
 
 

@@ -34,7 +34,7 @@ class Stopwatch:
 
     async def compute(self, stage: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a stage in the pool; the time counts from its start there, not from its place in the line."""
-        return await self.together(partial(self._staged, stage, partial(function, *args, **kwargs)))
+        return await self.together(self._staged, stage, partial(function, *args, **kwargs))
 
     async def together(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a function in the pool that times its stages by itself: each way there and back has its price."""
