@@ -103,43 +103,48 @@ class Answering(grpc.aio.ServerInterceptor):
 
     @contextlib.asynccontextmanager
     async def _counted(self, method: str, context: Context, call: Span) -> AsyncIterator[None]:
+        """Count and time a call before its caller hears of its end."""
         begin_s = time.perf_counter()
         code = grpc.StatusCode.OK
+        told: ServiceError | None = None
         self._active += 1
         try:
-            yield
-        except ServiceError as error:
-            code = code_of(error)
-            if code is grpc.StatusCode.INTERNAL:
-                known = {"code": error.code, **({"stage": error.stage} if error.stage else {})}
-                logger.error("%s %s: %s", method, error.code, error.detail, extra={"fields": known})
-            await _abort(context, error)
-        except DecodeError:
-            malformed = MalformedRequest("the request is no message of this call", hint="see restoration.proto")
-            code = code_of(malformed)
-            await _abort(context, malformed)
-        except asyncio.CancelledError:
-            left_s = context.time_remaining()
-            is_late = left_s is not None and left_s <= 0
-            code = grpc.StatusCode.DEADLINE_EXCEEDED if is_late else grpc.StatusCode.CANCELLED
-            raise
-        except Exception:
-            code = grpc.StatusCode.INTERNAL
-            instance = uuid.uuid4().urn
-            logger.exception("%s %s", instance, method)
-            told = defect()
-            told.extra["instance"] = instance
-            await _abort(context, told)
+            try:
+                yield
+            except ServiceError as error:
+                told, code = error, code_of(error)
+                if code is grpc.StatusCode.INTERNAL:
+                    known = {"code": error.code, **({"stage": error.stage} if error.stage else {})}
+                    logger.error("%s %s: %s", method, error.code, error.detail, extra={"fields": known})
+            except DecodeError:
+                told = MalformedRequest("the request is no message of this call", hint="see restoration.proto")
+                code = code_of(told)
+            except asyncio.CancelledError:
+                left_s = context.time_remaining()
+                is_late = left_s is not None and left_s <= 0
+                code = grpc.StatusCode.DEADLINE_EXCEEDED if is_late else grpc.StatusCode.CANCELLED
+                raise
+            except Exception:
+                code = grpc.StatusCode.INTERNAL
+                instance = uuid.uuid4().urn
+                logger.exception("%s %s", instance, method)
+                told = defect()
+                told.extra["instance"] = instance
+            finally:
+                self._account(method, code, time.perf_counter() - begin_s, call)
+            if told is not None:
+                await _abort(context, told)
         finally:
             self._active -= 1
             self._left.set()
-            seconds = time.perf_counter() - begin_s
-            self._metrics.requests(method, code.name)
-            self._metrics.observe_request(method, seconds)
-            error_type = code.name if code in _OURS else None
-            end_request(call, method.lstrip("/"), {"rpc.response.status_code": code.name}, error_type=error_type)
-            fields = {"method": method, "status": code.name, "duration_ms": round(seconds * 1000, 1)}
-            logger.info("answered", extra={"fields": fields})
+
+    def _account(self, method: str, code: grpc.StatusCode, seconds: float, call: Span) -> None:
+        self._metrics.requests(method, code.name)
+        self._metrics.observe_request(method, seconds)
+        error_type = code.name if code in _OURS else None
+        end_request(call, method.lstrip("/"), {"rpc.response.status_code": code.name}, error_type=error_type)
+        fields = {"method": method, "status": code.name, "duration_ms": round(seconds * 1000, 1)}
+        logger.info("answered", extra={"fields": fields})
 
 
 async def _abort(context: Context, error: ServiceError) -> None:

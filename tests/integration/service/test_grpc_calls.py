@@ -246,7 +246,7 @@ async def test_the_deadline_is_the_photo_s():
         await until(lambda: parts.gateway.admission.active == 0)
         gate.set()
         await until(lambda: parts.sampler.free_slots == 4)
-        assert parts.counted('restore_cancelled_total{phase="running"}') == 1
+        await until(lambda: parts.counted('restore_cancelled_total{phase="running"}') == 1)
         assert parts.backend.rows("vae_decoder") == []
 
 
@@ -261,7 +261,8 @@ async def test_who_hangs_up_frees_his_slots_at_the_next_step():
         gate.set()
         await until(lambda: parts.sampler.free_slots == 4)
         assert len(parts.backend.rows("velocity")) == 1
-        assert parts.counted(f'restore_requests_total{{code="CANCELLED",route="/{SERVICE}/Restore"}}') == 1
+        cancelled = f'restore_requests_total{{code="CANCELLED",route="/{SERVICE}/Restore"}}'
+        await until(lambda: parts.counted(cancelled) == 1)
 
 
 async def test_a_defect_leaves_no_trace_in_the_answer(caplog):

@@ -242,7 +242,8 @@ async def test_who_cancels_a_stream_frees_its_slots_at_the_next_step():
         await until(lambda: parts.sampler.free_slots == 4)
         assert len(parts.backend.rows("velocity")) == 1
         assert await parts.gateway.broker.depth() == 0
-        assert parts.counted(f'restore_requests_total{{code="CANCELLED",route="/{SERVICE}/RestoreBatch"}}') == 1
+        cancelled = f'restore_requests_total{{code="CANCELLED",route="/{SERVICE}/RestoreBatch"}}'
+        await until(lambda: parts.counted(cancelled) == 1)
         assert decoded(await alone(parts, FACES[0])).shape == (64, 64, 3)
 
 
