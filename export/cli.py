@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from export.bundle import defaults_of, write_bundle
 from export.cost import PIPELINES, cost_table, networks_of
-from export.cpu_bench import CpuBench, face_table, network_table, processor
+from export.cpu_bench import CpuBench, network_table, processor, restoration_table
 from export.engine import BuildOptions, require_tensorrt
 from export.gpu import Roof, gpu_name, gpu_report
 from export.half import PRECISIONS
@@ -215,7 +215,7 @@ def _cpu(options: argparse.Namespace) -> int:
     say(f"{processor()}, {options.threads} threads; the best of calls in turn: ms, GFLOP/s, share of the product's.")
     if not any(name.startswith("OpenVINO") for name in bench.runtimes):
         say("OpenVINO is not installed (extra `openvino`) and not measured.")
-    for lines in (network_table(list(bench.networks())), face_table(bench.face())):
+    for lines in (network_table(list(bench.networks())), *map(restoration_table, bench.restorations())):
         say("\n" + "\n".join(lines))
     return 0
 

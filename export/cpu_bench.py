@@ -1,7 +1,7 @@
 """How close the networks of a bundle come to what this machine's processor can do, by runtime, in one run.
 
     bundle -> networks in PyTorch, onnxruntime as it serves, OpenVINO if it is installed
-           -> calls in turn, a large matrix product among them -> tables of GFLOP/s, and of one face from end to end
+           -> calls in turn, a large matrix product among them -> tables of GFLOP/s, and of faces from end to end
 
 All take turns, so that what else runs on the machine slows down all of them, and each counts with its best call: that
 is what it can do. Before each measured call there is one that is not measured, and before that a pause: PyTorch's
@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +28,9 @@ from onnx import TensorProto, helper
 from export.cost import cost_of
 from export.networks import GraphSpec, graph_specs
 from export.openvino_session import OpenVinoSession, openvino_precisions
-from export.parity import PIPELINE_SEEDS, draw_all, feeds_of, pipeline_images, served_options
+from export.parity import draw_all, feeds_of, pipeline_images, served_options
 from export.precision import psnr_db as unbounded_psnr_db
+from export.served_session import ServedSession
 from export.timing import BATCH_SIZES, PAUSE_S, SEED, call_ms
 from export.variants import Original
 from latent_pmrf.evaluation.bundle import BundleRestorer, Session, source_noise
@@ -70,15 +71,17 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Face:
-    """One face from end to end.
+class Restoration:
+    """Faces from end to end.
 
     Attributes:
+        faces: How many, in one batch.
         num_steps: Euler steps.
         ms: Milliseconds by runtime, in the order of measurement.
-        psnr_db: Of the restored picture beside PyTorch's, by runtime.
+        psnr_db: Of the restored pictures beside PyTorch's, by runtime.
     """
 
+    faces: int
     num_steps: int
     ms: Mapping[str, Sequence[float]]
     psnr_db: Mapping[str, float]
@@ -108,7 +111,7 @@ class CpuBench:
 
     def __post_init__(self) -> None:
         torch.set_num_threads(self.num_threads)
-        self.runtimes[SERVED] = functools.partial(served_session, num_threads=self.num_threads)
+        self.runtimes[SERVED] = functools.partial(ServedSession, num_threads=self.num_threads)
         for precision in openvino_precisions():
             opened = functools.partial(OpenVinoSession, precision=precision, num_threads=self.num_threads)
             self.runtimes[f"OpenVINO {precision}"] = opened
@@ -125,17 +128,20 @@ class CpuBench:
                 ms, peak = in_turn(calls, product, self.row_s, self.pause_s)
                 yield Row(spec.name, rows, gflop * rows, peak, ms)
 
-    def face(self) -> Face:
-        """Measure one face from its crop to the restored picture, with the bundle's own number of steps."""
+    def restorations(self) -> Iterator[Restoration]:
+        """Measure faces from their crops to the restored pictures, with the bundle's own number of steps."""
+        return (self._restoration(faces) for faces in BATCH_SIZES)
+
+    def _restoration(self, faces: int) -> Restoration:
         restorer, steps = self.original.trained.restorer, self.original.num_steps
         side = int(self.original.manifest["image_size_px"])
-        image = pipeline_images(restorer, side)[:1]
-        seed = PIPELINE_SEEDS[0]
-        noise = torch.from_numpy(source_noise(restorer.state_shape(side), seed)[None])
+        image = pipeline_images(restorer, side)[:1].expand(faces, -1, -1, -1).contiguous()
+        seeds = range(faces)
+        noise = torch.from_numpy(np.stack([source_noise(restorer.state_shape(side), seed) for seed in seeds]))
         pixels = image.permute(0, 2, 3, 1).numpy()
 
         def restored(bundle: BundleRestorer) -> npt.NDArray[np.float32]:
-            return bundle.transport(bundle.source(bundle.estimate(pixels), [seed]), steps)
+            return bundle.transport(bundle.source(bundle.estimate(pixels), seeds), steps)
 
         calls: dict[str, Call] = {EAGER: functools.partial(restorer.restore, image, noise, steps)}
         expected = restorer.restore(image, noise, steps).sample.permute(0, 2, 3, 1).numpy()
@@ -145,7 +151,7 @@ class CpuBench:
             calls[name] = functools.partial(restored, bundle)
             psnr[name] = psnr_db(restored(bundle), expected)
         ms, _ = in_turn(calls, {}, 2 * self.row_s, self.pause_s)
-        return Face(steps, ms, psnr)
+        return Restoration(faces, steps, ms, psnr)
 
     def _calls(self, spec: GraphSpec, rows: int, sessions: Mapping[str, Session]) -> dict[str, Call]:
         tensors = draw_all(spec, rows, self.original.trained.statistics, SEED)
@@ -154,21 +160,16 @@ class CpuBench:
         return calls | {name: functools.partial(session.run, None, feeds) for name, session in sessions.items()}
 
 
-def served_session(content: bytes, num_threads: int) -> Any:  # noqa: ANN401 - onnxruntime is untyped
-    """An onnxruntime session with the options of `service.backends.ort_session`, which a contract test compares."""
-    import onnxruntime
-
-    return onnxruntime.InferenceSession(content, served_options(num_threads), providers=["CPUExecutionProvider"])
-
-
 def matrix_products(num_threads: int) -> dict[str, Call]:
     """The product of two large float32 matrices by PyTorch and by onnxruntime: the faster one tells the peak."""
+    import onnxruntime
+
     side = _PRODUCT_SIDE
     a, b = np.random.default_rng(SEED).random((2, side, side), np.float32)
     faces = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [side, side]) for name in "abc"]
     graph = helper.make_graph([helper.make_node("MatMul", ["a", "b"], ["c"])], "product", faces[:2], faces[2:])
     model: onnx.ModelProto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
-    session = served_session(model.SerializeToString(), num_threads)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), served_options(num_threads))
     return {
         EAGER: functools.partial(torch.mm, torch.from_numpy(a), torch.from_numpy(b)),
         SERVED: functools.partial(session.run, None, {"a": a, "b": b}),
@@ -229,11 +230,11 @@ def network_table(rows: Sequence[Row]) -> Iterator[str]:
         yield f"{start} | {' | '.join(cells)} |"
 
 
-def face_table(face: Face) -> Iterator[str]:
+def restoration_table(found: Restoration) -> Iterator[str]:
     """The lines of a Markdown table."""
-    yield f"| one face, {face.num_steps} steps | ms, best (median) | times as fast | PSNR beside PyTorch, dB |"
+    yield f"| faces at once: {found.faces}, {found.num_steps} steps | ms, best (median) | times as fast | PSNR, dB |"
     yield "|---|---|---|---|"
-    for name, values in face.ms.items():
+    for name, values in found.ms.items():
         spread = f"{min(values):.0f} ({statistics.median(values):.0f})"
-        psnr = f"{face.psnr_db[name]:.1f}" if name in face.psnr_db else ""
-        yield f"| {name} | {spread} | {face.speedup(name):.2f} | {psnr} |"
+        psnr = f"{found.psnr_db[name]:.1f}" if name in found.psnr_db else ""
+        yield f"| {name} | {spread} | {found.speedup(name):.2f} | {psnr} |"

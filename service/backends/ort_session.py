@@ -1,9 +1,12 @@
-"""Network calls by onnxruntime in this process: one session per network, checked against the manifest.
+"""Network calls by onnxruntime in this process: sessions of each network, checked against the manifest.
 
     infer -> (lane of threads) -> session per `max_batch_size` rows -> finite float32 outputs
+                                   |- a row: one call, every operator spread over `threads` cores
+                                   |- rows: shares of them side by side, where they suffice on one core each
 
 The networks of the sampler take turns in one lane, so that their calls never fight for cores; the detector has the
-other, so that a photo need not wait behind the batches of others. A call itself spreads over `threads` cores.
+other, so that a photo need not wait behind the batches of others. Shares need not wait for each other at every
+operator, as the threads of one operator do. A row's result is the same to the bit either way.
 """
 
 from __future__ import annotations
@@ -12,8 +15,9 @@ import asyncio
 import os
 import time
 from collections.abc import Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +33,7 @@ from service.core.metrics import Metrics
 
 DETECTOR_FILE = "detector/1/model.onnx"
 
+_PROCESSOR = "CPUExecutionProvider"
 _ERRORS_ONLY = 3
 _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(bfloat16)": "bfloat16"}
 
@@ -41,7 +46,9 @@ class _Network:
 
     Attributes:
         name: As in the manifest.
-        session: An `onnxruntime.InferenceSession`; it may be called from several threads.
+        session: An `onnxruntime.InferenceSession` whose operators spread over all cores; it may be called from several
+            threads, as all sessions.
+        narrow: The same on one core, for shares of a batch; None where nothing is shared out.
         input_dtypes: What the inputs are cast to, by name.
         outputs: Names, in the session's order.
         max_batch_size: Most rows of one call, or None for no limit.
@@ -49,9 +56,15 @@ class _Network:
 
     name: str
     session: Any
+    narrow: Any
     input_dtypes: dict[str, str]
     outputs: tuple[str, ...]
     max_batch_size: int | None
+
+    def run(self, session: Any, feeds: Arrays) -> Arrays:  # noqa: ANN401 - onnxruntime is untyped
+        """Every output by name, float32."""
+        values = session.run(self.outputs, feeds)
+        return dict(zip(self.outputs, (np.asarray(value, np.float32) for value in values), strict=True))
 
 
 class OrtBackend:
@@ -60,7 +73,7 @@ class OrtBackend:
     Args:
         manifest: The bundle's contract; its files' hashes have been checked by `load_manifest`.
         repository: The model repository.
-        threads: Cores of one network call; 0 uses all this process may use.
+        threads: Cores of a batch, and of a call of the detector; 0 uses all this process may use.
         metrics: Told about every call.
         only: Names of the networks that this process calls, `detector` among them or not; None for all.
 
@@ -82,6 +95,7 @@ class OrtBackend:
     ) -> None:
         threads = threads or len(os.sched_getaffinity(0))
         self._metrics = metrics
+        self._threads = threads
         self._networks = {
             name: _load(name, repository / spec.file, spec, threads)
             for name, spec in manifest.networks.items()
@@ -96,6 +110,7 @@ class OrtBackend:
             self._networks[DETECTOR] = _load(DETECTOR, detector, None, threads)
         self._sampler_lane = ThreadPoolExecutor(1, thread_name_prefix="networks")
         self._detector_lane = ThreadPoolExecutor(1, thread_name_prefix="detector")
+        self._shares = ThreadPoolExecutor(threads, thread_name_prefix="share")
 
     async def infer(self, network: str, inputs: Tensors) -> Arrays:
         """Run one network on a batch; the rows of every input are the first axis.
@@ -119,20 +134,14 @@ class OrtBackend:
     async def close(self) -> None:
         """Wait for calls under way, then release threads and sessions."""
         self._networks = {}
-        for lane in (self._sampler_lane, self._detector_lane):
+        for lane in (self._sampler_lane, self._detector_lane, self._shares):
             await asyncio.to_thread(lane.shutdown)
 
     def _run(self, network: _Network, inputs: Tensors) -> Arrays:
         rows = len(next(iter(inputs.values()))) if inputs else 0
         limit = network.max_batch_size or max(rows, 1)
-        parts = [
-            self._call(network, {name: value[start : start + limit] for name, value in inputs.items()})
-            for start in range(0, max(rows, 1), limit)
-        ]
-        return {
-            name: parts[0][name] if len(parts) == 1 else np.concatenate([part[name] for part in parts])
-            for name in network.outputs
-        }
+        starts = range(0, max(rows, 1), limit)
+        return _joined([self._call(network, _cut(inputs, start, start + limit)) for start in starts])
 
     def _call(self, network: _Network, inputs: Tensors) -> Arrays:
         begin_s = time.perf_counter()
@@ -140,23 +149,36 @@ class OrtBackend:
             feeds = {
                 name: np.ascontiguousarray(value, network.input_dtypes.get(name)) for name, value in inputs.items()
             }
-            values = network.session.run(network.outputs, feeds)
+            rows = len(next(iter(feeds.values())))
+            outputs = self._spread(network, feeds, rows)
         except Exception as error:  # onnxruntime's errors have no root of their own
             raise InferenceFailed(f"{network.name}: {_first_line(error)}", hint="try again") from error
         seconds = time.perf_counter() - begin_s
-        outputs: Arrays = dict(zip(network.outputs, (np.asarray(value, np.float32) for value in values), strict=True))
         for name, value in outputs.items():
             if not np.isfinite(value).all():
                 raise InferenceFailed(f"{network.name}: output {name} is not finite", hint="try again")
-        rows = len(next(iter(feeds.values())))
         self._metrics.observe_network(network.name, rows, seconds)
         return outputs
+
+    def _spread(self, network: _Network, feeds: Arrays, rows: int) -> Arrays:
+        """Run a batch on all cores: in shares of whole rows side by side, or operator by operator."""
+        count = min(rows, self._threads)
+        if network.narrow is None or count == 1:
+            return network.run(network.session, feeds)
+        # With fewer rows than cores the shares have the operators' threads in common.
+        session = network.narrow if count == self._threads else network.session
+        bounds = [rows * index // count for index in range(count + 1)]
+        shares = [
+            self._shares.submit(network.run, session, _cut(feeds, start, stop)) for start, stop in pairwise(bounds)
+        ]
+        wait(shares)
+        return _joined([share.result() for share in shares])
 
 
 def providers() -> list[str]:
     """What onnxruntime may run networks on here, by its own names, the first that can is taken."""
     available = ort.get_available_providers()
-    return [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]
+    return [name for name in ("CUDAExecutionProvider", _PROCESSOR) if name in available]
 
 
 def session_options(threads: int, *, one_size: bool) -> ort.SessionOptions:
@@ -177,14 +199,17 @@ def session_options(threads: int, *, one_size: bool) -> ort.SessionOptions:
 
 
 def _load(name: str, file: Path, spec: NetworkSpec | None, threads: int) -> _Network:
-    options = session_options(threads, one_size=spec is not None)
-    try:
-        session = ort.InferenceSession(str(file), options, providers=providers())
-    except Exception as error:  # as above
-        field = f"networks.{name}.file" if spec is not None else name
-        raise ManifestMismatch(
-            f"{field}: {file} cannot be loaded: {_first_line(error)}", hint="export the bundle again"
-        ) from error
+    def opened(cores: int) -> Any:  # noqa: ANN401 - onnxruntime is untyped
+        options = session_options(cores, one_size=spec is not None)
+        try:
+            return ort.InferenceSession(str(file), options, providers=providers())
+        except Exception as error:  # as above
+            field = f"networks.{name}.file" if spec is not None else name
+            raise ManifestMismatch(
+                f"{field}: {file} cannot be loaded: {_first_line(error)}", hint="export the bundle again"
+            ) from error
+
+    session = opened(threads)
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if spec is not None:
         _check(f"networks.{name}.inputs", inputs, spec.inputs)
@@ -192,10 +217,26 @@ def _load(name: str, file: Path, spec: NetworkSpec | None, threads: int) -> _Net
     return _Network(
         name=name,
         session=session,
+        narrow=opened(1) if _is_shared_out(spec, threads, session) else None,
         input_dtypes={value.name: _DTYPES.get(value.type, "float32") for value in inputs},
         outputs=tuple(value.name for value in outputs),
         max_batch_size=None if spec is None else spec.max_batch_size,
     )
+
+
+def _is_shared_out(spec: NetworkSpec | None, threads: int, session: Any) -> bool:  # noqa: ANN401 - as above
+    """Whether shares of a batch pay: on a processor alone, and where there is a batch."""
+    return spec is not None and spec.max_batch_size > 1 and threads > 1 and session.get_providers() == [_PROCESSOR]
+
+
+def _cut(arrays: Tensors, start: int, stop: int) -> Arrays:
+    return {name: value[start:stop] for name, value in arrays.items()}
+
+
+def _joined(parts: Sequence[Arrays]) -> Arrays:
+    if len(parts) == 1:
+        return parts[0]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _check(field: str, found: Sequence[Any], expected: Sequence[TensorSpec]) -> None:

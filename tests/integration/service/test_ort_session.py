@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import json
+import threading
 
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+from service.backends import ort_session
 from service.backends.ort_session import OrtBackend
 from service.core.errors import InferenceFailed, ManifestMismatch
 from service.core.interfaces import InferenceBackend
@@ -19,10 +21,10 @@ SIZE_PX = 32
 
 
 @contextlib.asynccontextmanager
-async def backend_of(repository, *, metrics=None, **options):
+async def backend_of(repository, *, metrics=None, threads=1, **options):
     write_bundle(repository, SIZE_PX, **options)
     write_detector(repository)
-    made = OrtBackend(load_manifest(repository), repository, 1, metrics=metrics or Metrics())
+    made = OrtBackend(load_manifest(repository), repository, threads, metrics=metrics or Metrics())
     yield made
     await made.close()
 
@@ -70,6 +72,42 @@ async def test_batches_above_the_limit_are_split(tmp_path):
     assert 'restore_batch_size_count{network="estimator"} 3.0' in lines
     assert 'restore_batch_size_sum{network="estimator"} 5.0' in lines
     assert 'restore_network_duration_seconds_count{network="velocity"} 3.0' in lines
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 9])
+async def test_rows_shared_out_among_threads_come_back_in_their_order(tmp_path, threads, rows):
+    metrics = Metrics()
+    async with backend_of(tmp_path, metrics=metrics, threads=threads, max_batch_size=8) as backend:
+        t = np.arange(rows, dtype=np.float32)
+        velocity = await backend.infer("velocity", {"x_t": latents(rows), "t": t})
+        assert velocity["velocity"][:, 0, 0, 0].tolist() == t.tolist()
+    calls, lines = 1 + (rows > 8), metrics.render().decode().splitlines()
+    assert f'restore_batch_size_count{{network="velocity"}} {calls}.0' in lines  # shares are no calls of their own
+    assert f'restore_batch_size_sum{{network="velocity"}} {rows}.0' in lines
+
+
+async def test_shares_run_side_by_side(tmp_path, monkeypatch):
+    meeting = threading.Barrier(2, timeout=30)
+    run = ort_session._Network.run
+
+    def met(network, session, feeds):
+        meeting.wait()
+        return run(network, session, feeds)
+
+    async with backend_of(tmp_path, threads=2, max_batch_size=8) as backend:
+        monkeypatch.setattr(ort_session._Network, "run", met)
+        picture = random(5, 3, SIZE_PX, SIZE_PX)
+        estimate = await backend.infer("estimator", {"image": picture})
+        np.testing.assert_allclose(estimate["posterior_mean"], 0.5 * picture + 0.25, rtol=1e-6)
+
+
+async def test_a_share_that_fails_fails_the_call(tmp_path):
+    async with backend_of(tmp_path, threads=2, max_batch_size=8) as backend:
+        with pytest.raises(InferenceFailed, match=r"velocity: .*x_t"):
+            await backend.infer("velocity", {"x_t": random(4, CHANNELS, 5, 5), "t": np.zeros(4, np.float32)})
+        t = np.zeros(4, np.float32)
+        assert (await backend.infer("velocity", {"x_t": latents(4), "t": t}))["velocity"].shape == latents(4).shape
 
 
 async def test_half_precision_networks_are_cast_at_their_borders(tmp_path):
