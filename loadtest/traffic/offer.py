@@ -69,7 +69,9 @@ async def offer(
 
 
 async def saturate(sender: Sender, photos: Sequence[MixedPhoto], order: Sequence[int], at_once: int) -> float:
-    """Photos a second that are ended when `at_once` requests are always under way: what the service can do.
+    """Photos a second that get the answer they deserve when `at_once` requests are always under way.
+
+    That is what the service can do, as long as so many are not more than it takes in.
 
     Args:
         sender: The way to ask.
@@ -77,12 +79,14 @@ async def saturate(sender: Sender, photos: Sequence[MixedPhoto], order: Sequence
         order: Which photo is sent when.
         at_once: Requests under way.
     """
-    left = iter(order)
+    left, answered = iter(order), 0
 
     async def client() -> None:
+        nonlocal answered
         for photo in left:
-            await sender.send(photos[photo].image, timeout_s=300.0)
+            code = await sender.send(photos[photo].image, timeout_s=300.0)
+            answered += code == photos[photo].expected
 
     begun_s = time.perf_counter()
     await asyncio.gather(*(client() for _ in range(at_once)))
-    return len(order) / (time.perf_counter() - begun_s)
+    return answered / (time.perf_counter() - begun_s)

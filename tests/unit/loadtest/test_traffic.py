@@ -81,6 +81,15 @@ async def test_saturation_keeps_so_many_under_way():
     assert 0 < per_s <= 1000
 
 
+async def test_what_is_refused_does_not_count_towards_saturation():
+    class Refusing(OneAtATime):
+        async def send(self, image, timeout_s):
+            await super().send(image, timeout_s)
+            return "queue_full"
+
+    assert await saturate(Refusing(0.0), [PHOTO], [0] * 3, at_once=3) == 0
+
+
 def samples_of(*codes, expected=OK):
     return [
         Sample(photo=0, intended_s=float(at), sent_s=at + 0.01, ended_s=at + 1.0 + at, code=code, expected=expected)
