@@ -13,7 +13,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,11 +24,14 @@ import httpx
 import pytest
 
 from export.triton_config import write_configurations
+from loadtest.process import held_port
 from tests.processes import ROOT, until
 
 _VENV = ROOT / ".venv-triton"
 _PATIENCE_S = 300.0  # six processes that import onnxruntime, on two cores that do other things as well
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where the kernel has it
+_REGION_BYTES = 32 * 2**20  # of each instance of a model: more than its largest call takes
+_LEAST_REGION_BYTES = 2**20
 _BACKENDS = Path(__file__).parent / "triton_backend"
 _ASK_PYTHON = """
 import sys, sysconfig
@@ -76,17 +78,6 @@ def _installed() -> _Installed | None:
     return None
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
 def copy_repository(bundle: Path, target: Path) -> Path:
     """A bundle as a model repository of its own, with the configurations that `export` writes for it."""
     shutil.copytree(bundle, target, ignore=shutil.ignore_patterns("*.pbtxt", "configs"))
@@ -97,6 +88,11 @@ def copy_repository(bundle: Path, target: Path) -> Path:
         entry = f'parameters {{ key: "test.delay_file" value {{ string_value: "{delay}" }} }}\n'
         config.write_text(config.read_text() + entry)
     return target
+
+
+def _region_bytes() -> int:
+    """Less where there is little: it is taken at once, and servers of several tests may run."""
+    return max(_LEAST_REGION_BYTES, min(_REGION_BYTES, shutil.disk_usage(_SHARED_MEMORY).free // 64))
 
 
 def only_models(*names: str) -> list[str]:
@@ -114,7 +110,8 @@ class TritonServer:
     """
 
     def __init__(self, repository: Path, folder: Path, options: Sequence[str] = ()) -> None:
-        self.port, self._http_port, self._metrics_port = free_ports(3)
+        self._held = contextlib.ExitStack()
+        self.port, self._http_port, self._metrics_port = (self._held.enter_context(held_port()) for _ in range(3))
         self._repository = repository
         self._options = list(options)
         self._log = folder / f"triton-{self.port}.log"
@@ -144,6 +141,7 @@ class TritonServer:
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         self.kill()
+        self._held.close()
 
     @property
     def url(self) -> str:
@@ -174,6 +172,8 @@ class TritonServer:
             "--model-load-thread-count=8",
             "--disable-auto-complete-config",
             f"--backend-config=python,shm-region-prefix-name={self._region_prefix}",
+            # The Python backend has been seen to crash while such a region grew under calls.
+            f"--backend-config=python,shm-default-byte-size={_region_bytes()}",
             *self._options,
         ]
         with self._log.open("ab") as written:
@@ -199,6 +199,11 @@ class TritonServer:
         text = httpx.get(f"http://127.0.0.1:{self._metrics_port}/metrics", timeout=10).text
         found = re.findall(rf'^{name}{{[^}}]*model="{model}"[^}}]*}} (\S+)$', text, re.MULTILINE)
         return sum(map(float, found))
+
+    def begun(self, model: str) -> int:
+        """Executions of one model that have begun."""
+        noted = self._repository / model / "begun"
+        return noted.stat().st_size if noted.exists() else 0
 
     @contextlib.contextmanager
     def slow(self, model: str, call_s: float) -> Iterator[None]:

@@ -40,6 +40,25 @@ _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(bfl
 Arrays = dict[str, npt.NDArray[np.generic]]
 
 
+class _Lane:
+    """Threads of calls that take turns, and of their shares.
+
+    Args:
+        name: Of the threads.
+        threads: Cores of a call.
+    """
+
+    def __init__(self, name: str, threads: int) -> None:
+        self.threads = threads
+        self.calls = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self.shares = ThreadPoolExecutor(threads, thread_name_prefix=f"{name}-share")
+
+    def shutdown(self) -> None:
+        """Wait for calls under way, then end the threads."""
+        self.calls.shutdown()
+        self.shares.shutdown()
+
+
 @dataclass(frozen=True, slots=True)
 class _Network:
     """A session and how it is called.
@@ -52,6 +71,7 @@ class _Network:
         input_dtypes: What the inputs are cast to, by name.
         outputs: Names, in the session's order.
         max_batch_size: Most rows of one call, or None for no limit.
+        lane: Where it is called.
     """
 
     name: str
@@ -60,6 +80,7 @@ class _Network:
     input_dtypes: dict[str, str]
     outputs: tuple[str, ...]
     max_batch_size: int | None
+    lane: _Lane
 
     def run(self, session: Any, feeds: Arrays) -> Arrays:  # noqa: ANN401 - onnxruntime is untyped
         """Every output by name, float32."""
@@ -95,9 +116,9 @@ class OrtBackend:
     ) -> None:
         threads = threads or len(os.sched_getaffinity(0))
         self._metrics = metrics
-        self._threads = threads
+        self._sampler_lane, self._detector_lane = _Lane("networks", threads), _Lane("detector", threads)
         self._networks = {
-            name: _load(name, repository / spec.file, spec, threads)
+            name: _load(name, repository / spec.file, spec, self._sampler_lane)
             for name, spec in manifest.networks.items()
             if only is None or name in only
         }
@@ -107,10 +128,7 @@ class OrtBackend:
                 raise ManifestMismatch(
                     f"detector: {detector} does not exist", hint="run `make install`, which fetches it"
                 )
-            self._networks[DETECTOR] = _load(DETECTOR, detector, None, threads)
-        self._sampler_lane = ThreadPoolExecutor(1, thread_name_prefix="networks")
-        self._detector_lane = ThreadPoolExecutor(1, thread_name_prefix="detector")
-        self._shares = ThreadPoolExecutor(threads, thread_name_prefix="share")
+            self._networks[DETECTOR] = _load(DETECTOR, detector, None, self._detector_lane)
 
     async def infer(self, network: str, inputs: Tensors) -> Arrays:
         """Run one network on a batch; the rows of every input are the first axis.
@@ -124,8 +142,7 @@ class OrtBackend:
         found = self._networks.get(network)
         if found is None:
             raise InferenceFailed(f"{network}: there is no such network, or the backend is closed")
-        lane = self._detector_lane if network == DETECTOR else self._sampler_lane
-        return await asyncio.get_running_loop().run_in_executor(lane, self._run, found, inputs)
+        return await asyncio.get_running_loop().run_in_executor(found.lane.calls, self._run, found, inputs)
 
     async def ready(self) -> bool:
         """Whether every network can be called."""
@@ -134,7 +151,7 @@ class OrtBackend:
     async def close(self) -> None:
         """Wait for calls under way, then release threads and sessions."""
         self._networks = {}
-        for lane in (self._sampler_lane, self._detector_lane, self._shares):
+        for lane in (self._sampler_lane, self._detector_lane):
             await asyncio.to_thread(lane.shutdown)
 
     def _run(self, network: _Network, inputs: Tensors) -> Arrays:
@@ -162,14 +179,15 @@ class OrtBackend:
 
     def _spread(self, network: _Network, feeds: Arrays, rows: int) -> Arrays:
         """Run a batch on all cores: in shares of whole rows side by side, or operator by operator."""
-        count = min(rows, self._threads)
+        count = min(rows, network.lane.threads)
         if network.narrow is None or count == 1:
             return network.run(network.session, feeds)
         # With fewer rows than cores the shares have the operators' threads in common.
-        session = network.narrow if count == self._threads else network.session
+        session = network.narrow if count == network.lane.threads else network.session
         bounds = [rows * index // count for index in range(count + 1)]
         shares = [
-            self._shares.submit(network.run, session, _cut(feeds, start, stop)) for start, stop in pairwise(bounds)
+            network.lane.shares.submit(network.run, session, _cut(feeds, start, stop))
+            for start, stop in pairwise(bounds)
         ]
         wait(shares)
         return _joined([share.result() for share in shares])
@@ -198,7 +216,7 @@ def session_options(threads: int, *, one_size: bool) -> ort.SessionOptions:
     return options
 
 
-def _load(name: str, file: Path, spec: NetworkSpec | None, threads: int) -> _Network:
+def _load(name: str, file: Path, spec: NetworkSpec | None, lane: _Lane) -> _Network:
     def opened(cores: int) -> Any:  # noqa: ANN401 - onnxruntime is untyped
         options = session_options(cores, one_size=spec is not None)
         try:
@@ -209,7 +227,7 @@ def _load(name: str, file: Path, spec: NetworkSpec | None, threads: int) -> _Net
                 f"{field}: {file} cannot be loaded: {_first_line(error)}", hint="export the bundle again"
             ) from error
 
-    session = opened(threads)
+    session = opened(lane.threads)
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if spec is not None:
         _check(f"networks.{name}.inputs", inputs, spec.inputs)
@@ -217,10 +235,11 @@ def _load(name: str, file: Path, spec: NetworkSpec | None, threads: int) -> _Net
     return _Network(
         name=name,
         session=session,
-        narrow=opened(1) if _is_shared_out(spec, threads, session) else None,
+        narrow=opened(1) if _is_shared_out(spec, lane.threads, session) else None,
         input_dtypes={value.name: _DTYPES.get(value.type, "float32") for value in inputs},
         outputs=tuple(value.name for value in outputs),
         max_batch_size=None if spec is None else spec.max_batch_size,
+        lane=lane,
     )
 
 
