@@ -12,7 +12,6 @@ operator, as the threads of one operator do. A row's result is the same to the b
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -25,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from service.core.cores import usable_cores
 from service.core.detector import DETECTOR
 from service.core.errors import InferenceFailed, ManifestMismatch
 from service.core.interfaces import Tensors
@@ -114,7 +114,7 @@ class OrtBackend:
         metrics: Metrics,
         only: Collection[str] | None = None,
     ) -> None:
-        threads = threads or len(os.sched_getaffinity(0))
+        threads = threads or usable_cores()
         self._metrics = metrics
         self._sampler_lane, self._detector_lane = _Lane("networks", threads), _Lane("detector", threads)
         self._networks = {

@@ -57,7 +57,7 @@ class Settings(BaseSettings):
         description="Direct requests that would probably take longer are answered with 429.",
     )
     slots: int = Field(4, gt=0, description="Faces in flight in the sampler.")
-    inference_threads: int = Field(0, ge=0, description="Threads of one network call; 0 uses all cores.")
+    inference_threads: int = Field(0, ge=0, description="Threads of one network call; 0 uses all cores it may.")
     call_timeout_s: float = Field(
         600.0, gt=0, allow_inf_nan=False, description="A process whose network call takes longer is stuck, and ends."
     )

@@ -16,6 +16,7 @@ from service.composition.networks import open_backend
 from service.composition.queues import open_faces
 from service.composition.release import version
 from service.composition.tls import load_tls
+from service.core.cores import usable_cores
 from service.core.errors import DependencyUnavailable, ManifestMismatch, ServiceError
 from service.core.manifest import Manifest, load_manifest
 from service.core.metrics import Metrics
@@ -32,7 +33,7 @@ _SEED = 7
 
 def machine() -> Finding:
     """Release, interpreter, cores and memory."""
-    cores, memory_mb = len(os.sched_getaffinity(0)), _memory_mb()
+    cores, memory_mb = usable_cores(), _memory_mb()
     runtime = metadata.version("onnxruntime")
     detail = (
         f"latent-pmrf {version()}, Python {platform.python_version()}, onnxruntime {runtime}, cores: {cores}, "

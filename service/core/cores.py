@@ -1,0 +1,57 @@
+"""How many cores this process may use: what it is bound to, and what its container may spend."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+_CGROUPS = Path("/sys/fs/cgroup")
+_OWN_GROUP = Path("/proc/self/cgroup")
+
+
+def usable_cores(cgroups: Path = _CGROUPS, own_group: Path = _OWN_GROUP) -> int:
+    """Cores that this process may keep busy, at least 1.
+
+    A container with `--cpus 2` on a machine of 64 cores sees all of them; 64 threads would spend its time slice at once
+    and then stand still together. Half a core counts as one.
+
+    Args:
+        cgroups: Where the kernel shows groups of processes, of version 1 or 2.
+        own_group: Which of them this process is in.
+    """
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([bound, *(math.ceil(quota) for quota in _quotas(cgroups, own_group))]))
+
+
+def _quotas(cgroups: Path, own_group: Path) -> Iterator[float]:
+    """Cores that each of its groups may spend, if that is limited: inside a container its own is the root."""
+    for folder in (cgroups, *_own_folders(cgroups, own_group)):
+        quota, _, period = _text(folder / "cpu.max").partition(" ")
+        yield from _ratio(quota, period)
+    for folder in (cgroups / "cpu", cgroups / "cpu,cpuacct"):
+        yield from _ratio(_text(folder / "cpu.cfs_quota_us"), _text(folder / "cpu.cfs_period_us"))
+
+
+def _own_folders(cgroups: Path, own_group: Path) -> Iterator[Path]:
+    """The group of version 2 that this process is in, and those around it."""
+    for line in _text(own_group).splitlines():
+        if line.startswith("0::/"):
+            group = Path(line.removeprefix("0::/"))
+            yield from (cgroups / each for each in (group, *group.parents))
+
+
+def _ratio(quota: str, period: str) -> Iterator[float]:
+    """Nothing where there is no limit: `max` in version 2, -1 in version 1, no file."""
+    with contextlib.suppress(ValueError, ZeroDivisionError):
+        if float(quota) > 0:
+            yield float(quota) / float(period)
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""

@@ -1,0 +1,59 @@
+import os
+
+import pytest
+
+from service.core.cores import usable_cores
+
+
+@pytest.fixture
+def cores(tmp_path, monkeypatch):
+    """The cores of a process bound to eight, by the files of its groups."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: set(range(8)), raising=False)
+
+    def found(files, own=""):
+        for name, text in files.items():
+            file = tmp_path / "cgroup" / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text + "\n")
+        (tmp_path / "own").write_text(own + "\n")
+        return usable_cores(tmp_path / "cgroup", tmp_path / "own")
+
+    return found
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [
+        ("max 100000", 8),
+        ("200000 100000", 2),
+        ("150000 100000", 2),
+        ("10000 100000", 1),
+        ("6400000 100000", 8),
+        ("100000 0", 8),
+        ("nonsense", 8),
+    ],
+)
+def test_a_container_s_quota_bounds_its_cores(cores, limit, expected):
+    assert cores({"cpu.max": limit}) == expected
+
+
+def test_the_least_quota_around_a_process_counts(cores):
+    files = {"machine.slice/cpu.max": "300000 100000", "machine.slice/ours.service/cpu.max": "max 100000"}
+    assert cores(files, own="0::/machine.slice/ours.service") == 3
+    assert cores({"machine.slice/ours.service/cpu.max": "100000 50000"}, own="0::/machine.slice/ours.service") == 2
+    assert cores({}, own="0::/elsewhere") == 8
+
+
+@pytest.mark.parametrize(("quota", "expected"), [("-1", 8), ("50000", 1), ("400000", 4)])
+@pytest.mark.parametrize("folder", ["cpu", "cpu,cpuacct"])
+def test_groups_of_version_1(cores, folder, quota, expected):
+    files = {f"{folder}/cpu.cfs_quota_us": quota, f"{folder}/cpu.cfs_period_us": "100000"}
+    assert cores(files, own="9:name=systemd:/") == expected
+
+
+def test_without_groups_all_cores_count(cores):
+    assert cores({}) == 8
+
+
+def test_here_there_is_one_at_least():
+    assert 1 <= usable_cores() <= (os.cpu_count() or 1)
