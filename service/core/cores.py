@@ -27,20 +27,20 @@ def usable_cores(cgroups: Path = _CGROUPS, own_group: Path = _OWN_GROUP) -> int:
 
 
 def _quotas(cgroups: Path, own_group: Path) -> Iterator[float]:
-    """Cores that each of its groups may spend, if that is limited: inside a container its own is the root."""
-    for folder in (cgroups, *_own_folders(cgroups, own_group)):
+    """Cores that each of its groups may spend, where that is limited."""
+    for folder in _folders(cgroups, own_group):
         quota, _, period = _text(folder / "cpu.max").partition(" ")
         yield from _ratio(quota, period)
-    for folder in (cgroups / "cpu", cgroups / "cpu,cpuacct"):
         yield from _ratio(_text(folder / "cpu.cfs_quota_us"), _text(folder / "cpu.cfs_period_us"))
 
 
-def _own_folders(cgroups: Path, own_group: Path) -> Iterator[Path]:
-    """The group of version 2 that this process is in, and those around it."""
+def _folders(cgroups: Path, own_group: Path) -> Iterator[Path]:
+    """The groups that this process is in, the outermost last: what a container sees as the root is its own."""
     for line in _text(own_group).splitlines():
-        if line.startswith("0::/"):
-            group = Path(line.removeprefix("0::/"))
-            yield from (cgroups / each for each in (group, *group.parents))
+        _, controllers, group = line.split(":", 2)
+        if not controllers or "cpu" in controllers.split(","):  # version 2 names none
+            whole = cgroups / controllers
+            yield from (whole / each for each in (Path(group.lstrip("/")), *Path(group.lstrip("/")).parents))
 
 
 def _ratio(quota: str, period: str) -> Iterator[float]:

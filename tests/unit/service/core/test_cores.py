@@ -10,7 +10,7 @@ def cores(tmp_path, monkeypatch):
     """The cores of a process bound to eight, by the files of its groups."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _process: set(range(8)), raising=False)
 
-    def found(files, own=""):
+    def found(files, own="0::/"):
         for name, text in files.items():
             file = tmp_path / "cgroup" / name
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -45,10 +45,12 @@ def test_the_least_quota_around_a_process_counts(cores):
 
 
 @pytest.mark.parametrize(("quota", "expected"), [("-1", 8), ("50000", 1), ("400000", 4)])
-@pytest.mark.parametrize("folder", ["cpu", "cpu,cpuacct"])
-def test_groups_of_version_1(cores, folder, quota, expected):
+@pytest.mark.parametrize("controllers", ["cpu", "cpu,cpuacct"])
+@pytest.mark.parametrize("group", ["", "ours/inner"])
+def test_groups_of_version_1(cores, controllers, group, quota, expected):
+    folder = f"{controllers}/{group.partition('/')[0]}"
     files = {f"{folder}/cpu.cfs_quota_us": quota, f"{folder}/cpu.cfs_period_us": "100000"}
-    assert cores(files, own="9:name=systemd:/") == expected
+    assert cores(files, own=f"9:name=systemd:/\n3:cpuset:/other\n1:{controllers}:/{group}\n0::/") == expected
 
 
 def test_without_groups_all_cores_count(cores):
