@@ -5,10 +5,13 @@ import contextlib
 
 import pytest
 
+from service.core.jobs import JobState
 from service.core.types import FacePreview
 from tests.contract.test_broker import BROKERS
 from tests.fakes import face_job
 from tests.job_queues import LONG_S, SOON_S, photo, result_of
+
+TRIAL = 63  # the face of a preview that is shown to see whether anybody looks
 
 
 @pytest.fixture(params=BROKERS, ids=lambda factory: factory.__name__)
@@ -31,15 +34,22 @@ async def until(condition):
 
 @contextlib.asynccontextmanager
 async def looking(queue, job_id):
-    """The previews of a job that one who looks has seen so far."""
-    seen = []
+    """The previews of a job that one who looks has seen so far; he has begun to look where the job is under way."""
+    seen, begun = [], asyncio.Event()
 
     async def look():
         async for preview in queue.previews(job_id):
-            seen.append(preview)
+            if preview.face_index == TRIAL:
+                begun.set()
+            else:
+                seen.append(preview)
 
     task = asyncio.create_task(look())
-    await asyncio.sleep(5 * SOON_S)
+    while (await queue.status(job_id)).state is JobState.RUNNING and not begun.is_set():
+        await queue.show(preview_of(job_id, TRIAL))
+        await asyncio.sleep(0.005)
+    if not begun.is_set():
+        await asyncio.sleep(5 * SOON_S)  # previews of what waits are shown to nobody, and nothing tells
     try:
         yield seen
     finally:

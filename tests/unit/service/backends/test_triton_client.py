@@ -19,6 +19,7 @@ from service.backends.triton_client import TritonBackend
 from service.core.errors import DependencyUnavailable, InferenceFailed, ManifestMismatch
 from service.core.manifest import load_manifest
 from service.core.metrics import Metrics
+from tests.rpc_serving import until
 from tests.running_bundle import SIZE_PX, write_bundle
 
 LONG_S = 30.0
@@ -179,13 +180,12 @@ async def test_a_cancelled_call_is_withdrawn(bundle, config):
         await succeeds(backend)
 
 
-async def test_closing_sends_away_who_waits_for_a_server(bundle, config):
+async def test_closing_sends_away_who_waits_for_a_server(bundle, config, caplog):
     servicer = Scripted(config, [(UNAVAILABLE, "Socket closed")])
     async with calling(bundle, servicer) as backend:
         servicer.is_ready = False
         waiting = asyncio.create_task(backend.infer("estimator", IMAGE))
-        await servicer.called.wait()
-        await asyncio.sleep(0.1)
+        await until(lambda: "Socket closed" in caplog.text)
         await backend.close()
         with pytest.raises(DependencyUnavailable, match="no Triton server can be called"):
             await waiting
@@ -203,7 +203,7 @@ async def test_servers_take_turns(bundle, config):
 
 async def test_a_server_that_comes_back_as_another_one_is_not_used(bundle, config, caplog):
     servicer = Scripted(config, [(UNAVAILABLE, "Socket closed")])
-    async with calling(bundle, servicer, timeout_s=0.5) as backend:
+    async with calling(bundle, servicer, timeout_s=3) as backend:
         servicer.config = model_config_pb2.ModelConfig()
         servicer.config.CopyFrom(config)
         servicer.config.parameters["latent_pmrf.sha256"].string_value = "f" * 64

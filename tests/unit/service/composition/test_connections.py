@@ -2,10 +2,12 @@
 
 import socket
 import time
+from typing import ClassVar
 
 import pytest
 
 from service.composition.connections import TimedConnection
+from tests.processes import until
 from tests.serving import serving
 
 HEAD = b"GET / HTTP/1.1\r\nHost: here\r\n"
@@ -16,6 +18,11 @@ PATIENCE_S = 30
 class Hasty(TimedConnection):
     head_s = 1.0
     read_check_s = 1.0
+    ended: ClassVar[set[int]] = set()  # ports of clients
+
+    def connection_lost(self, exc):
+        super().connection_lost(exc)
+        self.ended.add(self.client[1])
 
 
 async def app(scope, receive, send):
@@ -123,7 +130,7 @@ def test_nothing_is_smuggled_behind_a_request_with_two_lengths(port, declared):
 def test_an_answer_that_is_not_read(port):
     with connected(port) as connection:
         connection.sendall(HEAD + b"\r\n")
-        time.sleep(4)
+        until(lambda: connection.getsockname()[1] in Hasty.ended)
         assert answer_bytes(connection) < LARGE
 
 
@@ -132,5 +139,6 @@ def test_an_answer_that_is_read_slowly(port):
         connection.sendall(HEAD + b"\r\n")
         count = 0
         while count < LARGE:
-            count += answer_bytes(connection, 2_000_000)
+            before, count = count, count + answer_bytes(connection, 2_000_000)
+            assert count > before
             time.sleep(0.05)

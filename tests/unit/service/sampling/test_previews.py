@@ -24,8 +24,7 @@ async def watch(sampler, *jobs):
     seen, ended = [], []
     while sampler.jobs:
         ended += await sampler.step()
-        for _ in range(20):
-            await asyncio.sleep(0.001)  # a thread writes the file
+        await asyncio.gather(*(task for task in asyncio.all_tasks() if task.get_name() == "previews"))
         seen += sampler.take_previews()
     return seen, ended
 
