@@ -27,11 +27,16 @@ def problem(response, status, code):
     return response.json()
 
 
-def events_of(client, where, **headers):
-    """The events of a job, to the end of the stream, as (name, id, data)."""
+def events_of(client, where, *, then=lambda: None, **headers):
+    """The events of a job, to the end of the stream, as (name, id, data); `then` is called when the first has come."""
     with client.stream("GET", f"{where}/events", headers=headers) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
-        return [parsed for block in "".join(response.iter_text()).split("\n\n") if (parsed := event(block))]
+        text, chunks = "", response.iter_text()
+        while "data: " not in text and (chunk := next(chunks, "")):
+            text += chunk
+        then()
+        text += "".join(chunks)
+        return [parsed for block in text.split("\n\n") if (parsed := event(block))]
 
 
 def event(block):

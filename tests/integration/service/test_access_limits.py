@@ -78,9 +78,7 @@ def test_keys_of_one_name_share_and_others_do_not(service, keys):
     client = service({"requests_per_s": 1 / 1800, "burst": 1})
     second, other = add_key(keys, "shop", requests_per_s=1 / 1800, burst=1), add_key(keys, "rival")
     client.get("/v1/limits")
-    for _ in range(300):  # until the service has read the file again
-        if client.get("/v1/limits", headers=bearer(other)).status_code == 200:
-            break
+    wait_until(lambda: client.get("/v1/limits", headers=bearer(other)).status_code == 200)
     problem(client.get("/v1/limits", headers=bearer(second)), 429, "rate_limited")
 
 

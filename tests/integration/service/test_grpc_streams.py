@@ -176,7 +176,7 @@ async def test_an_incomplete_photo_at_the_end_is_an_error():
 
 
 async def test_a_photo_whose_parts_stay_away_fails_alone_and_leaves_nothing():
-    async with rpc_service(request_timeout_s=1) as parts:
+    async with rpc_service(request_timeout_s=3) as parts:
         call = await opened(parts, setup(), photo("late", NOISE[:50_000], has_more=True))
         assert await next_answer(call) == ("late", "deadline_exceeded")
         (window,) = parts.room.windows
@@ -250,7 +250,7 @@ async def test_who_cancels_a_stream_frees_its_slots_at_the_next_step():
 async def test_a_stream_s_deadline_is_its_photos():
     gate = asyncio.Event()
     async with rpc_service(backend=AnalyticBackend(gates={"velocity": gate})) as parts:
-        call = parts.stub.RestoreBatch(timeout=0.5)
+        call = parts.stub.RestoreBatch(timeout=3)
         await write(call, setup(), photo("a", FACES[0]))
         assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         await until(lambda: parts.gateway.admission.active == 0)

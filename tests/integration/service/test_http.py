@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import socket
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -19,6 +18,7 @@ from service.core.errors import InferenceFailed
 from service.stages.containers.png_writer import write_png
 from tests.fakes import EchoBroker, FakeDetector, HeldBroker, face_at
 from tests.pictures import animated, decoded, encoded, pixels, png_bomb
+from tests.processes import until
 from tests.serving import fake_service
 
 PNG = encoded()
@@ -251,17 +251,9 @@ def test_a_hang_up_cancels_the_work():
             assert broker.begun.acquire(timeout=20)
         assert broker.dropped.wait(timeout=20)
         assert client.get("/livez").status_code == 200
-        assert eventually(lambda: gateway.admission.active == 0)
+        until(lambda: gateway.admission.active == 0)
         counted = 'restore_requests_total{code="499",route="/restore"} 1.0'
-        assert eventually(lambda: counted in client.get("/metrics").text)
-
-
-def eventually(condition):
-    for _ in range(500):
-        if condition():
-            return True
-        time.sleep(0.01)
-    return False
+        until(lambda: counted in client.get("/metrics").text)
 
 
 def test_the_deadline_is_a_problem():

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from concurrent.futures import ThreadPoolExecutor
-
 import pytest
 
 from service.brokers.memory_jobs import MemoryJobQueue
 from service.core.jobs import Progress
 from tests.fakes import HeldBroker
 from tests.job_client import ASYNC, ask, events_of, make_jobs, problem, until
+from tests.processes import until as wait_until
 from tests.serving import fake_service
 
 
@@ -31,14 +29,11 @@ class TellingBroker(HeldBroker):
 
 def test_events_tell_of_line_steps_and_end():
     broker = TellingBroker()
-    with fake_service(broker=broker, job_photos=1) as (client, _), ThreadPoolExecutor(1) as other:
+    with fake_service(broker=broker, job_photos=1) as (client, _):
         before = ask(client, **ASYNC).headers["location"]
         assert broker.begun.acquire(timeout=20)
         where = ask(client, **ASYNC).headers["location"]
-        watching = other.submit(events_of, client, where)
-        time.sleep(0.2)
-        broker.go.set()
-        events = watching.result(timeout=20)
+        events = events_of(client, where, then=broker.go.set)
         report = client.get(where).json()
         assert events_of(client, before)[-1][0] == "end"
     names, ids, states = zip(*events, strict=True)
@@ -54,15 +49,13 @@ def test_events_end_with_every_end(ending):
     broker = HeldBroker()
     with fake_service(broker=broker, request_timeout_s=0.5 if ending == "failed" else 60) as (client, _):
         where = ask(client, **ASYNC).headers["location"]
-        with ThreadPoolExecutor(1) as other:
-            watching = other.submit(events_of, client, where)
-            assert broker.begun.acquire(timeout=20)
-            time.sleep(0.1)
-            if ending == "cancelled":
-                client.post(f"{where}/cancel")
-            elif ending == "deleted":
-                client.delete(where)
-            name, event_id, state = watching.result(timeout=20)[-1]
+
+        def end():
+            if ending != "failed":
+                assert broker.begun.acquire(timeout=20)
+                client.request(*(("POST", f"{where}/cancel") if ending == "cancelled" else ("DELETE", where)))
+
+        name, event_id, state = events_of(client, where, then=end)[-1]
     assert (name, event_id) == ("end", "end")
     assert state["status"] == ("failed" if ending == "failed" else "cancelled")
     assert (state["error"] or {}).get("code") == ("deadline_exceeded" if ending == "failed" else None)
@@ -98,11 +91,7 @@ def test_silence_is_broken_and_who_goes_away_costs_nothing():
                 text += next(chunks)
             assert text.startswith("retry: ")
             assert jobs.watching == 1
-        for _ in range(1000):
-            if jobs.watching == 0:
-                break
-            time.sleep(0.01)
-        assert jobs.watching == 0
+        wait_until(lambda: jobs.watching == 0)
         assert client.get(where).json()["status"] == "running"
         broker.go.set()
         assert until(client, where, "succeeded")
@@ -110,12 +99,10 @@ def test_silence_is_broken_and_who_goes_away_costs_nothing():
 
 def test_a_stream_ends_when_the_process_drains_and_nothing_moves():
     broker = HeldBroker()
-    with fake_service(broker=broker, heartbeat_s=0.05) as (client, gateway), ThreadPoolExecutor(1) as other:
+    with fake_service(broker=broker, heartbeat_s=0.05) as (client, gateway):
         where = ask(client, **ASYNC).headers["location"]
-        watching = other.submit(events_of, client, where)
         assert broker.begun.acquire(timeout=20)
-        gateway.admission.close()
-        assert [name for name, _, _ in watching.result(timeout=20)].count("end") == 0
+        assert "end" not in [name for name, _, _ in events_of(client, where, then=gateway.admission.close)]
         problem(ask(client, **ASYNC), 503, "draining")
         broker.go.set()
         until(client, where, "succeeded")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -13,6 +12,7 @@ from service.core.errors import DependencyUnavailable
 from tests.fakes import FakeDetector, HeldBroker
 from tests.job_client import ASYNC, PNG, ask, events_of, make_jobs, problem, until
 from tests.pictures import encoded, pixels, png_bomb
+from tests.processes import until as wait_until
 from tests.serving import fake_service
 
 
@@ -178,11 +178,7 @@ def test_a_hang_up_leaves_the_job_alone():
             connection.sendall(head.encode() + request.read())
             assert broker.begun.acquire(timeout=20)
         counted = 'restore_requests_total{code="499",route="/v1/restorations"} 1.0'
-        for _ in range(1000):
-            if counted in client.get("/metrics").text:
-                break
-            time.sleep(0.01)
-        assert counted in client.get("/metrics").text
+        wait_until(lambda: counted in client.get("/metrics").text)
         broker.go.set()
         (job_id,) = broker.jobs
         assert until(client, f"/v1/restorations/{job_id}", "succeeded")

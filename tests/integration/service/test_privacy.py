@@ -5,9 +5,9 @@ import io
 import pytest
 from PIL import Image, PngImagePlugin
 
-from tests.job_client import ASYNC, PNG, ask, problem, until
+from tests.job_client import PNG, ask, problem
 from tests.pictures import pixels
-from tests.processes import until as wait_until
+from tests.processes import until
 from tests.serving import fake_service
 
 PLACE = b"Rue-de-la-Paix"
@@ -67,9 +67,10 @@ def test_deleted_is_gone_at_once(client):
 def test_what_nobody_deletes_goes_by_itself():
     with fake_service(result_ttl_s=1) as (client, _):
         kept = client.post("/restore", files={"image": PNG}).headers["location"]
-        job = ask(client, **ASYNC).headers["location"]
-        until(client, job, "succeeded")
-        wait_until(lambda: [client.get(path).status_code for path in (kept, job, f"{job}/result")] == [404] * 3)
+        ended = ask(client, Prefer="wait=30")
+        assert ended.json()["status"] == "succeeded"
+        job = ended.headers["location"]
+        until(lambda: [client.get(path).status_code for path in (kept, job, f"{job}/result")] == [404] * 3)
 
 
 def test_results_are_kept_for_an_hour_unless_the_operator_says_otherwise(client):
