@@ -99,12 +99,12 @@ async def test_a_face_of_a_silent_worker_goes_to_another(deployment):
 
 
 async def test_a_worker_that_beats_keeps_its_face_however_long_it_takes(deployment):
-    slow, idle = deployment.broker(lease_s=1.0), deployment.broker(lease_s=1.0)
+    slow, idle = deployment.broker(lease_s=2.0), deployment.broker(lease_s=2.0)
     await slow.submit(photo("a"))
     (job,) = await slow.take(1, LONG_S)
     for steps in range(15):
         assert await slow.beat({job.key: steps}) == set()
-        assert await idle.take(1, 0.1) == []
+        assert await idle.take(1, 0.2) == []
     await slow.complete(restored(job))
     assert len(await idle.results("a", LONG_S)) == 1
 
@@ -213,7 +213,7 @@ async def test_pixels_expire_and_what_waits_does_not(deployment):
 
 
 async def test_results_nobody_fetches_expire_with_everything_about_their_job(deployment):
-    broker = deployment.broker(payload_ttl_s=0.3)
+    broker = deployment.broker(payload_ttl_s=2)
     await broker.submit(photo("a", 2))
     for job in await broker.take(2, LONG_S):
         await broker.complete(restored(job))
@@ -266,7 +266,7 @@ async def test_a_photo_has_one_place_in_its_lane(deployment):
 
 
 async def test_every_fifth_face_is_of_the_batch_lane_whichever_worker_takes_it(deployment):
-    brokers = [deployment.broker() for _ in range(3)]
+    brokers = [deployment.broker(lease_s=3600) for _ in range(3)]
     await brokers[0].submit(photo("interactive", 20))
     await brokers[1].submit(photo("batch", 20, lane=Lane.BATCH))
     taken = [(await brokers[turn % 3].take(1, 0))[0] for turn in range(25)]

@@ -241,11 +241,11 @@ async def test_a_replica_cannot_do_it_now(server, make_broker):
 
 
 async def test_silence_right_after_a_restart_is_not_held_against_a_worker(server, make_broker):
-    gateway, worker = make_broker(lease_s=2.0), make_broker(lease_s=2.0)
+    gateway, worker = make_broker(lease_s=4.0), make_broker(lease_s=4.0)
     await gateway.submit(photo("a"))
     (job,) = await worker.take(1, LONG_S)
     server.kill()
-    await asyncio.sleep(2.1)
+    await asyncio.sleep(4.1)
     server.start()
     assert await gateway.take(1, 0) == []
     assert await worker.beat({job.key: 1}) == set()

@@ -76,12 +76,12 @@ async def test_a_photo_of_a_silent_gateway_goes_to_another(server):
 
 
 async def test_a_gateway_that_beats_keeps_its_photo(server):
-    slow, idle = server.queue(lease_s=1.0), server.queue(lease_s=1.0)
+    slow, idle = server.queue(lease_s=2.0), server.queue(lease_s=2.0)
     await slow.admit(photo("a"))
     await slow.take(LONG_S)
     for _ in range(15):
         assert await slow.beat(["a"]) == set()
-        assert await idle.take(0.1) is None
+        assert await idle.take(0.2) is None
     await slow.finish(result_of("a"))
     assert (await idle.status("a")).state is JobState.SUCCEEDED
 
@@ -120,7 +120,7 @@ async def test_a_photo_whose_bytes_are_gone_fails_and_that_is_told(server, paylo
 
 
 async def test_gateways_see_what_the_others_do(server):
-    one, other = server.queue(), server.queue()
+    one, other = server.queue(lease_s=3600), server.queue(lease_s=3600)
     for job_id in "abc":
         await one.admit(photo(job_id))
     watching = Watching(other, "c")

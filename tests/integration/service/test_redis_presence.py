@@ -7,7 +7,7 @@ import pytest
 from service.brokers.redis_presence import Presence
 from tests.redis_servers import VERSIONS, RedisServer, fresh_prefix, require_binary, shared_server
 
-LEASE_S = 0.4
+LEASE_S = 1.5
 LONG_S = 30.0
 
 

@@ -64,12 +64,12 @@ async def test_its_company_survives(make_worker):
 
 
 async def test_a_face_on_trial_is_alone_from_beginning_to_end(make_worker):
-    gateway, busy, idle = (make_worker(max_deliveries=2) for _ in range(3))
+    gateway, busy, idle = (make_worker(max_deliveries=2, lease_s=2.0) for _ in range(3))
     await gateway.submit(photo("held"))
     (held,) = await busy.take(1, LONG_S)
     await gateway.submit(photo(POISON))
     assert len(await make_worker(max_deliveries=2).take(1, LONG_S)) == 1
-    while not (suspects := await idle.take(4, LEASE_S / 4)):
+    while not (suspects := await idle.take(4, 0.1)):
         assert await busy.beat({held.key: 1}) == set()
     assert [job.job_id for job in suspects] == [POISON]
     await gateway.submit(photo("late", 3))
