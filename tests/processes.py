@@ -138,7 +138,7 @@ def service_process(bundle: Path, log: Path, **settings: object) -> Iterator[Ser
     finally:
         child.terminate()
         try:
-            child.wait(60)
+            child.wait(_PATIENCE_S)
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()

@@ -106,14 +106,14 @@ def test_processes_stop_together_and_go_on(tmp_path, faces):
     process = start(*TOGETHER, *training(recipe, faces, tmp_path / "runs"), "--steps", "100000")
     wait_for(process, "validation")  # the leading process validates most of the time, the other waits for it
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=200)
     assert "SIGKILL" not in output
     assert "DataLoader worker" not in output
     assert (tmp_path / "runs" / "estimator" / "state.safetensors").exists()
     resumed = start(*TOGETHER, *training(recipe, faces, tmp_path / "runs"), "--steps", "100000")
     wait_for(resumed, "resumed at step")
     resumed.send_signal(signal.SIGTERM)
-    resumed.communicate(timeout=60)
+    resumed.communicate(timeout=200)
 
 
 def test_processes_must_divide_the_micro_batches(tmp_path, faces):

@@ -13,6 +13,8 @@ from tests.processes import until
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 SLOW = ("--call-s", "0.2")  # a face of eight steps takes two seconds
+SLOWER = ("--call-s", "0.5")
+LONG_LEASE_S = 60  # of who may take from others: one that is slow today is not silent
 MANY_STEPS = {"num_steps": "8"}
 RECLAIMED = "restore_reclaimed_total"
 STEPS = "restore_ode_steps_total"
@@ -81,7 +83,7 @@ def test_a_photo_that_ends_every_worker_is_given_up_and_no_other(fleet, reaction
 @pytest.mark.parametrize("grace_s", [60, 0])
 def test_a_worker_that_is_told_to_end_finishes_its_faces_or_hands_them_back(fleet, grace_s):
     (gateway,) = fleet.start("gateway")
-    leaving = fleet.start_odd_worker(*SLOW, grace_s=grace_s)
+    leaving = fleet.start_odd_worker(*SLOWER, grace_s=grace_s)
     until_ready(gateway, leaving)
     where = submit(gateway, range(12), **MANY_STEPS)
     until(lambda: leaving.counted(STEPS) > 0)
@@ -89,18 +91,24 @@ def test_a_worker_that_is_told_to_end_finishes_its_faces_or_hands_them_back(flee
     if grace_s:
         until(lambda: leaving.reasons_not_ready() == ["the worker is shutting down"])
     assert leaving.child.wait(120) == 0
-    done = sum(state(gateway, location)["status"] == "succeeded" for location in where.values())
-    assert (done > 0) == (grace_s > 0)
-    (successor,) = fleet.start("worker")
+
+    def any_succeeded():
+        return any(state(gateway, location)["status"] == "succeeded" for location in where.values())
+
+    if grace_s:
+        until(any_succeeded)  # the gateway has the last faces when the worker ends, and may not have told it yet
+    else:
+        assert not any_succeeded()
+    (successor,) = fleet.start("worker", lease_s=LONG_LEASE_S)
     check_results(gateway, where)
     assert successor.counted(RECLAIMED) == 0
 
 
 def test_a_gateway_that_is_told_to_end_finishes_its_photos_and_leaves_the_others(fleet):
-    leaving, other = fleet.start("gateway", "gateway", job_photos=2)
-    worker = fleet.start_odd_worker(*SLOW)
+    leaving, other = fleet.start("gateway", "gateway", job_photos=2, lease_s=LONG_LEASE_S)
+    worker = fleet.start_odd_worker(*SLOWER)
     until_ready(leaving, other, worker)
-    where = submit(leaving, range(10), **MANY_STEPS)
+    where = submit(leaving, range(6), **MANY_STEPS)
     until(lambda: worker.counted(STEPS) > 0)
     leaving.child.send_signal(signal.SIGTERM)
     until(lambda: leaving.reasons_not_ready() == ["the service is shutting down"])
@@ -109,7 +117,7 @@ def test_a_gateway_that_is_told_to_end_finishes_its_photos_and_leaves_the_others
         assert (refused.status_code, refused.json()["code"]) == (503, "draining")
         assert int(refused.headers["retry-after"]) > 0
     assert leaving.client.get("/livez").status_code == 200
-    assert state(leaving, where[9])["status"] in ("queued", "running")
+    assert state(leaving, where[5])["status"] in ("queued", "running")
     assert leaving.child.wait(120) == 0
     check_results(other, where)
     assert other.counted(RECLAIMED) == 0
@@ -121,9 +129,9 @@ def test_a_second_signal_ends_a_gateway_at_once_and_its_photos_elsewhere(fleet):
     until_ready(leaving, worker)
     (location,) = submit(leaving, [7], **MANY_STEPS).values()
     until(lambda: worker.counted(STEPS) > 0)
-    for _ in range(2):
-        leaving.child.send_signal(signal.SIGTERM)
-        until(lambda: leaving.child.poll() is not None or leaving.reasons_not_ready())
+    leaving.child.send_signal(signal.SIGTERM)
+    until(leaving.reasons_not_ready)
+    leaving.child.send_signal(signal.SIGTERM)
     assert leaving.child.wait(60) == 130
     (other,) = fleet.start("gateway")
     assert until_ended(other, location)["status"] == "succeeded"

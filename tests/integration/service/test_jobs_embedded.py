@@ -17,19 +17,20 @@ from tests.processes import service_process
 from tests.serving import serving
 
 PHOTO = saved(Image.fromarray(astronaut()).resize((384, 384)), "PNG")
+LARGE = saved(Image.fromarray(astronaut()).resize((1600, 1600)), "PNG")  # not done before anybody can watch
 SECRET = "whsec_" + "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz"
 
 
 def test_a_job_gives_what_a_direct_restoration_gives(service):
     options = {"seed": "3", "num_steps": "4"}
-    where = ask(service.client, PHOTO, options, **ASYNC).headers["location"]
+    where = ask(service.client, LARGE, options, **ASYNC).headers["location"]
     states = [state for _, _, state in events_of(service.client, where)]
     told = [state["progress"] for state in states if state.get("progress")]
     assert {(progress["num_faces"], progress["num_steps"]) for progress in told} == {(1, 4)}
     assert [progress["steps_done"] for progress in told] == sorted(progress["steps_done"] for progress in told)
     assert states[-1]["faces"][0]["status"] == "restored"
     result = decoded(service.client.get(f"{where}/result").content).astype(int)
-    direct = service.client.post("/restore", files={"image": PHOTO}, data=options)
+    direct = service.client.post("/restore", files={"image": LARGE}, data=options)
     assert np.abs(result - decoded(direct.content)).max() <= 1
 
 
