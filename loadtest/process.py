@@ -55,11 +55,18 @@ class RunningService:
         return float(spent)
 
 
-def free_port() -> int:
-    """A loopback port that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
+@contextlib.contextmanager
+def held_port() -> Iterator[int]:
+    """A loopback port that nobody listens on: for the duration of the block nobody is given it who asks for any.
+
+    Who asks for this one has it, as often as he likes: who binds without listening is no hindrance to a server, which
+    allows for that (`SO_REUSEADDR`).
+    """
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 0))
+        port: int = holder.getsockname()[1]
+        yield port
 
 
 @contextlib.contextmanager
@@ -75,13 +82,15 @@ def running_service(
     Raises:
         RuntimeError: It ended early or did not become ready.
     """
-    port = free_port()
-    whole = [sys.executable, *command, "--host", "127.0.0.1", "--port", str(port)]
     begin_s = time.perf_counter()
     with (
+        held_port() as port,
         tempfile.TemporaryFile() as log,
         subprocess.Popen(  # noqa: S603 - our own command
-            whole, env={**os.environ, **(settings or {})}, stdout=log, stderr=subprocess.STDOUT
+            [sys.executable, *command, "--host", "127.0.0.1", "--port", str(port)],
+            env={**os.environ, **(settings or {})},
+            stdout=log,
+            stderr=subprocess.STDOUT,
         ) as child,
     ):
         try:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterable, Mapping
@@ -16,6 +16,7 @@ import httpx
 import pytest
 import yaml
 
+from loadtest.process import held_port
 from tests.processes import until
 
 _INTERVAL = "1s"
@@ -52,10 +53,10 @@ class PrometheusServer:
         (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration))
         self._process: subprocess.Popen[bytes] | None = None
         self._client = httpx.Client(timeout=30)
+        self._held = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = self._held.enter_context(held_port())
         self._client.base_url = httpx.URL(f"http://127.0.0.1:{port}")
         arguments = [f"--config.file={self._folder / 'prometheus.yml'}", f"--storage.tsdb.path={self._folder / 'data'}"]
         with (self._folder / "log").open("wb") as log:
@@ -72,6 +73,7 @@ class PrometheusServer:
         self._process.kill()
         self._process.wait()
         self._client.close()
+        self._held.close()
 
     def look_at(self, job: str, targets: Iterable[str]) -> None:
         """Scrape these addresses for a job from now on, and no others."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from loadtest.process import free_port
+from loadtest.process import held_port
 
 _REDIS = ("--port", "0", "--save", "", "--appendonly", "yes", "--maxmemory-policy", "noeviction")
 _END_S = 60.0
@@ -54,16 +54,18 @@ class Fleet:
     Attributes:
         folder: Where Redis keeps its file, and where the logs are.
         settings: Environment of every gateway and worker.
+        ports: Holds the members' ports, also between a kill and the next start.
         members: In the order in which they were begun.
     """
 
     folder: Path
     settings: Mapping[str, str]
+    ports: contextlib.ExitStack
     members: list[Member] = field(default_factory=list)
 
     def add(self, kind: str) -> Member:
         """Start another one."""
-        port = free_port()
+        port = self.ports.enter_context(held_port())
         member = Member(kind, port, self._start(kind, port))
         self.members.append(member)
         return member
@@ -100,7 +102,8 @@ def fleet(folder: Path, gateways: int, workers: int, settings: Mapping[str, str]
     redis = subprocess.Popen(  # noqa: S603 - our own command
         [str(_redis_server()), *_REDIS, "--unixsocket", str(socket), "--dir", str(folder)], stdout=subprocess.DEVNULL
     )
-    made = Fleet(folder, {**settings, "LATENT_PMRF_REDIS_URL": f"unix://{socket}", "LATENT_PMRF_GRPC_PORT": "0"})
+    own = {**settings, "LATENT_PMRF_REDIS_URL": f"unix://{socket}", "LATENT_PMRF_GRPC_PORT": "0"}
+    made = Fleet(folder, own, contextlib.ExitStack())
     try:
         for kind in ["gateway"] * gateways + ["worker"] * workers:
             made.add(kind)
@@ -116,6 +119,7 @@ def fleet(folder: Path, gateways: int, workers: int, settings: Mapping[str, str]
                 member.process.wait()
         redis.terminate()
         redis.wait()
+        made.ports.close()
 
 
 def _redis_server() -> Path:

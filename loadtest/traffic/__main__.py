@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadtest.process import RunningService, free_port, running_service
+from loadtest.process import RunningService, held_port, running_service
 from loadtest.traffic import report
 from loadtest.traffic.arrivals import poisson
 from loadtest.traffic.mix import MIXES, MixedPhoto
@@ -113,8 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         calibration=given.calibration,
         seed=given.seed,
     )
-    port = free_port()
-    with running_service({"LATENT_PMRF_GRPC_PORT": str(port)}) as service:
+    with held_port() as port, running_service({"LATENT_PMRF_GRPC_PORT": str(port)}) as service:
         ways: dict[str, Callable[[], Sender]] = {
             "http": lambda: HttpSender(str(service.client.base_url), given.num_steps),
             "grpc": lambda: GrpcSender(f"127.0.0.1:{port}", given.num_steps),

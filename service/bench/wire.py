@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from loadtest.photos import jpeg, scene
-from loadtest.process import free_port, running_service
+from loadtest.process import held_port, running_service
 from service.client import Answer, AsyncGrpcClient, AsyncHttpClient, Options, Photo
 
 _RESULT = "| {way} | {median:.2f} ({least:.2f}-{most:.2f}) | {ratio:.2f} |"
@@ -123,10 +123,10 @@ def run(load: Load, rounds: int) -> Ways:
         RuntimeError: It did not become ready.
         RestorationError: A photo was not restored.
     """
-    port = free_port()
-    settings = {"LATENT_PMRF_GRPC_PORT": str(port), "LATENT_PMRF_RESULT_CACHE_BYTES": "0"}
-    with running_service(settings) as service:
-        return asyncio.run(_measured(str(service.client.base_url), f"127.0.0.1:{port}", load, rounds))
+    with held_port() as port:
+        settings = {"LATENT_PMRF_GRPC_PORT": str(port), "LATENT_PMRF_RESULT_CACHE_BYTES": "0"}
+        with running_service(settings) as service:
+            return asyncio.run(_measured(str(service.client.base_url), f"127.0.0.1:{port}", load, rounds))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,5 +1,6 @@
 """`latent-pmrf batch --engine ray` as it is typed, on a Ray of this machine: a kill, a bad photo, resumption."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -55,8 +56,11 @@ def results(tmp_path):
 
 def workers_of(pid):
     """Processes below this one that run the networks."""
-    below = psutil.Process(pid).children(recursive=True)
-    return [one.pid for one in below if "FaceRestorer" in "".join(one.cmdline()[:1])]
+    found = []
+    for one in psutil.Process(pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # Ray has some that end soon
+            found += [one.pid] * ("FaceRestorer" in "".join(one.cmdline()[:1]))
+    return found
 
 
 def once(bundle, tmp_path, *options):

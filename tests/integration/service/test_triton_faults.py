@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import trustme
 
+from loadtest.process import held_port
 from service.backends.triton_client import TritonBackend
 from service.backends.triton_endpoints import TlsFiles
 from service.core.errors import DependencyUnavailable
@@ -15,7 +16,7 @@ from service.core.manifest import load_manifest
 from service.core.metrics import Metrics
 from tests.fleet import check_results, submit, until_ready
 from tests.processes import ROOT, command, environment, until
-from tests.triton_servers import TritonServer, copy_repository, free_ports, only_models, require_triton
+from tests.triton_servers import TritonServer, copy_repository, only_models, require_triton
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -92,8 +93,9 @@ def test_a_bundle_that_the_server_does_not_have_is_a_refusal_to_start(triton, ar
 
 
 def test_a_server_that_is_not_there_is_told_of_at_the_start(arithmetic_bundle):
-    address = f"grpc://127.0.0.1:{free_ports(1)[0]}"
-    done = ended(arithmetic_bundle, triton_urls=address, triton_start_timeout_s=0.5)
+    with held_port() as port:
+        address = f"grpc://127.0.0.1:{port}"
+        done = ended(arithmetic_bundle, triton_urls=address, triton_start_timeout_s=0.5)
     assert done.returncode == 1
     assert f"no Triton server can be called: {address}" in done.stderr
     assert "Traceback" not in done.stderr

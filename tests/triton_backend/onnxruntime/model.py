@@ -2,7 +2,7 @@
 
 It stands where NVIDIA's backend stands, under the same name, so that the server loads the configurations of production.
 Tests say how many seconds a call takes longer than it must: in a file, whose path is the parameter `test.delay_file` of
-the model's configuration.
+the model's configuration. In a file beside it there is a byte for each execution that has begun.
 """
 
 import json
@@ -33,6 +33,8 @@ class TritonPythonModel:
 
     def execute(self, requests):
         """Run all requests as one batch; Triton has seen to it that they fit together."""
+        with self._delay_file.with_name("begun").open("ab") as begun:
+            begun.write(b".")
         time.sleep(float(self._delay_file.read_text()))
         feeds = [
             {name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self._inputs}

@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, RedirectResponse, StreamingResponse
 from starlette.routing import Route
 
+from loadtest.process import held_port
 from service.core.jobs import JobState
 from service.core.notices import closing_notice
 from service.webhooks.sender import Delivery, NoticeSender
@@ -154,9 +155,8 @@ async def test_proxies_of_the_environment_are_not_used(receiver, monkeypatch):
 
 
 async def test_nobody_there_and_no_such_name():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    assert await deliver(f"http://127.0.0.1:{port}/") is Delivery.FAILED
+    with held_port() as port:
+        assert await deliver(f"http://127.0.0.1:{port}/") is Delivery.FAILED
 
     async def resolve(host, port):
         raise socket.gaierror("no such name")
