@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from tests.job_client import ASYNC, ask, problem
+from tests.processes import until
 from tests.serving import fake_service, serving
 
 SECRET = "whsec_" + "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz"
@@ -34,7 +35,7 @@ def test_a_webhook_is_told_and_can_verify_it():
         assert document["type"] == "restoration.succeeded"
         assert document["data"]["id"] == job["id"]
         assert client.get(document["data"]["urls"]["result"]).headers["content-type"] == "image/png"
-        assert "restore_notices_total" in client.get("/metrics").text
+        until(lambda: 'restore_notices_total{outcome="delivered"} 1.0' in client.get("/metrics").text)
 
 
 @pytest.mark.parametrize(
