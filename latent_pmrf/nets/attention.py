@@ -6,7 +6,7 @@ each tile sees the rectangle of keys that its windows cover, and a static mask r
 are made of `split` and `cat` only, whose gradients are `cat` and `split`, and which export without gathers.
 
 Masks and rotations depend on sizes alone: they are built with numpy and cached, so that even a first call from
-`torch.export` caches real tensors.
+`torch.export` caches real tensors, and outside of inference mode, so that a training may follow an evaluation.
 """
 
 from __future__ import annotations
@@ -92,6 +92,7 @@ def _axis_windows(tiling: AxisTiling, kernel: int) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=32)
+@torch.inference_mode(False)
 def neighborhood_mask(rows: AxisTiling, cols: AxisTiling, kernel: int) -> Tensor:
     """Additive mask of all tiles, float32 (1, tiles, queries, keys), tiles in row-major order."""
     by_row, by_col = _axis_windows(rows, kernel), _axis_windows(cols, kernel)
@@ -151,6 +152,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, scale: f
 
 
 @functools.lru_cache(maxsize=64)
+@torch.inference_mode(False)
 def rotary_table(height: int, width: int, heads: int, head_dim: int) -> tuple[Tensor, Tensor]:
     """Cosine and sine of the rotary angles (Crowson et al., 2024, section 4; PMRF@b6f16a4).
 

@@ -24,6 +24,7 @@ MASKED = -100.0
 
 
 @functools.lru_cache(maxsize=8)
+@torch.inference_mode(False)
 def relative_position_index(window: int) -> Tensor:
     """Row of the position-bias table for each query/key pair of one window, int64 (window^2, window^2)."""
     position = np.stack(np.meshgrid(np.arange(window), np.arange(window), indexing="ij")).reshape(2, -1)
@@ -32,6 +33,7 @@ def relative_position_index(window: int) -> Tensor:
 
 
 @functools.lru_cache(maxsize=16)
+@torch.inference_mode(False)
 def shift_mask(height: int, width: int, window: int, shift: int) -> Tensor:
     """Additive mask between tokens that only the cyclic shift made neighbours (Liu et al., 2021, section 3.2).
 

@@ -87,8 +87,14 @@ def test_one_of_two_workers_is_killed_and_every_photo_is_restored_once(arithmeti
             pytest.skip(
                 "Ray does not start here: its own patience with a busy machine is 30 s, and it was tried thrice"
             )
-        victim = workers_of(batch.pid)[0]
-        os.kill(victim, signal.SIGKILL)
+        victims = []
+
+        def found():
+            victims[:] = workers_of(batch.pid)  # none while Ray writes another title
+            return victims
+
+        until(found)
+        os.kill(victims[0], signal.SIGKILL)
         assert batch.wait() == FAILED, (tmp_path / "log").read_text()
     finally:
         batch.kill()

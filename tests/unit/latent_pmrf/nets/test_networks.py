@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from latent_pmrf.config import VAE_PRESETS, HDiTConfig, SimVAEConfig, SwinIRConfig, UNetConfig
+from latent_pmrf.nets.attention import neighborhood_mask, rotary_table
 from latent_pmrf.nets.build import build
 from latent_pmrf.nets.hdit import hidden_width, patchify, unpatchify
 from latent_pmrf.nets.layers import ChannelLayerNorm, FourierFeatures, channels_last, rms_normalize
@@ -239,6 +240,20 @@ def test_memory_order_and_autocast_hardly_matter(config, shape):
     torch.testing.assert_close(network(*args), plain, atol=1e-5, rtol=1e-5)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         torch.testing.assert_close(network(*args).float(), plain, atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("config", "shape"), [(SWINIR, (1, 3, 64, 64)), (PIXEL_HDIT, (1, 3, 96, 96)), (HDIT, (1, 4, 48, 48))]
+)
+def test_a_network_can_be_trained_where_another_has_been_run_for_inference(config, shape):
+    for cached in (neighborhood_mask, rotary_table, relative_position_index, shift_mask):
+        cached.cache_clear()
+    times = () if isinstance(config, SwinIRConfig) else (torch.rand(1),)
+    with torch.inference_mode():
+        seeded(config)(torch.rand(shape), *times)
+    trained = build(config)
+    trained(torch.rand(shape), *times).square().mean().backward()
+    assert any(parameter.grad is not None for parameter in trained.parameters())
 
 
 @pytest.mark.parametrize(
