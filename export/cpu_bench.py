@@ -28,9 +28,9 @@ from onnx import TensorProto, helper
 from export.cost import cost_of
 from export.networks import GraphSpec, graph_specs
 from export.openvino_session import OpenVinoSession, openvino_precisions
-from export.parity import draw_all, feeds_of, pipeline_images, served_options
+from export.parity import draw_all, feeds_of, pipeline_images
 from export.precision import psnr_db as unbounded_psnr_db
-from export.served_session import ServedSession
+from export.served_session import ServedSession, plain_session
 from export.timing import BATCH_SIZES, PAUSE_S, SEED, call_ms
 from export.variants import Original
 from latent_pmrf.evaluation.bundle import BundleRestorer, Session, source_noise
@@ -162,14 +162,12 @@ class CpuBench:
 
 def matrix_products(num_threads: int) -> dict[str, Call]:
     """The product of two large float32 matrices by PyTorch and by onnxruntime: the faster one tells the peak."""
-    import onnxruntime
-
     side = _PRODUCT_SIDE
     a, b = np.random.default_rng(SEED).random((2, side, side), np.float32)
     faces = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [side, side]) for name in "abc"]
     graph = helper.make_graph([helper.make_node("MatMul", ["a", "b"], ["c"])], "product", faces[:2], faces[2:])
     model: onnx.ModelProto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), served_options(num_threads))
+    session = plain_session(model.SerializeToString(), num_threads)
     return {
         EAGER: functools.partial(torch.mm, torch.from_numpy(a), torch.from_numpy(b)),
         SERVED: functools.partial(session.run, None, {"a": a, "b": b}),

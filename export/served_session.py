@@ -21,6 +21,16 @@ from latent_pmrf.evaluation.bundle import Named, Session
 F32Array = npt.NDArray[np.float32]
 
 
+def plain_session(content: bytes, num_threads: int) -> Session:
+    """An onnxruntime session with the service's options, on the CPU; rows are not shared out."""
+    import onnxruntime
+
+    session: Session = onnxruntime.InferenceSession(
+        content, served_options(num_threads), providers=["CPUExecutionProvider"]
+    )
+    return session
+
+
 class ServedSession:
     """Implements `latent_pmrf.evaluation.bundle.Session`.
 
@@ -30,16 +40,9 @@ class ServedSession:
     """
 
     def __init__(self, content: bytes, num_threads: int) -> None:
-        import onnxruntime
-
-        def opened(threads: int) -> Session:
-            providers = ["CPUExecutionProvider"]
-            session: Session = onnxruntime.InferenceSession(content, served_options(threads), providers=providers)
-            return session
-
         self._num_threads = num_threads
-        self._wide = opened(num_threads)
-        self._narrow = self._wide if num_threads == 1 else opened(1)
+        self._wide = plain_session(content, num_threads)
+        self._narrow = self._wide if num_threads == 1 else plain_session(content, 1)
         self._shares = ThreadPoolExecutor(num_threads, thread_name_prefix="share")
 
     def get_inputs(self) -> Sequence[Named]:
