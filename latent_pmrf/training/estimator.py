@@ -16,6 +16,7 @@ from latent_pmrf.data.validation import ValidationSet, to_tensor
 from latent_pmrf.nets.build import build
 from latent_pmrf.nets.layers import channels_last
 from latent_pmrf.training.device import device_of
+from latent_pmrf.training.identity import IdentityLoss
 from latent_pmrf.training.losses import REGRESSION_LOSSES
 
 Pair = tuple[torch.Tensor, torch.Tensor]
@@ -34,15 +35,21 @@ class EstimatorStage:
         seed: int,
         validation: Sequence[ValidationSet],
         loss: str = "relative_mse",
+        identity_weight: float = 0.0,
+        identity: IdentityLoss | None = None,
     ) -> None:
         if loss not in REGRESSION_LOSSES:
             raise ValueError(f"the option loss must be one of {sorted(REGRESSION_LOSSES)}, not {loss!r}")
+        if identity_weight > 0 and identity is None:
+            raise ValueError("identity_weight needs an identity loss")
         self.config = config
         self._loss = REGRESSION_LOSSES[loss]
         self._pairs = pairs
         self._batch_size = batch_size
         self._seed = seed
         self._validation = validation
+        self._identity_weight = identity_weight
+        self._identity = identity
 
     def build(self) -> nn.Module:
         """The network in channels-last, which oneDNN prefers for its convolutions."""
@@ -53,31 +60,36 @@ class EstimatorStage:
         lq, hq = self._pairs.batch(self._batch_size, np.random.default_rng((self._seed, index)))
         return to_tensor(lq), to_tensor(hq)
 
-    def loss(
-        self,
-        model: nn.Module,
-        batch: Pair,
-        index: int,  # noqa: ARG002 - the loop's signature; nothing here is drawn
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The chosen regression loss, and the mean gain over the degraded image."""
+    def loss(self, model: nn.Module, batch: Pair, index: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The chosen regression loss, with the identity loss if there is one, and the mean gain over the input."""
         y, x = batch
         estimate = model(y)
         error, reference = ((image.detach().float() - x).square().mean((1, 2, 3)) for image in (estimate, y))
-        return self._loss(estimate, x, y), {"gain_db": 10 * torch.log10(reference / error).mean()}
+        loss = self._loss(estimate, x, y)
+        scalars = {"gain_db": 10 * torch.log10(reference / error).mean()}
+        if self._identity is not None:
+            identity = self._identity.to(x.device)(estimate, x, (self._seed << 32) + index)
+            loss = loss + self._identity_weight * identity
+            scalars["identity"] = identity.detach()
+        return loss, scalars
 
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """PSNR and its gain over the input, per degradation level."""
+        """PSNR and its gain over the input, per degradation level; with an identity loss, the distances too."""
         scalars: dict[str, float] = {}
         device = device_of(model)
         for level in self._validation:
             x_star = level.map(lambda y: model(y.to(device)).float().clamp(0, 1))
             scalars[f"{level.name}_psnr_db"] = psnr_db(x_star, level.clean)
             scalars[f"{level.name}_gain_db"] = psnr_db(x_star, level.clean) - psnr_db(level.degraded, level.clean)
+            if self._identity is not None:
+                before, after = (self._identity.distances(image, level.clean) for image in (level.degraded, x_star))
+                scalars[f"{level.name}_identity"] = float(after.mean())
+                scalars[f"{level.name}_nearer"] = float((after < before).mean())
         return scalars
 
     def info(self) -> dict[str, Any]:
-        """Nothing beyond the recipe."""
-        return {}
+        """The weight of the identity loss, if there is one."""
+        return {} if self._identity is None else {"identity_weight": self._identity_weight}
 
 
 def psnr_db(image: npt.NDArray[np.float32], reference: npt.NDArray[np.float32]) -> float:

@@ -17,7 +17,7 @@ from latent_pmrf.training.optim import OptimConfig
 T = TypeVar("T")
 
 STAGE_OPTIONS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
-    "estimator": (frozenset(), frozenset({"loss", "space"})),
+    "estimator": (frozenset(), frozenset({"identity_weight", "loss", "space"})),
     "vae": (frozenset({"crop_px"}), frozenset({"kl_weight", "band_weight", "perceptual_weight"})),
     "flow": (frozenset(), frozenset({"copies", "noise_factor", "sigma_s", "source", "space", "weighting"})),
 }

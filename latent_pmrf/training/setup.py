@@ -2,6 +2,7 @@
 
 options of a stage           default
 estimator  loss              relative_mse   see `losses.REGRESSION_LOSSES`
+           identity_weight   0              of dlib's face embedding, see `identity.IdentityLoss`
            space             pixel          `latent` trains ELIR's estimator, from E(y) to E(x), without `loss`
 vae        crop_px                          side of the training crops
            kl_weight         1e-6           of the mean over the latent's elements
@@ -35,6 +36,7 @@ from latent_pmrf.training.device import check_device
 from latent_pmrf.training.estimator import EstimatorStage
 from latent_pmrf.training.flow import FlowStage, SourceNoise, Weighting
 from latent_pmrf.training.frozen import FrozenNetworks, Source
+from latent_pmrf.training.identity import IdentityLoss, load_face_embedder
 from latent_pmrf.training.latent_estimator import LatentEstimatorStage
 from latent_pmrf.training.latents import CachedPairs, FreshPairs, PairSource, discard_latents
 from latent_pmrf.training.loop import Stage, Trainer
@@ -161,7 +163,8 @@ def _estimator_stage(  # noqa: PLR0913 - the signature of both makers
     config = _preset(ESTIMATOR_PRESETS, recipe)
     space = _choice("space", options.pop("space", "pixel"), ("pixel", "latent"))
     if space == "pixel":
-        return EstimatorStage(config, pairs, **options, **_shared(recipe, validation))
+        identity = IdentityLoss(load_face_embedder()) if options.get("identity_weight", 0) > 0 else None
+        return EstimatorStage(config, pairs, identity=identity, **options, **_shared(recipe, validation))
     if options:
         raise ValueError(f"an estimator of latents is trained by MSE, it has no option {sorted(options)}")
     networks = FrozenNetworks(None, _vae(places), "degraded", device)

@@ -9,6 +9,7 @@ import latent_pmrf.training
 from latent_pmrf.config import ESTIMATOR_PRESETS
 from latent_pmrf.data.degradation import DegradationRange
 from latent_pmrf.nets.build import build
+from latent_pmrf.training.checkpoint import load_weights
 from latent_pmrf.training.optim import OptimConfig
 from latent_pmrf.training.processes import ProcessGroup
 from latent_pmrf.training.recipe import load_recipe
@@ -244,6 +245,17 @@ def test_options_that_do_not_exist_are_named(tmp_path, faces, stage, options, na
     changed = dataclasses.replace(recipe, options={**recipe.options, **options})
     with pytest.raises(ValueError, match=named):
         build_trainer(changed, Places(faces, tmp_path / "runs"))
+
+
+def test_an_identity_weight_brings_the_identity_loss(tmp_path, faces):
+    recipe = load_recipe(write_recipe(tmp_path, "estimator"))
+    changed = dataclasses.replace(recipe, options={"identity_weight": 0.1})
+    trainer = build_trainer(changed, Places(faces, tmp_path / "runs"))
+    loss, scalars = trainer.stage.loss(trainer.model, trainer.stage.batch(0), 0)
+    assert scalars["identity"] > 0
+    loss.backward()
+    trainer.save()
+    assert load_weights(tmp_path / "runs" / "estimator" / "weights.safetensors").info["identity_weight"] == 0.1
 
 
 def test_workers_do_not_fill_a_cache(tmp_path, faces):

@@ -1,0 +1,102 @@
+import cv2
+import dlib
+import numpy as np
+import pytest
+import torch
+from skimage.data import astronaut
+
+from latent_pmrf.dlib_models import RECOGNITION, dlib_model
+from latent_pmrf.evaluation.card_faces import astronaut as aligned_astronaut
+from latent_pmrf.evaluation.identity import FaceIdentifier, identity_distance
+from latent_pmrf.training.estimator import EstimatorStage
+from latent_pmrf.training.identity import CHIP_SIZE_PX, IdentityLoss, load_face_embedder
+from tests.tiny_stages import UNET, validated
+
+CHIP = (CHIP_SIZE_PX, CHIP_SIZE_PX)
+
+
+@pytest.fixture(scope="module")
+def loss():
+    return IdentityLoss(load_face_embedder())
+
+
+def tensor(image):
+    return torch.tensor(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 255
+
+
+@pytest.mark.parametrize(
+    "chip",
+    [
+        cv2.resize(astronaut()[0:220, 120:340], CHIP),
+        np.random.default_rng(0).integers(0, 256, (*CHIP, 3), dtype=np.uint8),
+        np.zeros((*CHIP, 3), np.uint8),
+    ],
+    ids=["face", "noise", "black"],
+)
+def test_embeddings_are_those_of_dlib(loss, chip):
+    expected = dlib.face_recognition_model_v1(str(dlib_model(RECOGNITION))).compute_face_descriptor(chip)
+    np.testing.assert_allclose(loss.embedder(tensor(chip))[0], np.asarray(expected), atol=2e-6)
+
+
+def test_a_file_of_another_network_is_refused(tmp_path):
+    path = tmp_path / "other.dat"
+    path.write_bytes(dlib_model(RECOGNITION).read_bytes()[:100_000])
+    with pytest.raises(ValueError, match=r"other\.dat has no tensor of the shape \(9248, 1, 1, 1\)"):
+        load_face_embedder(path)
+
+
+@pytest.mark.parametrize("side", [256, 512])
+def test_distances_are_near_to_those_that_evaluation_measures_by_landmarks(loss, side):
+    clean = aligned_astronaut(side).clean
+    blurred = cv2.GaussianBlur(clean, (0, 0), side / 64)
+    identifier = FaceIdentifier(num_landmarks=5)
+    measured = identity_distance(identifier.sign(clean), identifier.sign(blurred))
+    images = [tensor(image).numpy() for image in (blurred, clean)]
+    assert measured > 0.2
+    assert loss.distances(*images)[0] == pytest.approx(measured, rel=0.2)
+
+
+def test_the_loss_is_the_squared_distance_and_reaches_the_prediction_alone(loss):
+    x = tensor(aligned_astronaut(128).clean).repeat(2, 1, 1, 1)
+    prediction = (x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(3))).requires_grad_()
+    value = loss(prediction, x, seed=1)
+    value.backward()
+    assert prediction.grad.abs().sum() > 0
+    assert not [parameter for parameter in loss.parameters() if parameter.requires_grad]
+    assert loss(x, x, seed=1) == 0
+    distances = loss.distances(prediction.detach().clamp(0, 1).numpy(), x.numpy())
+    assert value.item() == pytest.approx(np.square(distances).mean(), rel=0.3)
+    # The placement of the chips is drawn by the seed and by nothing else.
+    assert loss(prediction, x, seed=1) == value
+    assert loss(prediction, x, seed=2) != value
+
+
+def test_following_its_gradient_brings_the_face_nearer(loss):
+    x = tensor(aligned_astronaut(128).clean)
+    y = tensor(cv2.GaussianBlur(aligned_astronaut(128).clean, (0, 0), 2))
+    before = loss.distances(y.numpy(), x.numpy())[0]
+    prediction = y.clone().requires_grad_()
+    optimizer = torch.optim.Adam([prediction], lr=3e-3)
+    for step in range(15):
+        optimizer.zero_grad()
+        loss(prediction, x, seed=step).backward()
+        optimizer.step()
+    assert loss.distances(prediction.detach().clamp(0, 1).numpy(), x.numpy())[0] < 0.7 * before
+
+
+def test_an_estimator_is_trained_with_it(pairs, validation, loss):
+    with pytest.raises(ValueError, match="identity_weight needs an identity loss"):
+        EstimatorStage(UNET, pairs, 2, seed=1, validation=validation, identity_weight=0.1)
+    plain = EstimatorStage(UNET, pairs, 2, seed=1, validation=validation)
+    stage = EstimatorStage(UNET, pairs, 2, seed=1, validation=validation, identity_weight=0.1, identity=loss)
+    y, x = batch = stage.batch(0)
+    value, scalars = stage.loss(lambda image: image, batch, 0)
+    alone, _ = plain.loss(lambda image: image, batch, 0)
+    assert scalars["identity"] == loss(y, x, 1 << 32) > 0
+    assert value.item() == pytest.approx((alone + 0.1 * scalars["identity"]).item())
+    assert stage.info() == {"identity_weight": 0.1}
+    # An untrained estimator gives its input back: as far from the clean face as the degraded one, and none is nearer.
+    found = validated(stage)
+    assert found["severe_identity"] > found["moderate_identity"] > 0
+    assert found["severe_nearer"] == 0
+    assert not [name for name in validated(plain) if "identity" in name]
