@@ -1,4 +1,4 @@
-"""Finish: restored faces and their photo -> the file, by blend, paste and encode in one go."""
+"""Finish: restored faces and their photo -> the file, by blend, colour, paste and encode in one go."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from service.core.stopwatch import Stopwatch
 from service.core.types import DecodedImage, OutputFormat, RestoredFace, RestoreOptions
 from service.stages.blend import BlendedFace, blend
+from service.stages.colour import with_colour_of
 from service.stages.encode import encode
 from service.stages.paste import paste
 from service.stages.picks import Pick
@@ -19,7 +20,7 @@ class Finished:
 
     Attributes:
         image: Its pixels.
-        blended: The faces, by index.
+        blended: The faces, by index, before the photo's colour is kept.
         output_format: Its encoding.
         data: Its file.
     """
@@ -54,8 +55,9 @@ def finish(  # noqa: PLR0913 - what three stages need
     """
     with watch.stage("blend"):
         blended = {face.face_index: blend(face, fidelity) for face in restored}
+        chosen = [(pick.aligned, blended[pick.index].pixels) for pick in picks if pick.aligned is not None]
+        pairs = [(aligned, with_colour_of(pixels, aligned.crop)) for aligned, pixels in chosen]
     with watch.stage("paste"):
-        pairs = [(pick.aligned, blended[pick.index].pixels) for pick in picks if pick.aligned is not None]
         result = paste(image, pairs, upscale=options.upscale, background=options.background, consume=True)
     with watch.stage("encode"):
         output_format = options.output_format or image.source_format

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from service.core.errors import InferenceFailed
 from service.core.types import AlignedFace, Background, DecodedImage, F32Array
+from service.stages.colour import luma
 from service.stages.samples import Samples, as_samples, read_only, writable
 from service.stages.warp import F64Matrix, bounds, compose, invert, scaling, translation, warp
 
@@ -29,7 +30,6 @@ _MASK_EDGE = 0.96  # of half the crop's side: the mask is zero from here to the 
 _MASK_CORE = 0.68  # and one up to here
 _MASK_POWER = 4  # a superellipse between an ellipse (2) and a square
 _NEUTRAL_SPREAD = 3  # largest difference between the channels of a crop without colour
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +158,7 @@ def _layer(aligned: AlignedFace, restored: F32Array, image: DecodedImage, enlarg
         raise InferenceFailed("a restored face holds values that are not finite")
     crop = np.clip(restored, 0, 1, dtype=np.float32)
     if image.is_grey or _is_neutral(aligned.crop):
-        crop = np.repeat((crop @ _LUMA)[:, :, None], 3, axis=2)
+        crop = np.repeat(luma(crop)[:, :, None], 3, axis=2)
     crop *= np.float32(np.iinfo(image.pixels.dtype).max)
     affine = compose(enlarge, invert(aligned.affine))
     side_px = aligned.crop.shape[0]

@@ -14,6 +14,7 @@ from service.composition.gateway import restoring
 from service.core.settings import Settings
 from service.core.types import RestoreOptions, Upload
 from service.sampling.noise import source_noise
+from service.stages.colour import with_colour_of
 from tests.bundle import write_detector
 from tests.pictures import decoded, encoded, pixels
 from tests.public_files import SPECS, public_tensors, write_json, write_pmrf, write_tensors
@@ -61,15 +62,18 @@ async def serve(repository, photo, **options):
 
 
 def reference(runs, photo, num_steps):
-    """What PyTorch makes of the photo with the service's noise; the weights are those of the import."""
+    """What PyTorch makes of the photo with the service's noise, in the photo's colours; the weights are the import's."""
     restorer, side_px = load_trained(runs).restorer, photo.shape[0]
     noise = source_noise(restorer.state_shape(side_px), SEED, 0)
     y = torch.from_numpy(photo.transpose(2, 0, 1)[None].astype(np.float32) / 255)
     restored = restorer.restore(y, torch.from_numpy(noise)[None], num_steps)
-    return {
-        0.0: restored.sample[0].permute(1, 2, 0).numpy() * 255,
-        1.0: restored.posterior_mean[0].permute(1, 2, 0).numpy() * 255,
-    }
+    faces = {0.0: restored.sample, 1.0: restored.posterior_mean}
+    coloured = {fidelity: with_colour_of(as_crop(face), photo) for fidelity, face in faces.items()}
+    return {fidelity: face.clip(0, 1) * 255 for fidelity, face in coloured.items()}
+
+
+def as_crop(batch):
+    return np.ascontiguousarray(batch[0].permute(1, 2, 0).numpy())
 
 
 def test_the_bundle_is_what_its_space_needs_and_nothing_else(bundle):

@@ -1,0 +1,55 @@
+"""Colour of a restored crop: the coarse colour is the photo's, and only its detail is the networks'.
+
+The networks saw colour photographs, and paint skin colour onto a faded, toned or nearly grey face. A degradation hardly
+changes chroma at the scale of a sixteenth of the face, so what the photo has there is kept, as diffusion restorers keep
+it by wavelets (StableSR, Wang et al., 2024, section 3.4); brightness, which degradations do change, is left alone.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from service.core.types import F32Array
+
+_CELLS = 32  # along a side: what counts as coarse
+_BLUR_CELLS = 2.5  # sigma
+
+
+def luma(image: F32Array) -> F32Array:
+    """Brightness of (H, W, 3) RGB with the weights of ITU-R BT.601: (H, W), in the same range."""
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.float32)
+
+
+def with_colour_of(restored: F32Array, photo: npt.NDArray[np.uint8]) -> F32Array:
+    """The restored crop with the coarse chroma of the photo's.
+
+    Chroma is the difference from the luma. Its coarse part is replaced, its fine part scaled down by as much as the
+    coarse part varies less in the photo: a photo in one tone stays in one tone.
+
+    Args:
+        restored: (S, S, 3) RGB in [0, 1].
+        photo: (S, S, 3) RGB, the aligned crop that was restored.
+
+    Returns:
+        (S, S, 3) with the luma of `restored`, up to float32 rounding; may lie outside [0, 1] by what chroma is moved.
+    """
+    found = _coarse_chroma(restored)
+    wanted = _coarse_chroma(photo) / np.float32(255)
+    gain = min(1.0, _variation(wanted) / max(_variation(found), 1e-6))
+    moved = cv2.resize(wanted - np.float32(gain) * found, restored.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    toned = cv2.addWeighted(restored, gain, cv2.cvtColor(luma(restored), cv2.COLOR_GRAY2RGB), 1 - gain, 0)
+    result: F32Array = np.add(toned, moved, dtype=np.float32)
+    return result
+
+
+def _coarse_chroma(image: npt.NDArray[np.uint8] | F32Array) -> F32Array:
+    cells = cv2.resize(image, (_CELLS, _CELLS), interpolation=cv2.INTER_AREA).astype(np.float32)
+    chroma = cells - luma(cells)[:, :, None]
+    return np.asarray(cv2.GaussianBlur(chroma, (0, 0), _BLUR_CELLS, borderType=cv2.BORDER_REFLECT), np.float32)
+
+
+def _variation(cells: F32Array) -> float:
+    """Root mean square distance of (H, W, 3) from its mean colour."""
+    return float(np.sqrt(np.square(cells - cells.mean((0, 1))).mean()))
