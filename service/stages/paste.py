@@ -22,7 +22,8 @@ import numpy.typing as npt
 from service.core.errors import InferenceFailed
 from service.core.types import AlignedFace, Background, DecodedImage, F32Array
 from service.stages.colour import luma
-from service.stages.samples import Samples, as_samples, read_only, writable
+from service.stages.enlarge import enlarged
+from service.stages.samples import Samples, read_only, writable
 from service.stages.warp import F64Matrix, bounds, compose, invert, scaling, translation, warp
 
 _CELL_PX = 512
@@ -111,7 +112,10 @@ def paste(
     """
     if not upscale >= 1:
         raise ValueError(f"upscale must be at least 1, got {upscale}")
-    canvas = writable(image.pixels) if consume and upscale == 1 else _resized(image.pixels, upscale, background)
+    if upscale == 1:
+        canvas, alpha = writable(image.pixels) if consume else image.pixels.copy(), image.alpha
+    else:
+        canvas, alpha = enlarged(image.pixels, image.alpha, upscale, background)
     height, width = canvas.shape[:2]
     enlarge = scaling(width / image.pixels.shape[1], height / image.pixels.shape[0])
     frame = _Box(0, 0, width, height)
@@ -120,9 +124,6 @@ def paste(
     for cell, present in _cells([layer for layer in layers if not layer.box.empty]):
         area = canvas[cell.within(frame)]
         _store(_blend(area.astype(np.float32), cell, present), area)
-    alpha = image.alpha
-    if alpha is not None and upscale != 1:
-        alpha = read_only(_resized(alpha, upscale, background))
     return replace(image, pixels=read_only(canvas), alpha=alpha)
 
 
@@ -139,16 +140,6 @@ def face_mask(size_px: int) -> F32Array:
     mask: F32Array = (fade**3 * (fade * (6 * fade - 15) + 10)).astype(np.float32)
     mask.setflags(write=False)
     return mask
-
-
-def _resized(samples: Samples, upscale: float, background: Background) -> Samples:
-    """A new array, resized with the borders of first and last pixel kept in place."""
-    if upscale == 1:
-        return samples.copy()
-    height, width = samples.shape[:2]
-    size = (round(width * upscale), round(height * upscale))
-    method = cv2.INTER_LANCZOS4 if background is Background.LANCZOS else cv2.INTER_LINEAR
-    return as_samples(cv2.resize(samples, size, interpolation=method))
 
 
 def _layer(aligned: AlignedFace, restored: F32Array, image: DecodedImage, enlarge: F64Matrix, frame: _Box) -> _Layer:
