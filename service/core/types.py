@@ -112,6 +112,8 @@ class DecodedImage:
         exif: Serialised EXIF block without GPS, thumbnail and orientation, or None.
         source_format: Encoding of the upload.
         is_grey: The upload had one colour channel; the result is written grey again.
+        png_chunks: What the file says of colours and density beside profile and EXIF: chunks of PNG, kind and body by
+            turns.
     """
 
     pixels: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
@@ -120,6 +122,7 @@ class DecodedImage:
     exif: bytes | None
     source_format: OutputFormat
     is_grey: bool
+    png_chunks: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ from service.core.errors import (
 from service.core.types import DecodedImage, OutputFormat, Upload
 from service.stages.containers.container import MAX_ICC_BYTES
 from service.stages.containers.exif import MAX_EXIF_BYTES
+from service.stages.containers.png_chunks import MAX_CHUNKS_BYTES
 from service.stages.decode import DecodeLimits
 from service.stages.samples import Samples, read_only
 
@@ -39,7 +40,7 @@ MAX_TEXT_BYTES = 8192  #: of a refusal
 SOCKET_BYTES = 256 * 1024  #: of a socket's buffer; larger ones leave the processors' caches and are slower
 
 MAGIC = b"LPD1"
-ANSWER = struct.Struct("<4sBBBBBIIIII")
+ANSWER = struct.Struct("<4sBBBBBIIIIII")
 NOTHING = 2**32 - 1  #: a length: there is none
 
 _REQUEST = struct.Struct("<4sQQQQ")
@@ -109,6 +110,7 @@ class Head(NamedTuple):
     height_px: int
     icc_bytes: int
     exif_bytes: int
+    png_bytes: int
     text_bytes: int
 
 
@@ -214,10 +216,11 @@ def send_photo(channel: Channel, image: DecodedImage) -> None:
         height_px=height,
         icc_bytes=NOTHING if image.icc_profile is None else len(image.icc_profile),
         exif_bytes=NOTHING if image.exif is None else len(image.exif),
+        png_bytes=len(image.png_chunks),
         text_bytes=0,
     )
     channel.send(ANSWER.pack(*head))
-    for part in (image.icc_profile, image.exif):
+    for part in (image.icc_profile, image.exif, image.png_chunks):
         channel.send(part or b"")
     channel.send(image.pixels.data)
     if image.alpha is not None:
@@ -233,7 +236,7 @@ def send_refusal(channel: Channel, error: InputError) -> None:
 def send_text(channel: Channel, kind: Kind, text: str) -> None:
     """In a child: answer with anything but a photo."""
     data = text.encode(errors="replace")[-MAX_TEXT_BYTES:]
-    channel.send(ANSWER.pack(*Head(MAGIC, kind, 0, 0, 0, 0, 0, 0, NOTHING, NOTHING, len(data))))
+    channel.send(ANSWER.pack(*Head(MAGIC, kind, 0, 0, 0, 0, 0, 0, NOTHING, NOTHING, 0, len(data))))
     channel.send(data)
 
 
@@ -262,6 +265,7 @@ def receive_answer(channel: Channel, limits: DecodeLimits) -> DecodedImage:
         raise Told(Kind(head.kind), text)
     _check_photo(head, limits)
     icc_profile, exif = (None if size == NOTHING else channel.take(size) for size in (head.icc_bytes, head.exif_bytes))
+    png_chunks = channel.take(head.png_bytes)
     size = (head.height_px, head.width_px)
     return DecodedImage(
         pixels=_samples(channel, (*size, 3), head.sample_bytes),
@@ -270,6 +274,7 @@ def receive_answer(channel: Channel, limits: DecodeLimits) -> DecodedImage:
         exif=exif,
         source_format=_FORMATS[head.format],
         is_grey=bool(head.is_grey),
+        png_chunks=png_chunks,
     )
 
 
@@ -283,6 +288,7 @@ def _check_photo(head: Head, limits: DecodeLimits) -> None:
         and head.format < len(_FORMATS)
         and (head.icc_bytes == NOTHING or head.icc_bytes <= MAX_ICC_BYTES)
         and (head.exif_bytes == NOTHING or head.exif_bytes <= MAX_EXIF_BYTES)
+        and head.png_bytes <= MAX_CHUNKS_BYTES
     )
     if not allowed:
         raise Garbled(f"no photo within the limits is {head.width_px} x {head.height_px}, or has such parts")

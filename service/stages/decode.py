@@ -27,6 +27,7 @@ from service.core.types import DecodedImage, OutputFormat, Upload
 from service.stages.containers import exif
 from service.stages.containers.container import Container
 from service.stages.containers.icc import profile_for, to_srgb
+from service.stages.containers.png_chunks import settled
 from service.stages.containers.sniff import ANIMATED_HINT, read_container
 from service.stages.samples import Samples, as_samples, read_only
 
@@ -75,8 +76,9 @@ def decode(upload: Upload, limits: DecodeLimits) -> DecodedImage:
     """Decode one photo.
 
     EXIF orientation is applied to pixels and alpha. Grey photos are replicated to three channels, CMYK is converted to
-    sRGB by the embedded profile, palettes are resolved, 16-bit PNG stays uint16. Text, XMP, GPS and thumbnails are
-    dropped; of a multi-picture JPEG the first picture is taken. All arrays are read-only.
+    sRGB by the embedded profile, palettes are resolved, 16-bit PNG stays uint16. Colours and density that are stated
+    outside profile and EXIF are kept; text, XMP, GPS and thumbnails are dropped; of a multi-picture JPEG the first
+    picture is taken. All arrays are read-only.
 
     Args:
         upload: The bytes as received; the signature decides the format.
@@ -110,15 +112,15 @@ def decode_picture(container: Container) -> DecodedImage:
     if pixels.rgb.shape[:2] != (container.height_px, container.width_px):
         raise CorruptImage("the picture has another size than its header declares")
     turn = exif.orientation(container.exif)
+    profile = profile_for(container.icc_profile, "GRAY" if container.is_grey else "RGB")
     return DecodedImage(
         pixels=read_only(_turned(pixels.rgb, turn)),
         alpha=None if pixels.alpha is None else read_only(_turned(pixels.alpha, turn)),
-        icc_profile=(
-            None if pixels.converted else profile_for(container.icc_profile, "GRAY" if container.is_grey else "RGB")
-        ),
+        icc_profile=None if pixels.converted else profile,
         exif=exif.sanitise(container.exif),
         source_format=container.format,
         is_grey=container.is_grey,
+        png_chunks=settled(container.png_chunks, profiled=profile is not None, turned=turn >= 5),
     )
 
 

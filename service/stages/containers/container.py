@@ -27,6 +27,7 @@ class Container:
         icc_profile: Embedded profile, at most `MAX_ICC_BYTES`.
         exif: EXIF as a TIFF stream, unchecked.
         colour_key: The grey value or the RGB triple that stands for "transparent" in a PNG without alpha channel.
+        png_chunks: What small chunks say of colours and density, as `png_chunks` packs it.
         stripped: The same picture without metadata.
         damage: Why the file cannot be decoded, or None.
     """
@@ -40,5 +41,6 @@ class Container:
     icc_profile: bytes | None = None
     exif: bytes | None = None
     colour_key: tuple[int, ...] | None = None
+    png_chunks: bytes = b""
     stripped: bytes = b""
     damage: str | None = None

@@ -10,10 +10,11 @@ from __future__ import annotations
 import struct
 from typing import Literal, NamedTuple
 
-MAX_EXIF_BYTES = 65_000  #: what fits into one JPEG segment; larger blocks are dropped
+MAX_EXIF_BYTES = 65_000  #: what fits into one JPEG segment; of larger blocks the largest values are dropped
 
 _ORIENTATION, _EXIF_IFD, _INTEROP_IFD = 0x0112, 0x8769, 0xA005
 _LONG = 4
+_FRAME_BYTES = 8 + 3 * (2 + 4) + 2 * 12  # the header, three directories and the two links between them
 _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 129: 1}
 _LEFT_OUT = frozenset(
     {
@@ -48,7 +49,15 @@ class _Entry(NamedTuple):
     value: bytes
 
 
+class _Span(NamedTuple):
+    kind: int
+    values: int
+    start: int
+    size: int
+
+
 _Directory = dict[int, _Entry]
+_Spans = dict[int, _Span]
 
 
 def orientation(block: bytes | None) -> int:
@@ -61,11 +70,11 @@ def orientation(block: bytes | None) -> int:
     if block is None or header is None:
         return 1
     order, offset = header
-    entry = (_read(block, order, offset) or {}).get(_ORIENTATION)
-    if entry is None or entry.kind not in (1, 3, 4):
+    span = _spans(block, order, offset, lenient=True).get(_ORIENTATION)
+    if span is None or span.kind not in (1, 3, 4):
         return 1
-    size = _TYPE_BYTES[entry.kind]
-    value = int.from_bytes(entry.value[:size], "little" if order == "<" else "big")
+    at = span.start
+    value = int.from_bytes(block[at : at + _TYPE_BYTES[span.kind]], "little" if order == "<" else "big")
     return value if 1 <= value <= 8 else 1
 
 
@@ -76,21 +85,18 @@ def sanitise(block: bytes | None) -> bytes | None:
         block: EXIF as a TIFF stream, or None.
 
     Returns:
-        A new TIFF stream of at most `MAX_EXIF_BYTES`, or None where nothing is left or the block is malformed.
+        A new TIFF stream of at most `MAX_EXIF_BYTES`, for which the largest values are left out where need be, or None
+        where nothing is left or the block is malformed.
     """
     header = _header(block)
     if block is None or header is None:
         return None
     order, offset = header
-    main = _read(block, order, offset)
-    if main is None:
-        return None
-    camera = _read(block, order, _pointer(main, _EXIF_IFD, order)) or {}
-    interop = _read(block, order, _pointer(camera, _INTEROP_IFD, order)) or {}
-    main, camera, interop = _clean(main), _clean(camera), _clean(interop)
-    if not (main or camera):
-        return None
-    return _serialise(order, main, camera, interop)
+    main = _spans(block, order, offset)
+    camera = _spans(block, order, _pointer(block, main, _EXIF_IFD, order))
+    interop = _spans(block, order, _pointer(block, camera, _INTEROP_IFD, order))
+    kept = [_copies(block, spans) for spans in _fitting(main, camera, interop)]
+    return _serialise(order, *kept) if kept[0] or kept[1] else None
 
 
 def _header(block: bytes | None) -> tuple[_Order, int] | None:
@@ -104,45 +110,69 @@ def _header(block: bytes | None) -> tuple[_Order, int] | None:
     return None
 
 
-def _read(block: bytes, order: _Order, offset: int | None) -> _Directory | None:
-    """Entries of the directory at `offset`; None where it does not fit into the block or unpacks to too much."""
+def _spans(block: bytes, order: _Order, offset: int | None, *, lenient: bool = False) -> _Spans:
+    """Where the values of the directory at `offset` lie; none where it does not fit into the block.
+
+    Args:
+        block: EXIF as a TIFF stream.
+        order: Its byte order.
+        offset: Of the directory, or None.
+        lenient: Take the entries that are there where fewer than the directory counts fit.
+    """
     if offset is None or offset < 8 or offset + 2 > len(block):
-        return None
+        return {}
     (count,) = struct.unpack_from(f"{order}H", block, offset)
-    if offset + 2 + 12 * count > len(block):
-        return None
-    directory: _Directory = {}
-    total_bytes = 0
-    for index in range(count):
+    room = (len(block) - offset - 2) // 12
+    if count > room and not lenient:
+        return {}
+    spans: _Spans = {}
+    for index in range(min(count, room)):
         at = offset + 2 + 12 * index
         tag, kind, values = struct.unpack_from(f"{order}HHI", block, at)
         size = _TYPE_BYTES.get(kind, 0) * values
-        if size == 0 or tag in directory:
+        if size == 0 or tag in spans:
             continue
         start = at + 8 if size <= 4 else struct.unpack_from(f"{order}I", block, at + 8)[0]
-        if start + size > len(block):
-            continue
-        if tag not in _LEFT_OUT:
-            # Many entries may point at the same bytes: the sum of the copies is what counts.
-            total_bytes += size
-            if total_bytes > MAX_EXIF_BYTES:
-                return None
-        directory[tag] = _Entry(kind, values, block[start : start + size])
-    return directory
+        if start + size <= len(block):
+            spans[tag] = _Span(kind, values, start, size)
+    return spans
 
 
-def _pointer(directory: _Directory, tag: int, order: _Order) -> int | None:
-    entry = directory.get(tag)
-    if entry is None or entry.kind != _LONG or entry.values != 1:
+def _pointer(block: bytes, spans: _Spans, tag: int, order: _Order) -> int | None:
+    span = spans.get(tag)
+    if span is None or span.kind != _LONG or span.values != 1:
         return None
-    return int(struct.unpack(f"{order}I", entry.value)[0])
+    return int(struct.unpack_from(f"{order}I", block, span.start)[0])
 
 
-def _clean(directory: _Directory) -> _Directory:
-    return {tag: entry for tag, entry in directory.items() if tag not in _LEFT_OUT}
+def _fitting(*directories: _Spans) -> list[_Spans]:
+    """What may be kept of each directory, without the largest values where all do not fit into `MAX_EXIF_BYTES`.
+
+    Many entries may point at the same bytes: the sum of the copies is what counts.
+    """
+    room = MAX_EXIF_BYTES - _FRAME_BYTES
+    kept: list[_Spans] = [{} for _ in directories]
+    found = [
+        (span.size, number, tag, span)
+        for number, spans in enumerate(directories)
+        for tag, span in spans.items()
+        if tag not in _LEFT_OUT
+    ]
+    for size, number, tag, span in sorted(found):
+        room -= 12 + (size + (size & 1) if size > 4 else 0)
+        if room < 0:
+            break
+        kept[number][tag] = span
+    return kept
 
 
-def _serialise(order: _Order, main: _Directory, camera: _Directory, interop: _Directory) -> bytes | None:
+def _copies(block: bytes, spans: _Spans) -> _Directory:
+    return {
+        tag: _Entry(span.kind, span.values, block[span.start : span.start + span.size]) for tag, span in spans.items()
+    }
+
+
+def _serialise(order: _Order, main: _Directory, camera: _Directory, interop: _Directory) -> bytes:
     def link(offset: int) -> _Entry:
         return _Entry(_LONG, 1, struct.pack(f"{order}I", offset))
 
@@ -161,7 +191,7 @@ def _serialise(order: _Order, main: _Directory, camera: _Directory, interop: _Di
     block = magic + struct.pack(f"{order}I", 8) + _pack(order, main, 8)
     block += _pack(order, camera, camera_at) if camera else b""
     block += _pack(order, interop, interop_at) if interop else b""
-    return block if len(block) <= MAX_EXIF_BYTES else None
+    return block
 
 
 def _pack(order: _Order, directory: _Directory, offset: int) -> bytes:

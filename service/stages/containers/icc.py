@@ -1,13 +1,22 @@
-"""ICC profiles: which pixels a profile describes, and conversion to sRGB where a profile cannot be kept."""
+"""ICC profiles: which pixels one describes, sRGB where it cannot be kept, and one made of primaries and a curve."""
 
 from __future__ import annotations
 
 import io
+import struct
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageCms
 
 ColourSpace = Literal["RGB", "GRAY", "CMYK"]
+Chromaticities = tuple[float, float, float, float, float, float, float, float]  #: x, y of white, red, green, blue
+Curve = tuple[float] | tuple[float, float, float, float, float]  #: g, or g, a, b, c, d of ICC's parametric curves 0, 3
+
+_D50 = (0.9642, 1.0, 0.8249)
+_BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
+_MAX_COLORANT = 4.0  # above, the primaries lie on a line or nearly so
 
 
 def profile_for(profile: bytes | None, space: ColourSpace) -> bytes | None:
@@ -44,3 +53,67 @@ def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
         if converted is not None:
             return converted
     return image.convert("RGB")
+
+
+def matrix_profile(curve: Curve, primaries: Chromaticities | None) -> bytes | None:
+    """A profile of version 4 for display pixels.
+
+    Args:
+        curve: From samples to light, both 0 to 1.
+        primaries: Of RGB pixels; None for grey ones.
+
+    Returns:
+        None where the primaries span no colours.
+    """
+    tone = b"para\0\0\0\0" + struct.pack(">HH", 0 if len(curve) == 1 else 3, 0) + _fixed(*curve)
+    tags = {b"desc": _text("As the PNG file states"), b"cprt": _text("No copyright"), b"wtpt": _xyz(*_D50)}
+    if primaries is None:
+        tags[b"kTRC"] = tone
+    else:
+        found = _colorants(primaries)
+        if found is None:
+            return None
+        colorants, adaptation = found
+        tags[b"chad"] = b"sf32\0\0\0\0" + _fixed(*adaptation.flat)
+        for index, letter in enumerate((b"r", b"g", b"b")):
+            tags[letter + b"XYZ"] = _xyz(*colorants[:, index])
+            tags[letter + b"TRC"] = tone
+    table, values = struct.pack(">I", len(tags)), b""
+    for tag, value in tags.items():
+        table += tag + struct.pack(">II", 132 + 12 * len(tags) + len(values), len(value))
+        values += value + bytes(-len(value) % 4)
+    space = b"GRAY" if primaries is None else b"RGB "
+    header = struct.pack(">I4xI4s4s4s", 128 + len(table) + len(values), 0x04300000, b"mntr", space, b"XYZ ")
+    header += struct.pack(">6H", 2000, 1, 1, 0, 0, 0) + b"acsp" + bytes(28) + _fixed(*_D50)
+    return header.ljust(128, b"\0") + table + values
+
+
+def _colorants(primaries: Chromaticities) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None:
+    """XYZ of the primaries as columns, seen under D50, and the adaptation from their white."""
+    xy = np.array(primaries).reshape(4, 2)
+    white, *rgb = np.column_stack([xy, 1 - xy.sum(axis=1)])
+    if white[1] <= 0 or abs(np.linalg.det(rgb)) < 1e-6:
+        return None
+    white = white / white[1]
+    colorants = np.transpose(rgb) * np.linalg.solve(np.transpose(rgb), white)
+    if (_BRADFORD @ white).min() <= 0:
+        return None
+    adaptation = np.linalg.solve(_BRADFORD, np.diag(_BRADFORD @ _D50 / (_BRADFORD @ white)) @ _BRADFORD)
+    adapted = adaptation @ colorants
+    if max(np.abs(adapted).max(), np.abs(adaptation).max()) > _MAX_COLORANT:
+        return None
+    return adapted, adaptation
+
+
+def _fixed(*values: float) -> bytes:
+    """ICC's s15Fixed16 numbers."""
+    return struct.pack(f">{len(values)}i", *(round(value * 65_536) for value in values))
+
+
+def _xyz(*values: float) -> bytes:
+    return b"XYZ \0\0\0\0" + _fixed(*values)
+
+
+def _text(words: str) -> bytes:
+    data = words.encode("utf-16-be")
+    return b"mluc\0\0\0\0" + struct.pack(">II4sII", 1, 12, b"enUS", len(data), 28) + data

@@ -12,18 +12,20 @@ from dataclasses import dataclass, field
 from service.core.errors import CorruptImage, UnsupportedFormat
 from service.core.types import OutputFormat
 from service.stages.containers.container import MAX_ICC_BYTES, MAX_PARTS, Container
+from service.stages.containers.png_chunks import density_of_jfif
 
 SIGNATURE = b"\xff\xd8\xff"
 MAX_SCANS = 100  #: a progressive file has about ten; thousands of empty scans only burn time
 
 _SOS, _EOI, _APP0, _APP1, _APP2, _APP14, _COM = 0xDA, 0xD9, 0xE0, 0xE1, 0xE2, 0xEE, 0xFE
-_DCT_FRAMES = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}
-_OTHER_FRAMES = {0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF}
+_DCT_FRAMES = {0xC0, 0xC1, 0xC2}
+_OTHER_FRAMES = {0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
 _ALONE = {0x01, *range(0xD0, 0xD8)}
 _METADATA = {*range(0xE0, 0xF0), _COM} - {_APP0, _APP14}  # JFIF and Adobe segments tell the colour transform
 # In a scan's data 0xFF is always followed by a zero, a restart marker or, as filling, by another 0xFF.
 _MARKER_IN_SCAN = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])", re.DOTALL)
-_FILLING = re.compile(rb"\xff+")
+# Between segments libjpeg passes over whatever is no marker.
+_MARKER = re.compile(rb"\xff([^\x00\xff])", re.DOTALL)
 _EXIF_PREFIX = b"Exif\0\0"
 _ICC_PREFIX = b"ICC_PROFILE\0"
 
@@ -41,6 +43,7 @@ class _Parts:
     pixel_segments: list[memoryview] = field(default_factory=list)
     frame: bytes | None = None
     exif: bytes | None = None
+    density: bytes = b""
     icc: dict[int, bytes] = field(default_factory=dict)
     icc_count: int = 0
     scan_start: int | None = None
@@ -51,7 +54,7 @@ def read_jpeg(data: bytes) -> Container:
 
     Raises:
         CorruptImage: No frame header can be found. Later damage is reported in `Container.damage`.
-        UnsupportedFormat: A 12-bit, lossless or hierarchical file.
+        UnsupportedFormat: A 12-bit, arithmetic-coded, lossless or hierarchical file.
     """
     parts = _collect(data)
     if parts.frame is None or len(parts.frame) < 6:
@@ -76,6 +79,7 @@ def read_jpeg(data: bytes) -> Container:
         is_grey=components == 1,
         icc_profile=_profile(parts),
         exif=parts.exif,
+        png_chunks=parts.density,
         stripped=stripped,
         damage=damage,
     )
@@ -85,11 +89,10 @@ def _segments(data: bytes) -> Iterator[_Segment]:
     """Segments up to and including the header of the first scan; ends early where the file does."""
     view, position = memoryview(data), 2
     for _ in range(MAX_PARTS):
-        filling = _FILLING.match(data, position)
-        if filling is None or filling.end() == len(data):
+        found = _MARKER.search(data, position)
+        if found is None:
             return
-        position = filling.end() - 1
-        marker = data[position + 1]
+        position, marker = found.start(), found[1][0]
         if marker in _ALONE:
             position += 2
             continue
@@ -111,11 +114,15 @@ def _collect(data: bytes) -> _Parts:
         elif segment.marker in _METADATA:
             _keep_metadata(parts, segment)
         elif segment.marker in _OTHER_FRAMES:
-            raise UnsupportedFormat("a lossless or hierarchical JPEG", hint="save it as a baseline JPEG or as PNG")
+            raise UnsupportedFormat(
+                "an arithmetic-coded, lossless or hierarchical JPEG", hint="save it as a baseline JPEG or as PNG"
+            )
         else:
             parts.pixel_segments.append(segment.whole)
             if segment.marker in _DCT_FRAMES and parts.frame is None:
                 parts.frame = bytes(segment.body)
+            elif segment.marker == _APP0:
+                parts.density = parts.density or density_of_jfif(bytes(segment.body[:12]))
     return parts
 
 

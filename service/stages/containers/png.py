@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from service.core.errors import CorruptImage
 from service.core.types import OutputFormat
 from service.stages.containers.container import MAX_ICC_BYTES, MAX_PARTS, Container
+from service.stages.containers.png_chunks import LENGTHS, pack
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GREY, RGB, PALETTE, GREY_ALPHA, RGB_ALPHA = 0, 2, 3, 4, 6
@@ -34,6 +35,7 @@ class _Parts:
     icc_profile: bytes | None = None
     exif: bytes | None = None
     transparency: bytes | None = None
+    notes: dict[bytes, bytes] = field(default_factory=dict)
     frames: int = 1
     damage: str | None = None
     ended: bool = False
@@ -59,6 +61,7 @@ def read_png(data: bytes) -> Container:
         icc_profile=parts.icc_profile,
         exif=parts.exif,
         colour_key=_colour_key(parts.transparency, colour, bit_depth),
+        png_chunks=pack(parts.notes),
         stripped=stripped,
         damage=parts.damage,
     )
@@ -118,7 +121,9 @@ def _keep(parts: _Parts, chunk: _Chunk, colour: int) -> None:
     elif chunk.kind == b"iCCP":
         parts.icc_profile = _inflate_profile(bytes(chunk.body))
     elif chunk.kind == b"eXIf":
-        parts.exif = bytes(chunk.body)
+        parts.exif = bytes(chunk.body).removeprefix(b"Exif\0\0")  # some writers keep JPEG's prefix
+    elif chunk.kind in LENGTHS and bytes(parts.pixel_chunks[-1][4:8]) != b"IDAT":  # what comes later is void
+        parts.notes.setdefault(chunk.kind, bytes(chunk.body))
     elif chunk.kind == b"acTL" and len(chunk.body) == 8:
         parts.frames = int.from_bytes(chunk.body[:4], "big")
 

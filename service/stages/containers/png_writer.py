@@ -1,4 +1,4 @@
-"""Samples -> PNG: 8 or 16 bits, grey or RGB, with or without alpha, with profile and EXIF.
+"""Samples -> PNG: 8 or 16 bits, grey or RGB, with or without alpha, with profile, EXIF and small chunks.
 
 Written here because no library at hand writes them all (16-bit grey with alpha is the gap), and because photographs
 need neither the search over row filters nor the match search that make writers slow: the difference to the row above,
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.stages.containers.png import GREY, GREY_ALPHA, RGB, RGB_ALPHA, SIGNATURE
+from service.stages.containers.png_chunks import unpack
 
 _COLOURS = {1: GREY, 2: GREY_ALPHA, 3: RGB, 4: RGB_ALPHA}
 _FILTER_UP = 2
@@ -21,7 +22,10 @@ _BAND_BYTES = 1 << 20
 
 
 def write_png(
-    samples: npt.NDArray[np.uint8] | npt.NDArray[np.uint16], icc_profile: bytes | None, exif: bytes | None
+    samples: npt.NDArray[np.uint8] | npt.NDArray[np.uint16],
+    icc_profile: bytes | None,
+    exif: bytes | None,
+    png_chunks: bytes = b"",
 ) -> bytes:
     """Encode a picture without loss.
 
@@ -29,6 +33,7 @@ def write_png(
         samples: (H, W, C), C one of 1 (grey), 2 (grey, alpha), 3 (RGB), 4 (RGB, alpha).
         icc_profile: Profile of the pixels.
         exif: EXIF as a TIFF stream.
+        png_chunks: Colours and density, as `png_chunks` packs them.
 
     Raises:
         ValueError: The array has another shape.
@@ -38,6 +43,7 @@ def write_png(
     height, width, channels = samples.shape
     header = struct.pack(">IIBBBBB", width, height, 8 * samples.dtype.itemsize, _COLOURS[channels], 0, 0, 0)
     chunks = [SIGNATURE, _chunk(b"IHDR", header)]
+    chunks += [_chunk(kind, body) for kind, body in unpack(png_chunks).items()]
     if icc_profile is not None:
         chunks.append(_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc_profile)))
     if exif is not None:

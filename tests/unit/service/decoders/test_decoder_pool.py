@@ -78,6 +78,7 @@ def photos():
         "grey": saved(photo.convert("L"), "JPEG"),
         "cmyk": saved(photo.convert("CMYK"), "JPEG"),
         "png with alpha": saved(clear, "PNG", exif=exif),
+        "png with density": saved(clear, "PNG", dpi=(300, 300)),
         "png with 16 bits": saved(Image.fromarray(deep), "PNG"),
         "palette": saved(photo.quantize(16), "PNG", transparency=3),
         "webp": saved(photo, "WEBP", exif=exif.tobytes()),
@@ -89,7 +90,7 @@ def photos():
 def test_a_child_decodes_as_a_thread_does(pool, kind):
     upload = Upload(photos()[kind])
     image, expected = pool.decode(upload, LIMITS), decode(upload, LIMITS)
-    for name in ("icc_profile", "exif", "source_format", "is_grey"):
+    for name in ("icc_profile", "exif", "source_format", "is_grey", "png_chunks"):
         assert getattr(image, name) == getattr(expected, name), name
     for mine, theirs in ((image.pixels, expected.pixels), (image.alpha, expected.alpha)):
         assert (mine is None) == (theirs is None)

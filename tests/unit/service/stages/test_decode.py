@@ -1,5 +1,6 @@
 """What photos of every honest kind become."""
 
+import struct
 import zlib
 
 import numpy as np
@@ -188,6 +189,40 @@ def test_sixteen_bits_with_a_transparent_colour(channels):
     image = opened(png16(samples, (b"tRNS", samples[3, 4].astype(">u2").tobytes())))
     np.testing.assert_array_equal(image.alpha == 0, (samples == samples[3, 4]).all(axis=2))
     assert image.alpha.max() == 65535
+
+
+LINEAR = (b"gAMA", struct.pack(">I", 100_000))
+P3_PRIMARIES = (b"cHRM", struct.pack(">8I", 31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000))
+P3 = (b"cICP", bytes((12, 13, 0, 1)))
+DENSITY = (b"pHYs", struct.pack(">IIB", 11811, 5906, 1))
+
+
+def stating(*chunks, after=()):
+    rows = zlib.compress(bytes(16 * 49))
+    return png_file(png_header(16, 16), *chunks, (b"IDAT", rows), *after, (b"IEND", b""))
+
+
+def test_what_a_png_states_of_its_colours_is_kept():
+    stated = (P3, (b"sRGB", b"\0"), LINEAR, P3_PRIMARIES, DENSITY)
+    assert opened(stating(*stated[::-1])).png_chunks == b"".join(kind + body for kind, body in stated)
+
+
+def test_a_profile_is_above_all_but_cicp():
+    profile = (b"iCCP", b"p\0\0" + zlib.compress(SRGB))
+    assert opened(stating(P3, profile, LINEAR, P3_PRIMARIES)).png_chunks == b"".join(P3)
+    grey_by_error = (b"iCCP", b"p\0\0" + zlib.compress(SRGB.replace(b"RGB XYZ", b"GRAYXYZ")))
+    assert opened(stating(grey_by_error, LINEAR)).png_chunks == b"".join(LINEAR)
+
+
+def test_chunks_of_another_length_or_after_the_pixels_are_left_out():
+    assert opened(stating((b"gAMA", bytes(5)), (b"cHRM", bytes(31)), after=[LINEAR])).png_chunks == b""
+
+
+def test_the_density_turns_with_the_photo():
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    turned = (b"pHYs", struct.pack(">IIB", 5906, 11811, 1))
+    assert opened(stating(DENSITY, (b"eXIf", exif.tobytes()[6:]))).png_chunks == b"".join(turned)
 
 
 def test_cmyk_becomes_srgb():

@@ -10,13 +10,15 @@ from PIL import Image, ImageCms
 
 from service.core.errors import InvalidOption
 from service.core.types import DecodedImage, OutputFormat, Upload
+from service.stages.containers.png_chunks import pack
 from service.stages.decode import DecodeLimits, decode
 from service.stages.encode import encode
 from tests.pictures import decoded, encoded, pixels
 
 JPEG, PNG, WEBP = OutputFormat
 LIMITS = DecodeLimits(max_upload_bytes=10**8, max_image_px=10**7, min_side_px=1)
-SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+SRGB_PROFILE = ImageCms.createProfile("sRGB")
+SRGB = ImageCms.ImageCmsProfile(SRGB_PROFILE).tobytes()
 CAMERA = Image.Exif()
 CAMERA[0x010F] = "Maker"
 EXIF = CAMERA.tobytes()[6:]
@@ -120,6 +122,91 @@ def test_a_grey_profile_webp_cannot_hold_is_applied():
     linear = image.pixels / 255
     srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
     assert np.abs(back.pixels - 255 * srgb).max() < 8
+
+
+def srgb(light):
+    return np.where(light <= 0.0031308, 12.92 * light, 1.055 * np.maximum(light, 0) ** (1 / 2.4) - 0.055)
+
+
+def shown(data):
+    """What a viewer shows of a file on a display of sRGB, 0 to 1."""
+    with Image.open(io.BytesIO(data)) as image:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
+        mode = "RGB" if image.mode == "RGB" else "L"
+        return np.asarray(ImageCms.profileToProfile(image.convert(mode), profile, SRGB_PROFILE, outputMode="RGB")) / 255
+
+
+GAMMA_18 = pack({b"gAMA": struct.pack(">I", 55_556)})
+P3_CHUNKS = {b"cHRM": struct.pack(">8I", 31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000)}
+P3_IN_SRGB = np.array([[1.2249, -0.2247, 0.0], [-0.0420, 1.0419, 0.0], [-0.0197, -0.0786, 1.0979]])
+
+
+@pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.parametrize("output_format", [JPEG, WEBP])
+def test_a_gamma_that_a_png_states_holds_in_other_formats(output_format, grey):
+    image = photo(grey=grey)
+    out = encode(dataclasses.replace(image, png_chunks=GAMMA_18), output_format, 100)
+    seen = decoded(out) / 255 if grey and output_format is WEBP else shown(out)  # WebP has no grey profiles
+    assert np.abs(seen - srgb((image.pixels / 255) ** 1.8)).max() < 0.04
+
+
+@pytest.mark.parametrize("chunks", [P3_CHUNKS, {b"cICP": bytes((12, 13, 0, 1))}])
+@pytest.mark.parametrize("output_format", [JPEG, WEBP])
+def test_primaries_that_a_png_states_hold_in_other_formats(output_format, chunks):
+    values = 128 + (photo().pixels.astype(int) - 128) // 4  # within sRGB
+    image = dataclasses.replace(photo(), pixels=values.astype(np.uint8), png_chunks=pack(chunks))
+    encoded = values / 255
+    light = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
+    assert np.abs(shown(encode(image, output_format, 100)) - srgb(light @ P3_IN_SRGB.T)).max() < 0.04
+
+
+@pytest.mark.parametrize("output_format", [JPEG, WEBP])
+def test_cicp_is_above_a_profile(output_format):
+    image = dataclasses.replace(photo(profile=SRGB), png_chunks=pack({b"cICP": bytes((12, 13, 0, 1))}))
+    assert again(image, output_format).icc_profile != SRGB
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        {b"sRGB": b"\0", b"gAMA": struct.pack(">I", 100_000)},
+        {b"gAMA": struct.pack(">I", 45_455)},
+        {b"gAMA": bytes(4)},
+        {b"cHRM": bytes(32), b"gAMA": struct.pack(">I", 50_000)},
+        {b"cHRM": b"\xff" * 32},
+        {b"cHRM": struct.pack(">8I", *[30_000] * 8)},
+        {b"cICP": bytes((9, 16, 0, 1))},
+        {b"cICP": bytes((9, 18, 0, 1))},
+        {b"cICP": bytes((1, 13, 1, 1))},
+        {b"cICP": bytes((1, 13, 0, 0))},
+    ],
+)
+def test_colours_that_need_no_profile_or_have_none(chunks):
+    image = dataclasses.replace(photo(profile=None), png_chunks=pack(chunks))
+    assert [again(image, output_format).icc_profile for output_format in OutputFormat] == [None] * 3
+    assert again(image, PNG).png_chunks == image.png_chunks
+
+
+@pytest.mark.parametrize("dpi", [72, 300])
+def test_density_without_exif(dpi):
+    for kind in ("JPEG", "PNG"):
+        image = decode(Upload(encoded(kind=kind, dpi=(dpi, 2 * dpi))), LIMITS)
+        for output_format in (JPEG, PNG):
+            with Image.open(io.BytesIO(encode(image, output_format, 95))) as out:
+                assert out.info["dpi"] == pytest.approx((dpi, 2 * dpi), abs=0.02)
+
+
+def test_density_that_is_only_a_ratio_or_none():
+    ratio, none, huge = (
+        dataclasses.replace(photo(), png_chunks=pack({b"pHYs": struct.pack(">IIB", *density)}))
+        for density in ((2, 3, 0), (0, 0, 1), (2**32 - 1, 1, 1))
+    )
+    assert again(ratio, JPEG).png_chunks == ratio.png_chunks
+    assert again(none, JPEG).png_chunks == again(huge, JPEG).png_chunks == b""
+    assert decoded(encode(huge, JPEG, 95)).shape == (100, 120, 3)
+    per_cm = bytearray(encoded(kind="JPEG"))
+    per_cm[13:18] = struct.pack(">BHH", 2, 118, 118)
+    assert decode(Upload(bytes(per_cm)), LIMITS).png_chunks == pack({b"pHYs": struct.pack(">IIB", 11_800, 11_800, 1)})
 
 
 def test_quality_counts():

@@ -126,7 +126,42 @@ def test_directories_that_point_at_each_other_end():
 
 def test_many_entries_over_the_same_bytes_do_not_unpack_to_much():
     entries = [(tag, BYTES, 60_000, 8) for tag in range(0x9000, 0x9000 + 5000)]
-    assert exif.sanitise(block("<", entries, after=bytes(60_000))) is None
+    kept = exif.sanitise(block("<", entries, after=bytes(60_000)))
+    assert len(kept) <= exif.MAX_EXIF_BYTES
+    assert len(read(kept)) == 1
+
+
+@pytest.mark.parametrize("size", [64_900, 66_000, 300_000])
+def test_of_a_block_too_large_the_largest_values_are_dropped_and_the_orientation_holds(size):
+    at = 8 + 2 + 4 * 12 + 4
+    entries = [
+        (ORIENTATION, SHORT, 1, 6),
+        (MAKE, ASCII, 2, b"x\0\0\0"),
+        (0x8298, ASCII, 400, at),
+        (0x935C, BYTES, size, at),
+    ]
+    data = block("<", entries, after=b"c" * size)
+    assert exif.orientation(data) == 6
+    kept = exif.sanitise(data)
+    assert set(read(kept)) == {MAKE, 0x8298}
+    assert read(kept)[0x8298] == "c" * 400
+    assert exif.sanitise(kept) == kept
+
+
+def test_the_largest_value_may_be_the_cameras():
+    at = 8 + 2 + 2 * 12 + 4
+    camera = struct.pack("<HHHIIHHII", 2, EXPOSURE, RATIONAL, 1, 8, 0x9286, BYTES, 66_000, 8)
+    data = block("<", [(MAKE, ASCII, 2, b"x\0\0\0"), (CAMERA, LONG, 1, at)], after=camera + bytes(66_000))
+    kept = read(exif.sanitise(data))
+    assert kept[MAKE] == "x"
+    assert set(kept.get_ifd(CAMERA)) == {EXPOSURE}
+
+
+def test_a_directory_cut_short_still_turns_the_photo_and_is_not_kept():
+    data = block("<", [(ORIENTATION, SHORT, 1, 6), (MAKE, ASCII, 2, b"x\0\0\0")])
+    lying = data[:8] + struct.pack("<H", 9) + data[10:]
+    assert exif.orientation(lying) == 6
+    assert exif.sanitise(lying) is None
 
 
 @given(st.binary(max_size=200), st.sampled_from([b"II*\0\x08\0\0\0", b"MM\0*\0\0\0\x08"]))

@@ -1,4 +1,5 @@
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
+from service.stages.containers.png_chunks import pack
 from service.stages.containers.png_writer import write_png
 from service.stages.containers.sniff import read_container
 from tests.pictures import decoded, encoded, pixels
@@ -47,6 +49,22 @@ def test_profile_and_exif():
     container = read_container(write_png(pixels(), b"a profile" * 99, b"II*\0\x08\0\0\0"))
     assert container.icc_profile == b"a profile" * 99
     assert container.exif == b"II*\0\x08\0\0\0"
+
+
+def test_chunks_of_colour_and_density():
+    chunks = pack({b"cICP": bytes((12, 13, 0, 1)), b"sRGB": b"\1", b"pHYs": struct.pack(">IIB", 11811, 11811, 1)})
+    written = write_png(pixels(), None, None, chunks)
+    assert read_container(written).png_chunks == chunks
+    with Image.open(io.BytesIO(written)) as image:
+        assert image.info["dpi"] == pytest.approx((300, 300), abs=0.01)
+        assert image.info["srgb"] == 1
+
+
+@pytest.mark.parametrize("chunks", [b"gAMA\0\0", b"tEXtsecret", b"sRGB\0tEXtsecret", bytes(99)])
+def test_what_is_no_such_chunk_is_not_written(chunks):
+    written = write_png(pixels(), None, None, chunks)
+    assert b"secret" not in written
+    assert read_container(written).damage is None
 
 
 def test_size_is_near_pillows():

@@ -1,6 +1,7 @@
 """What the walkers keep for the decoders: the picture, and nothing else of the file."""
 
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image, PngImagePlugin
 from service.core.types import OutputFormat
 from service.stages.containers.gif import is_animated_gif
 from service.stages.containers.sniff import read_container
-from tests.pictures import animated, decoded, encoded, pixels, saved
+from tests.pictures import animated, decoded, encoded, pixels, png_file, png_header, saved
 
 WORDS = b"words that do not belong to the picture"
 EXIF = Image.Exif()
@@ -67,6 +68,23 @@ def test_exif_of_a_webp_file_with_the_prefix_of_jpeg():
     prefixed = prefixed[:4] + struct.pack("<I", len(prefixed) - 8) + prefixed[8:]
     assert prefixed != plain
     assert read_container(prefixed).exif == block
+
+
+def test_exif_of_a_png_file_with_the_prefix_of_jpeg():
+    block = EXIF.tobytes()[6:]
+    rows = zlib.compress(bytes(8 * 25))
+    data = png_file(png_header(8, 8), (b"eXIf", b"Exif\0\0" + block), (b"IDAT", rows), (b"IEND", b""))
+    assert read_container(data).exif == block
+
+
+@pytest.mark.parametrize("stray", [b"\0\0", b"words", b"\xff\0", b"\0\xff", b"\0" * 100_000])
+def test_stray_bytes_between_the_segments_of_a_jpeg(stray):
+    data = encoded(kind="JPEG", progressive=True, exif=EXIF)
+    strewn = data[:20] + stray + data[20:].replace(b"\xff\xdb", stray + b"\xff\xdb")
+    container = read_container(strewn)
+    assert container.damage is None
+    assert container.stripped == read_container(data).stripped
+    assert container.exif == read_container(data).exif
 
 
 def test_fill_bytes_before_a_marker():
