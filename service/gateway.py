@@ -41,6 +41,7 @@ from service.core.types import (
     Face,
     FaceJob,
     Lane,
+    OutputFormat,
     Report,
     Restoration,
     RestoredFace,
@@ -49,6 +50,7 @@ from service.core.types import (
 )
 from service.stages.decode import DecodeLimits, check_header, decode
 from service.stages.detect import select_faces
+from service.stages.encode import check_sides
 from service.stages.finish import finish
 from service.stages.picks import Found, Pick, pick_faces, report_face, require_a_face
 from service.stages.preview import MAX_FACES, placing, preview_every
@@ -226,7 +228,7 @@ class Gateway:
                 return await self._pipeline(job.upload, plan, log)
 
     async def check(self, upload: Upload, options: RestoreOptions) -> int:
-        """Refuse at once what is bound to fail: options out of range, a file that is no photo or too large.
+        """Refuse at once what is bound to fail: options out of range, a file that is no photo, what is too large.
 
         Returns:
             Pixels of the photo.
@@ -237,6 +239,7 @@ class Gateway:
         check_options(options, self.option_limits)
         loop = asyncio.get_running_loop()
         header = await loop.run_in_executor(self.pool, check_header, upload, decode_limits(self.settings))
+        self._check_output_size(header.width_px, header.height_px, options, header.format)
         return header.width_px * header.height_px
 
     @contextlib.asynccontextmanager
@@ -269,8 +272,9 @@ class Gateway:
     async def _pipeline(self, upload: Upload, plan: _Plan, log: PhotoLog) -> Restoration:
         options, watch = plan.options, Stopwatch(self.pool, self.metrics)
         image = await watch.compute("decode", self.decode, upload, decode_limits(self.settings))
-        log.size(image.pixels.shape[1], image.pixels.shape[0])
-        self._check_output_size(image, options)
+        height, width = image.pixels.shape[:2]
+        log.size(width, height)
+        self._check_output_size(width, height, options, image.source_format)
         found = [] if options.aligned else await self._find_faces(image, options, watch)
         size_px = self.manifest.image_size_px
         picks = await watch.compute("align", pick_faces, image, found, size_px, aligned=options.aligned)
@@ -296,9 +300,9 @@ class Gateway:
         )
         return log.restored(Restoration(finished.data, report))
 
-    def _check_output_size(self, image: DecodedImage, options: RestoreOptions) -> None:
-        height, width = image.pixels.shape[:2]
-        output_px = round(height * options.upscale) * round(width * options.upscale)
+    def _check_output_size(self, width: int, height: int, options: RestoreOptions, source_format: OutputFormat) -> None:
+        size = round(width * options.upscale), round(height * options.upscale)
+        output_px = size[0] * size[1]
         if output_px > self.settings.max_output_px:
             raise ImageTooLarge(
                 f"{width} x {height} times {options.upscale:g} is {output_px} pixels",
@@ -306,6 +310,7 @@ class Gateway:
                 output_px=output_px,
                 max_output_px=self.settings.max_output_px,
             )
+        check_sides(*size, options.output_format or source_format)
 
     async def _find_faces(self, image: DecodedImage, options: RestoreOptions, watch: Stopwatch) -> Found:
         """Every face of the photo, with the reason why it is left out, if it is.

@@ -61,10 +61,11 @@ async def restore(request: Request, caller: Asking, context: Context) -> Respons
     """
     async with context.uploads.place():
         upload, options, wanted = await _read(request, context)
+        options = replace(options, output_format=wanted.output_format)
         accounts, gateway = context.access.accounts, context.gateway
         with gateway.metrics.refusals_counted():
             charge = await accounts.charge(caller, partial(gateway.check, upload, options))
-        job_id, options = new_job_id(caller.owner), replace(options, output_format=wanted.output_format)
+        job_id = new_job_id(caller.owner)
         work = accounts.settled(charge, job_id, partial(gateway.restore, upload, options, job_id=job_id))
         restoration = await while_connected(request.receive, work)
     stored = None

@@ -43,13 +43,7 @@ def encode(image: DecodedImage, output_format: OutputFormat, quality: int) -> by
     if not 1 <= quality <= 100:
         raise ValueError(f"quality must be within 1 and 100, got {quality}")
     height, width = image.pixels.shape[:2]
-    limit_px = _MAX_SIDE_PX.get(output_format, max(width, height))
-    if max(width, height) > limit_px:
-        raise InvalidOption(
-            f"a {output_format.value} file holds at most {limit_px} pixels a side, the result has {width} x {height}",
-            hint="ask for another output_format or a smaller upscale",
-            option="output_format",
-        )
+    check_sides(width, height, output_format)
     if output_format is OutputFormat.PNG:
         return write_png(_stacked(image), image.icc_profile, image.exif, image.png_chunks)
     stated = profile_of_chunks(image.png_chunks, grey=image.is_grey)
@@ -57,6 +51,21 @@ def encode(image: DecodedImage, output_format: OutputFormat, quality: int) -> by
     if output_format is OutputFormat.JPEG:
         return _jpeg(image, quality)
     return _webp(image, quality)
+
+
+def check_sides(width: int, height: int, output_format: OutputFormat) -> None:
+    """Refuse what a format cannot hold, if it need be before there are pixels.
+
+    Raises:
+        InvalidOption: A side is too long.
+    """
+    limit_px = _MAX_SIDE_PX.get(output_format, max(width, height))
+    if max(width, height) > limit_px:
+        raise InvalidOption(
+            f"a {output_format.value} file holds at most {limit_px} pixels a side, the result has {width} x {height}",
+            hint="ask for another output_format or a smaller upscale",
+            option="output_format",
+        )
 
 
 def _jpeg(image: DecodedImage, quality: int) -> bytes:

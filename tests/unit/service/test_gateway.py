@@ -178,6 +178,25 @@ async def test_upscale():
             await gateway.restore(photo(), RestoreOptions(upscale=2.1))
 
 
+@pytest.mark.parametrize(("kind", "output_format"), [("WEBP", None), ("PNG", OutputFormat.WEBP)])
+async def test_a_result_that_its_format_cannot_hold_is_refused_before_the_work(kind, output_format):
+    broker, upload = EchoBroker(), photo(pixels(5000, 64), kind)
+    options = RestoreOptions(upscale=3.5, output_format=output_format)
+    with gateway_with(broker=broker) as gateway:
+        for refusing in (gateway.check, gateway.restore):
+            with pytest.raises(InvalidOption, match="at most 16383 pixels a side"):
+                await refusing(upload, options)
+        assert not broker.jobs
+        await gateway.check(upload, RestoreOptions(upscale=3.5, output_format=OutputFormat.PNG))
+
+
+async def test_a_result_too_large_is_refused_by_the_header():
+    with gateway_with(max_output_px=120 * 100 * 4) as gateway:
+        assert await gateway.check(photo(), RestoreOptions(upscale=2.0)) == 120 * 100
+        with pytest.raises(ImageTooLarge, match=r"times 2\.1"):
+            await gateway.check(photo(), RestoreOptions(upscale=2.1))
+
+
 async def test_the_encoding_is_the_photos_unless_asked():
     with gateway_with() as gateway:
         assert (await gateway.restore(photo(kind="JPEG"), RestoreOptions())).media_type == "image/jpeg"
