@@ -12,7 +12,7 @@ _BT709: Chromaticities = (*_D65, 0.640, 0.330, 0.300, 0.600, 0.150, 0.060)
 _BT601_525: Chromaticities = (*_D65, 0.630, 0.340, 0.310, 0.595, 0.155, 0.070)
 _P3 = (0.680, 0.320, 0.265, 0.690, 0.150, 0.060)
 _SRGB_CURVE: Curve = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
-_BT709_CURVE: Curve = (1 / 0.45, 1 / 1.099, 0.099 / 1.099, 1 / 4.5, 0.081)
+_BT1886_CURVE: Curve = (2.4,)  # how displays show what cameras of BT.709, 601 and 2020 encode; browsers take it, too
 # By the numbers of ITU-T H.273. PQ and HLG (16, 18) have no place in a profile of this kind.
 _PRIMARIES: dict[int, Chromaticities] = {
     1: _BT709,
@@ -24,14 +24,14 @@ _PRIMARIES: dict[int, Chromaticities] = {
     12: (*_D65, *_P3),
 }
 _CURVES: dict[int, Curve] = {
-    1: _BT709_CURVE,
+    1: _BT1886_CURVE,
     4: (2.2,),
     5: (2.8,),
-    6: _BT709_CURVE,
+    6: _BT1886_CURVE,
     8: (1.0,),
     13: _SRGB_CURVE,
-    14: _BT709_CURVE,
-    15: _BT709_CURVE,
+    14: _BT1886_CURVE,
+    15: _BT1886_CURVE,
 }
 _SRGB_GAMMA = 45_455  # what writers of sRGB add for readers of gAMA alone
 _GAMMA_UNIT = 100_000

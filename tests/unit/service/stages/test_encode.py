@@ -150,6 +150,12 @@ def test_a_gamma_that_a_png_states_holds_in_other_formats(output_format, grey):
     assert np.abs(seen - srgb((image.pixels / 255) ** 1.8)).max() < 0.04
 
 
+@pytest.mark.parametrize(("code", "gamma"), [(1, 2.4), (4, 2.2), (8, 1.0), (14, 2.4)])
+def test_curves_that_cicp_states_hold_in_jpeg(code, gamma):
+    image = dataclasses.replace(photo(), png_chunks=pack({b"cICP": bytes((1, code, 0, 1))}))
+    assert np.abs(shown(encode(image, JPEG, 100)) - srgb((image.pixels / 255) ** gamma)).max() < 0.04
+
+
 @pytest.mark.parametrize("chunks", [P3_CHUNKS, {b"cICP": bytes((12, 13, 0, 1))}])
 @pytest.mark.parametrize("output_format", [JPEG, WEBP])
 def test_primaries_that_a_png_states_hold_in_other_formats(output_format, chunks):
