@@ -73,7 +73,7 @@ def _escape() -> None:
 
 
 def _lie(width: int, height: int, kind: int = 0, text: int = 0) -> bytes:
-    return ANSWER.pack(*Head(MAGIC, kind, 1, 0, 0, 0, width, height, NOTHING, NOTHING, 0, text))
+    return ANSWER.pack(*Head(MAGIC, kind, 1, 0, 0, 0, 0, width, height, NOTHING, NOTHING, 0, text))
 
 
 _ACTS = {

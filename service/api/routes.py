@@ -55,9 +55,10 @@ router = APIRouter(dependencies=KEY_HOLDERS)
 async def restore(request: Request, caller: Asking, context: Context) -> Response:
     """Send the photo as file field `image` of a multipart form, options as further fields.
 
-    The answer has the photo's own encoding unless `output_format` or the Accept header says otherwise. It is worked on
-    while you wait; hanging up cancels the work. Nothing is done that could be done twice, so an `Idempotency-Key` is
-    ignored here.
+    The answer has the photo's own encoding unless `output_format` or the Accept header says otherwise. Pixels outside
+    the faces stay as they were in PNG, and in WebP of a WebP without loss; else JPEG and WebP are compressed anew. The
+    photo is worked on while you wait; hanging up cancels the work. Nothing is done that could be done twice, so an
+    `Idempotency-Key` is ignored here.
     """
     async with context.uploads.place():
         upload, options, wanted = await _read(request, context)

@@ -49,8 +49,8 @@ class OptionFields(BaseModel):
     )
     faces: FaceSelection = Field(
         FaceSelection.ALL,
-        description="`all` (at least one is required), `largest`, `center`, or `any` (a photo without one is returned "
-        "as it is, and the report says so).",
+        description="`all` (at least one is required), `largest`, `center`, or `any` (a photo without one comes "
+        "back unrestored, and the report says so).",
     )
     max_faces: int | None = Field(
         None, ge=1, description="Restore at most this many faces, largest first; the rest are reported as skipped."
@@ -63,7 +63,13 @@ class OptionFields(BaseModel):
         Background.LANCZOS, description="How the photo around the faces is enlarged when `upscale` is above 1."
     )
     output_format: OutputFormat | None = Field(None, description="Encoding of the result. Default: the photo's.")
-    quality: int = Field(95, ge=1, le=100, description="JPEG or WebP quality.")
+    quality: int | None = Field(
+        None,
+        ge=1,
+        le=100,
+        description="JPEG or WebP quality. Default: 95, and no loss where the photo was a WebP without one.",
+        examples=[80],
+    )
 
     @classmethod
     def of(cls, options: RestoreOptions) -> Self:

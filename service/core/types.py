@@ -77,7 +77,7 @@ class RestoreOptions:
         upscale: Factor between the photo and the result, 1 to 4.
         background: How the rest of the photo is enlarged.
         output_format: Encoding of the result; None keeps the input's.
-        quality: JPEG or WebP quality, 1 to 100.
+        quality: JPEG or WebP quality, 1 to 100; None is 95, and no loss where the photo was a WebP without one.
     """
 
     fidelity: float | None = None
@@ -91,7 +91,7 @@ class RestoreOptions:
     upscale: float = 1.0
     background: Background = Background.LANCZOS
     output_format: OutputFormat | None = None
-    quality: int = 95
+    quality: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +114,7 @@ class DecodedImage:
         is_grey: The upload had one colour channel; the result is written grey again.
         png_chunks: What the file says of colours and density beside profile and EXIF: chunks of PNG, kind and body by
             turns.
+        is_lossless: The upload was a WebP without loss; without a choice of quality a WebP is written so again.
     """
 
     pixels: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
@@ -123,6 +124,7 @@ class DecodedImage:
     source_format: OutputFormat
     is_grey: bool
     png_chunks: bytes = b""
+    is_lossless: bool = False
 
 
 @dataclass(frozen=True, slots=True)

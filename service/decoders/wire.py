@@ -40,7 +40,7 @@ MAX_TEXT_BYTES = 8192  #: of a refusal
 SOCKET_BYTES = 256 * 1024  #: of a socket's buffer; larger ones leave the processors' caches and are slower
 
 MAGIC = b"LPD1"
-ANSWER = struct.Struct("<4sBBBBBIIIIII")
+ANSWER = struct.Struct("<4sBBBBBBIIIIII")
 NOTHING = 2**32 - 1  #: a length: there is none
 
 _REQUEST = struct.Struct("<4sQQQQ")
@@ -106,6 +106,7 @@ class Head(NamedTuple):
     has_alpha: int
     format: int
     is_grey: int
+    is_lossless: int
     width_px: int
     height_px: int
     icc_bytes: int
@@ -212,6 +213,7 @@ def send_photo(channel: Channel, image: DecodedImage) -> None:
         has_alpha=image.alpha is not None,
         format=_FORMATS.index(image.source_format),
         is_grey=image.is_grey,
+        is_lossless=image.is_lossless,
         width_px=width,
         height_px=height,
         icc_bytes=NOTHING if image.icc_profile is None else len(image.icc_profile),
@@ -236,7 +238,7 @@ def send_refusal(channel: Channel, error: InputError) -> None:
 def send_text(channel: Channel, kind: Kind, text: str) -> None:
     """In a child: answer with anything but a photo."""
     data = text.encode(errors="replace")[-MAX_TEXT_BYTES:]
-    channel.send(ANSWER.pack(*Head(MAGIC, kind, 0, 0, 0, 0, 0, 0, NOTHING, NOTHING, 0, len(data))))
+    channel.send(ANSWER.pack(*Head(MAGIC, kind, 0, 0, 0, 0, 0, 0, 0, NOTHING, NOTHING, 0, len(data))))
     channel.send(data)
 
 
@@ -274,6 +276,7 @@ def receive_answer(channel: Channel, limits: DecodeLimits) -> DecodedImage:
         exif=exif,
         source_format=_FORMATS[head.format],
         is_grey=bool(head.is_grey),
+        is_lossless=bool(head.is_lossless),
         png_chunks=png_chunks,
     )
 
@@ -284,7 +287,7 @@ def _check_photo(head: Head, limits: DecodeLimits) -> None:
         min(sides) >= max(1, limits.min_side_px)
         and head.width_px * head.height_px <= limits.max_image_px
         and head.sample_bytes in _SAMPLE_BYTES
-        and {head.has_alpha, head.is_grey} <= {0, 1}
+        and {head.has_alpha, head.is_grey, head.is_lossless} <= {0, 1}
         and head.format < len(_FORMATS)
         and (head.icc_bytes == NOTHING or head.icc_bytes <= MAX_ICC_BYTES)
         and (head.exif_bytes == NOTHING or head.exif_bytes <= MAX_EXIF_BYTES)

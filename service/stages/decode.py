@@ -120,6 +120,7 @@ def decode_picture(container: Container) -> DecodedImage:
         exif=exif.sanitise(container.exif),
         source_format=container.format,
         is_grey=container.is_grey,
+        is_lossless=container.is_lossless,
         png_chunks=settled(container.png_chunks, profiled=profile is not None, turned=turn >= 5),
     )
 

@@ -19,10 +19,12 @@ from service.stages.samples import Samples, as_samples, to_8bit
 _MAX_SIDE_PX = {OutputFormat.JPEG: 65_500, OutputFormat.WEBP: 16_383}
 _FULL_COLOUR_QUALITY = 90  # from here on JPEG keeps the colour planes at full resolution
 _DENSITY_AT = 13  # in a JPEG file: Pillow's begin with a JFIF segment
+_QUALITY = 95
 _WEBP_EFFORT = 2  # 0 to 6; above, files shrink by a few per cent while the time doubles
+_WEBP_LOSSLESS_EFFORT = 25  # 0 to 100; above, files shrink by no per cent while the time doubles
 
 
-def encode(image: DecodedImage, output_format: OutputFormat, quality: int) -> bytes:
+def encode(image: DecodedImage, output_format: OutputFormat, quality: int | None = None) -> bytes:
     """Write a picture with its profile and EXIF block.
 
     PNG keeps everything: 16 bits, alpha, one channel for grey photos, the chunks that state colours and density. In
@@ -34,12 +36,14 @@ def encode(image: DecodedImage, output_format: OutputFormat, quality: int) -> by
     Args:
         image: The picture; not changed.
         output_format: Encoding.
-        quality: 1 to 100 for JPEG and WebP, without meaning for PNG.
+        quality: 1 to 100 for JPEG and WebP, without meaning for PNG; None is 95, or lossless WebP for a photo that was.
 
     Raises:
         ValueError: `quality` is out of range.
         InvalidOption: The format cannot hold a picture of this size.
     """
+    lossless = quality is None and image.is_lossless
+    quality = _QUALITY if quality is None else quality
     if not 1 <= quality <= 100:
         raise ValueError(f"quality must be within 1 and 100, got {quality}")
     height, width = image.pixels.shape[:2]
@@ -50,7 +54,7 @@ def encode(image: DecodedImage, output_format: OutputFormat, quality: int) -> by
     image = dataclasses.replace(image, icc_profile=stated or image.icc_profile)
     if output_format is OutputFormat.JPEG:
         return _jpeg(image, quality)
-    return _webp(image, quality)
+    return _webp(image, _WEBP_LOSSLESS_EFFORT if lossless else quality, lossless=lossless)
 
 
 def check_sides(width: int, height: int, output_format: OutputFormat) -> None:
@@ -85,7 +89,7 @@ def _jpeg(image: DecodedImage, quality: int) -> bytes:
     return data[:_DENSITY_AT] + density + data[_DENSITY_AT + len(density) :]
 
 
-def _webp(image: DecodedImage, quality: int) -> bytes:
+def _webp(image: DecodedImage, quality: int, *, lossless: bool) -> bytes:
     pixels, profile = to_8bit(image.pixels), image.icc_profile
     if profile_for(profile, "GRAY") is not None:
         pixels = np.asarray(to_srgb(Image.fromarray(np.ascontiguousarray(pixels[:, :, 0])), profile))
@@ -96,7 +100,8 @@ def _webp(image: DecodedImage, quality: int) -> bytes:
     Image.fromarray(pixels).save(
         buffer,
         "WEBP",
-        quality=quality,
+        lossless=lossless,
+        quality=quality,  # of lossless files: how hard is looked for a small one
         method=_WEBP_EFFORT,
         exact=True,
         icc_profile=profile,

@@ -23,6 +23,7 @@ class Container:
         height_px: Height as stored.
         animated: More than one frame.
         is_grey: One colour channel (alpha aside).
+        is_lossless: A WebP that was written without loss.
         bit_depth: Bits per sample, 1 to 16.
         icc_profile: Embedded profile, at most `MAX_ICC_BYTES`.
         exif: EXIF as a TIFF stream, unchecked.
@@ -37,6 +38,7 @@ class Container:
     height_px: int
     animated: bool = False
     is_grey: bool = False
+    is_lossless: bool = False
     bit_depth: int = 8
     icc_profile: bytes | None = None
     exif: bytes | None = None

@@ -26,6 +26,7 @@ def read_webp(data: bytes) -> Container:
     end = 8 + int.from_bytes(data[4:8], "little")
     damage = "the WebP file is shorter than its header says" if end > len(data) else None
     width_px = height_px = frames = 0
+    pictures: set[bytes] = set()
     found: dict[bytes, bytes] = {}
     kept: list[bytes | memoryview] = []
     for number, (kind, body, whole) in enumerate(_chunks(data, min(end, len(data)))):
@@ -36,6 +37,7 @@ def read_webp(data: bytes) -> Container:
         width, height = _size(kind, bytes(body[:10]))
         width_px, height_px = max(width_px, width), max(height_px, height)
         frames += kind == b"ANMF"
+        pictures.add(bytes(body[16:20]) if kind == b"ANMF" else kind)
         if kind == b"VP8X" and body:
             kept.append(b"".join([whole[:8], bytes((body[0] & ~_METADATA_FLAGS,)), whole[9:]]))
         elif kind in _PICTURE_CHUNKS:
@@ -54,6 +56,7 @@ def read_webp(data: bytes) -> Container:
         width_px=width_px,
         height_px=height_px,
         animated=frames > 1,
+        is_lossless=b"VP8L" in pictures and not pictures & {b"VP8 ", b"ALPH"},
         icc_profile=icc_profile if icc_profile and len(icc_profile) <= MAX_ICC_BYTES else None,
         exif=found.get(b"EXIF", b"").removeprefix(b"Exif\0\0") or None,  # some writers keep JPEG's prefix
         stripped=stripped,

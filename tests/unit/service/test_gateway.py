@@ -74,6 +74,16 @@ async def test_the_sample_changes_the_face_and_nothing_else():
     assert not changed[:, 100:].any()
 
 
+async def test_a_webp_without_loss_loses_nothing_unless_a_quality_is_given():
+    upload = Upload(encoded(kind="WEBP", lossless=True))
+    with gateway_with() as gateway:
+        kept = await gateway.restore(upload, RestoreOptions(fidelity=0.0))
+        small = await gateway.restore(upload, RestoreOptions(fidelity=0.0, quality=95))
+    assert kept.media_type == small.media_type == "image/webp"
+    assert (opened(kept)[:, 100:] == pixels()[:, 100:]).all()
+    assert (opened(small)[:, 100:] != pixels()[:, 100:]).any()
+
+
 async def test_the_report_tells_everything():
     broker = EchoBroker()
     with gateway_with(

@@ -79,7 +79,7 @@ options = st.builds(
     upscale=reals,
     background=st.sampled_from(Background),
     output_format=st.none() | st.sampled_from(OutputFormat),
-    quality=counts,
+    quality=st.none() | counts,
 )
 photo_jobs = st.builds(
     PhotoJob,
