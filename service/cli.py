@@ -155,7 +155,7 @@ def _run_restore(given: argparse.Namespace, settings: Settings, console: Console
     bundle = load_manifest(settings.model_repository)
     try:
         options = parse_options(fields, OptionLimits(bundle.max_num_steps, settings.max_faces))
-        tasks = plan_files(given.source, given.target, options.output_format)
+        tasks = plan_files(given.source, given.target, options.output_format, overwrite=given.overwrite)
     except InputError as error:
         return _complain(console, _in_words(error), USAGE)
     if given.json is not None and not given.json.parent.is_dir():  # said before the work, not after it
@@ -274,6 +274,7 @@ def _parser() -> argparse.ArgumentParser:
     files.add_argument("source", metavar="IN", type=Path, help="photo or folder")
     files.add_argument("target", metavar="OUT", type=Path, nargs="?", help="default: IN with `_restored` in its name")
     files.add_argument("--json", metavar="FILE", type=Path, help="write a report of every photo; - for standard output")
+    files.add_argument("--overwrite", action="store_true", help="replace OUT where it is a file that exists")
     _add_options(files)
     files.set_defaults(run=_run_restore)
 

@@ -35,7 +35,9 @@ class Outcome:
     error: ServiceError | None = None
 
 
-def plan_files(source: Path, target: Path | None, output_format: OutputFormat | None) -> list[FileTask]:
+def plan_files(
+    source: Path, target: Path | None, output_format: OutputFormat | None, *, overwrite: bool = False
+) -> list[FileTask]:
     """Decide what is restored into what; nothing is read or written.
 
     A file `a.jpg` goes to `a_restored.jpg` beside it, a folder `photos` to `photos_restored` with the same tree below.
@@ -44,10 +46,11 @@ def plan_files(source: Path, target: Path | None, output_format: OutputFormat | 
         source: A photo, or a folder whose photos are taken with those of its subfolders.
         target: File or folder of the results, or None for the names above.
         output_format: Encoding of the results, or None for each photo's own.
+        overwrite: A file that `target` names may be there already, as results may that have their names from photos.
 
     Raises:
         NotFound: `source` does not exist, or is a folder without photos.
-        InvalidOption: A result would overwrite a photo, or its suffix is none the service writes.
+        InvalidOption: A result would overwrite a photo or the file `target`, or its suffix is none the service writes.
     """
     if source.is_dir():
         folder = target or source.with_name(f"{source.resolve().name}_restored")
@@ -67,6 +70,8 @@ def plan_files(source: Path, target: Path | None, output_format: OutputFormat | 
             raise InvalidOption(f"{task.target} has no suffix the service writes", hint=f"use {', '.join(SUFFIXES)}")
         if output_format not in (None, written):
             raise InvalidOption(f"{task.target} is not named as a {output_format} file", hint="change one of the two")
+        if task.target == target and target.exists() and not overwrite:
+            raise InvalidOption(f"{target} exists", hint="choose another name, or replace it by --overwrite")
     return tasks
 
 

@@ -49,6 +49,16 @@ def test_a_photo_gets_a_restored_neighbour(run, photo):
     assert photo.read_bytes() == PHOTO
 
 
+def test_a_file_that_is_there_is_replaced_when_that_is_asked_for(run, photo, tmp_path):
+    there = tmp_path / "other.png"
+    there.write_bytes(encoded())
+    status, _, told = run("restore", photo, there)
+    assert (status, there.read_bytes()) == (USAGE, encoded())
+    assert "other.png exists" in told
+    assert run("restore", photo, there, "--overwrite")[0] == OK
+    assert decoded(there.read_bytes()).shape == (320, 320, 3)
+
+
 def test_options_have_the_names_of_the_interface(run, photo, tmp_path):
     status, _, _ = run(
         "restore",

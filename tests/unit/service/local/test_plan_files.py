@@ -66,6 +66,27 @@ def test_a_photo_is_never_overwritten_by_its_own_folder(photos):
         plan_files(photos / "a.jpg", photos, None)
 
 
+def test_a_file_named_as_the_result_is_not_replaced_unasked(photos, tmp_path):
+    there = photos / "b.jpg"
+    there.write_bytes(b"another photo")
+    with pytest.raises(InvalidOption, match=r"b\.jpg exists") as caught:
+        plan_files(photos / "a.jpg", there, None)
+    assert "--overwrite" in caught.value.hint
+    assert plan_files(photos / "a.jpg", there, None, overwrite=True)[0].target == there
+    with pytest.raises(InvalidOption, match="overwrite a photo"):
+        plan_files(photos / "a.jpg", photos / "a.jpg", None, overwrite=True)
+
+
+def test_what_is_named_after_its_photo_may_be_restored_again(photos, tmp_path):
+    for source, target in ((photos, None), (photos, tmp_path / "out"), (photos / "a.jpg", None)):
+        tasks = plan_files(source, target, None)
+        for task in tasks:
+            task.target.parent.mkdir(parents=True, exist_ok=True)
+            task.target.write_bytes(b"an earlier result")
+        assert len(plan_files(source, target, None)) >= len(tasks)
+    assert plan_files(photos / "a.jpg", tmp_path / "out", None)[0].target.exists()
+
+
 def test_a_suffix_the_service_does_not_write(photos, tmp_path):
     with pytest.raises(InvalidOption, match=r"z\.gif"):
         plan_files(photos / "a.jpg", tmp_path / "z.gif", None)
