@@ -14,6 +14,7 @@ from service.api import documents, operations, problems, restorations, routes
 from service.api.context import ApiContext
 from service.api.correlation import CorrelateRequests
 from service.api.cross_origin import allow_pages_of
+from service.api.head import AnswerHead
 from service.api.job_schemas import NoticeSchema
 from service.api.openapi import complete_openapi
 from service.api.watch import WatchRequests
@@ -50,7 +51,8 @@ def create_app(context: ApiContext, *, lifespan: Lifespan | None = None) -> Fast
     app.state.context = context
     allow_pages_of(app, context.gateway.settings.allowed_origins)
     app.add_middleware(WatchRequests, metrics=context.gateway.metrics)
-    app.add_middleware(CorrelateRequests)  # the last one is around all others
+    app.add_middleware(CorrelateRequests)
+    app.add_middleware(AnswerHead)  # the last one is around all others
     app.add_exception_handler(ServiceError, problems.of_service_error)
     app.add_exception_handler(HTTPException, problems.of_http_exception)
     app.add_exception_handler(RequestValidationError, problems.of_validation_error)

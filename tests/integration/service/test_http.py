@@ -186,6 +186,31 @@ def test_unknown_paths_and_methods(client):
     problem(client.get("/page/../../cli.py"), 404, "not_found")
 
 
+def test_head_is_answered_as_get_without_a_body(client):
+    where = send(client).headers["location"]
+    told = ("content-type", "content-length", "cache-control", "etag", "x-content-type-options", "x-request-id", "vary")
+    for path in (
+        "/",
+        "/docs",
+        "/page/page.js",
+        "/openapi.json",
+        "/livez",
+        "/readyz",
+        "/v1/limits",
+        where,
+        f"{where}/result",
+    ):
+        got, asked = (client.request(method, path, headers={"X-Request-ID": "same"}) for method in ("GET", "HEAD"))
+        assert (asked.status_code, asked.content) == (200, b""), path
+        for name in told:
+            assert asked.headers.get(name) == got.headers.get(name), (path, name)
+    assert client.head("/metrics").status_code == 200
+    assert client.head("/nowhere").status_code == client.head("/v1/restorations/never").status_code == 404
+    assert client.head("/restore").headers["allow"] == "POST"
+    assert client.head(f"{where}/events").status_code == 405
+    assert all("head" not in methods for methods in client.get("/openapi.json").json()["paths"].values())
+
+
 def test_no_face_and_a_crowd():
     with fake_service(detector=FakeDetector(lambda _: [])) as (client, _):
         problem(send(client), 422, "no_face_found")
