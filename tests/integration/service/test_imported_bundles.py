@@ -62,7 +62,7 @@ async def serve(repository, photo, **options):
 
 
 def reference(runs, photo, num_steps):
-    """What PyTorch makes of the photo with the service's noise, in the photo's colours; the weights are the import's."""
+    """What PyTorch makes of the photo with the import's weights and the service's noise, in the photo's colours."""
     restorer, side_px = load_trained(runs).restorer, photo.shape[0]
     noise = source_noise(restorer.state_shape(side_px), SEED, 0)
     y = torch.from_numpy(photo.transpose(2, 0, 1)[None].astype(np.float32) / 255)
