@@ -90,7 +90,7 @@ def photos():
 def test_a_child_decodes_as_a_thread_does(pool, kind):
     upload = Upload(photos()[kind])
     image, expected = pool.decode(upload, LIMITS), decode(upload, LIMITS)
-    for name in ("icc_profile", "exif", "source_format", "is_grey", "png_chunks"):
+    for name in ("icc_profile", "exif", "source_format", "is_grey", "png_chunks", "is_lossless"):
         assert getattr(image, name) == getattr(expected, name), name
     for mine, theirs in ((image.pixels, expected.pixels), (image.alpha, expected.alpha)):
         assert (mine is None) == (theirs is None)
