@@ -20,6 +20,9 @@ from service.composition.loops import Loops
 from service.composition.tls import Tls
 
 _FAREWELL_S = 2.0  # for what those are told who are sent away
+# Longer than proxies and clients keep theirs (nginx and AWS 60 s, httpx 5 s): whoever sends next must hang up first, or
+# a request is now and then sent into a connection that is being closed, and gets no answer.
+_IDLE_CONNECTION_S = 75
 
 
 class Process(Protocol):
@@ -101,6 +104,7 @@ async def serve_until_told(
         log_config=None,  # what is logged is written as everything else of the process
         access_log=False,  # it would hold paths and queries
         server_header=False,
+        timeout_keep_alive=_IDLE_CONNECTION_S,
         **encrypted,
     )
     config.load()

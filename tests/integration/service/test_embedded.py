@@ -1,7 +1,9 @@
 """`latent-pmrf serve` in a process of its own: real networks, real detector, real photos, real signals."""
 
+import http.client
 import signal
 import subprocess
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -135,6 +137,18 @@ def test_memory_does_not_grow(service):
     for _ in range(3):
         round_of_requests()
     assert service.resident_bytes() - before_bytes < 24 * 1024 * 1024
+
+
+def test_a_connection_is_kept_for_longer_than_clients_keep_theirs(service):
+    """uvicorn's own 5 s are httpx's, too: now and then a request would meet the end of its connection."""
+    url = service.client.base_url
+    connection = http.client.HTTPConnection(url.host, url.port)
+    for idle_s in (6, 0):
+        connection.request("GET", "/livez")
+        answer = connection.getresponse()
+        assert (answer.status, answer.read() != b"") == (200, True)
+        time.sleep(idle_s)
+    connection.close()
 
 
 def test_a_port_in_use_is_said_plainly(service, bundle):
