@@ -70,14 +70,17 @@ class Parity:
     rounding_levels: float
 
 
-def served_options(num_threads: int) -> Any:  # noqa: ANN401 - onnxruntime is untyped
+def served_options(num_threads: int, *, spinning: bool = False) -> Any:  # noqa: ANN401 - onnxruntime is untyped
     """The session options of `service.backends.ort_session`, which a contract test compares."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
     options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+    if spinning:
+        options.add_session_config_entry("session.intra_op.spin_duration_us", "200")
+        options.add_session_config_entry("session.force_spinning_stop", "1")
     return options
 
 

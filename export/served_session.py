@@ -21,12 +21,12 @@ from latent_pmrf.evaluation.bundle import Named, Session
 F32Array = npt.NDArray[np.float32]
 
 
-def plain_session(content: bytes, num_threads: int) -> Session:
+def plain_session(content: bytes, num_threads: int, *, spinning: bool = False) -> Session:
     """An onnxruntime session with the service's options, on the CPU; rows are not shared out."""
     import onnxruntime
 
     session: Session = onnxruntime.InferenceSession(
-        content, served_options(num_threads), providers=["CPUExecutionProvider"]
+        content, served_options(num_threads, spinning=spinning), providers=["CPUExecutionProvider"]
     )
     return session
 
@@ -41,8 +41,10 @@ class ServedSession:
 
     def __init__(self, content: bytes, num_threads: int) -> None:
         self._num_threads = num_threads
-        self._wide = plain_session(content, num_threads)
-        self._narrow = self._wide if num_threads == 1 else plain_session(content, 1)
+        self._narrow = self._wide = plain_session(content, 1)
+        if num_threads > 1:
+            stepped = any(value.name == "t" for value in self._narrow.get_inputs())
+            self._wide = plain_session(content, num_threads, spinning=stepped)
         self._shares = ThreadPoolExecutor(num_threads, thread_name_prefix="share")
 
     def get_inputs(self) -> Sequence[Named]:

@@ -35,6 +35,7 @@ DETECTOR_FILE = "detector/1/model.onnx"
 
 _PROCESSOR = "CPUExecutionProvider"
 _ERRORS_ONLY = 3
+_SPIN_US = "200"  # of waiting in a loop, before a thread sleeps
 _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(bfloat16)": "bfloat16"}
 
 Arrays = dict[str, npt.NDArray[np.generic]]
@@ -65,8 +66,8 @@ class _Network:
 
     Attributes:
         name: As in the manifest.
-        session: An `onnxruntime.InferenceSession` whose operators spread over all cores; it may be called from several
-            threads, as all sessions.
+        session: An `onnxruntime.InferenceSession` whose operators spread over all cores, for single rows above all; it
+            may be called from several threads, as all sessions.
         narrow: The same on one core, for shares of a batch; None where nothing is shared out.
         input_dtypes: What the inputs are cast to, by name.
         outputs: Names, in the session's order.
@@ -199,26 +200,30 @@ def providers() -> list[str]:
     return [name for name in ("CUDAExecutionProvider", _PROCESSOR) if name in available]
 
 
-def session_options(threads: int, *, one_size: bool) -> ort.SessionOptions:
+def session_options(threads: int, *, one_size: bool, spinning: bool = False) -> ort.SessionOptions:
     """How networks are run here.
 
     Args:
         threads: Cores of one call.
         one_size: Whether inputs differ in their number of rows alone.
+        spinning: Whether threads wait for the next operator in a loop. It burns 2 % of a core at rest, unless it ends
+            with the call, and slows down whatever runs beside it; what takes hundreds of small operators gains more.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = _ERRORS_ONLY
-    # Threads that wait for work in a loop burn 2 % of a core at rest and slow down whatever runs beside them.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+    if spinning:
+        options.add_session_config_entry("session.intra_op.spin_duration_us", _SPIN_US)
+        options.add_session_config_entry("session.force_spinning_stop", "1")  # when the call ends
     # Plans for one size of photo are of no use to the next; without them a fifth less memory is kept.
     options.enable_mem_pattern = one_size
     return options
 
 
 def _load(name: str, file: Path, spec: NetworkSpec | None, lane: _Lane) -> _Network:
-    def opened(cores: int) -> Any:  # noqa: ANN401 - onnxruntime is untyped
-        options = session_options(cores, one_size=spec is not None)
+    def opened(cores: int, *, spinning: bool = False) -> Any:  # noqa: ANN401 - onnxruntime is untyped
+        options = session_options(cores, one_size=spec is not None, spinning=spinning)
         try:
             return ort.InferenceSession(str(file), options, providers=providers())
         except Exception as error:  # as above
@@ -227,7 +232,7 @@ def _load(name: str, file: Path, spec: NetworkSpec | None, lane: _Lane) -> _Netw
                 f"{field}: {file} cannot be loaded: {_first_line(error)}", hint="export the bundle again"
             ) from error
 
-    session = opened(lane.threads)
+    session = opened(lane.threads, spinning=spec is not None and lane.threads > 1 and is_stepped(spec.inputs))
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if spec is not None:
         _check(f"networks.{name}.inputs", inputs, spec.inputs)
@@ -241,6 +246,14 @@ def _load(name: str, file: Path, spec: NetworkSpec | None, lane: _Lane) -> _Netw
         max_batch_size=None if spec is None else spec.max_batch_size,
         lane=lane,
     )
+
+
+def is_stepped(inputs: Sequence[Any]) -> bool:
+    """Whether a network with these inputs is the velocity, called step after step: its rows are hundreds of operators.
+
+    Convolutions, which the others are made of, keep all cores busy for long: their threads sleep between them.
+    """
+    return any(value.name == "t" for value in inputs)
 
 
 def _is_shared_out(spec: NetworkSpec | None, threads: int, session: Any) -> bool:  # noqa: ANN401 - as above

@@ -10,7 +10,7 @@ from service.core.metrics import Metrics
 from tests.bundle import write_bundle
 from tests.small_graphs import SIDE, residual
 
-SPINNING = "session.intra_op.allow_spinning"
+SPINNING = ("session.intra_op.allow_spinning", "session.intra_op.spin_duration_us", "session.force_spinning_stop")
 SIZE_PX = 32
 
 
@@ -21,10 +21,21 @@ def plain(options):
     return {name: value for name, value in values.items() if isinstance(value, bool | int | float | str)}
 
 
-def test_the_bench_runs_networks_as_the_service_does():
-    served, measured = session_options(3, one_size=True), served_options(3)
+def spinning_of(options):
+    found = []
+    for name in SPINNING:
+        try:
+            found.append(options.get_session_config_entry(name))
+        except RuntimeError:  # there is no such entry
+            found.append(None)
+    return found
+
+
+@pytest.mark.parametrize(("spinning", "expected"), [(False, ["0", None, None]), (True, ["1", "200", "1"])])
+def test_the_bench_runs_networks_as_the_service_does(spinning, expected):
+    served, measured = session_options(3, one_size=True, spinning=spinning), served_options(3, spinning=spinning)
     assert plain(measured) == plain(served)
-    assert measured.get_session_config_entry(SPINNING) == served.get_session_config_entry(SPINNING) == "0"
+    assert spinning_of(measured) == spinning_of(served) == expected
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -37,24 +48,33 @@ def test_rows_shared_out_are_those_of_one_call(threads, rows):
     np.testing.assert_array_equal(session.run(None, feeds)[0], together[0])
 
 
-async def test_the_bench_shares_rows_out_as_the_service_does(tmp_path, monkeypatch):
-    """Both call as many sessions, with the same rows."""
+def drawn(session, rows):
+    """An input of so many rows for each that the session takes."""
+    rng = np.random.default_rng(0)
+    return {value.name: rng.random((rows, *value.shape[1:]), np.float32) for value in session.get_inputs()}
+
+
+@pytest.mark.parametrize(("network", "spinning"), [("estimator", "0"), ("velocity", "1")])
+async def test_the_bench_shares_rows_out_as_the_service_does(tmp_path, monkeypatch, network, spinning):
+    """Both call as many sessions, with the same rows; single rows of the velocity spin, and nothing else."""
     write_bundle(tmp_path, SIZE_PX, max_batch_size=8)
-    image = np.random.default_rng(0).random((5, 3, SIZE_PX, SIZE_PX), np.float32)
-    backend = OrtBackend(load_manifest(tmp_path), tmp_path, 2, metrics=Metrics(), only=("estimator",))
-    session = ServedSession((tmp_path / "estimator/1/model.onnx").read_bytes(), 2)
+    backend = OrtBackend(load_manifest(tmp_path), tmp_path, 2, metrics=Metrics(), only=(network,))
+    session = ServedSession((tmp_path / network / "1" / "model.onnx").read_bytes(), 2)
     seen, run = [], onnxruntime.InferenceSession.run
 
     def noted(self, names, feeds):
-        threads = self.get_session_options().intra_op_num_threads
-        seen.append((threads, len(feeds["image"])))
+        options = self.get_session_options()
+        rows = len(next(iter(feeds.values())))
+        seen.append((options.intra_op_num_threads, rows, options.get_session_config_entry(SPINNING[0])))
         return run(self, names, feeds)
 
     monkeypatch.setattr(onnxruntime.InferenceSession, "run", noted)
     for rows in (1, 2, 5):
-        await backend.infer("estimator", {"image": image[:rows]})
+        inputs = drawn(session, rows)
+        await backend.infer(network, inputs)
         served, seen[:] = sorted(seen), []
-        session.run(None, {"image": image[:rows]})
+        session.run(None, inputs)
         assert sorted(seen) == served
+        assert {spins for _, _, spins in served} == {spinning if rows == 1 else "0"}
         seen.clear()
     await backend.close()
