@@ -232,7 +232,7 @@ def _load(name: str, file: Path, spec: NetworkSpec | None, lane: _Lane) -> _Netw
                 f"{field}: {file} cannot be loaded: {_first_line(error)}", hint="export the bundle again"
             ) from error
 
-    session = opened(lane.threads, spinning=spec is not None and lane.threads > 1 and is_stepped(spec.inputs))
+    session = opened(lane.threads, spinning=_is_stepped(spec))
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if spec is not None:
         _check(f"networks.{name}.inputs", inputs, spec.inputs)
@@ -248,12 +248,12 @@ def _load(name: str, file: Path, spec: NetworkSpec | None, lane: _Lane) -> _Netw
     )
 
 
-def is_stepped(inputs: Sequence[Any]) -> bool:
-    """Whether a network with these inputs is the velocity, called step after step: its rows are hundreds of operators.
+def _is_stepped(spec: NetworkSpec | None) -> bool:
+    """Whether it is the velocity, called step after step at a time `t`: a row of it is hundreds of operators.
 
     Convolutions, which the others are made of, keep all cores busy for long: their threads sleep between them.
     """
-    return any(value.name == "t" for value in inputs)
+    return spec is not None and any(tensor.name == "t" for tensor in spec.inputs)
 
 
 def _is_shared_out(spec: NetworkSpec | None, threads: int, session: Any) -> bool:  # noqa: ANN401 - as above
