@@ -1,8 +1,9 @@
 """Checkpoints as safetensors files: tensors by prefix, everything else as JSON metadata; never pickle.
 
-A training checkpoint holds `model.*`, `ema.*` and `optimizer.{optimiser}.{i}.{name}` and the step. A weights file holds
-the averaged weights without a prefix, the network's specification and facts about the run. Both are written to a
-temporary name and renamed, so that a kill leaves the last good file.
+A training checkpoint holds `model.*`, `ema.*`, `optimizer.{optimiser}.{i}.{name}`, what the stage keeps beside its
+network (`stage.*`) and the step. A weights file holds the averaged weights without a prefix, the network's
+specification and facts about the run. Both are written to a temporary name and renamed, so that a kill leaves the last
+good file.
 """
 
 from __future__ import annotations
@@ -35,16 +36,20 @@ class Weights:
     info: dict[str, Any]
 
 
-def save_training_state(
-    path: Path, model: nn.Module, ema: EMA, optimizers: Sequence[torch.optim.Optimizer], info: Mapping[str, Any]
+def save_training_state(  # noqa: PLR0913 - the parts of a run
+    path: Path,
+    model: nn.Module,
+    ema: EMA,
+    optimizers: Sequence[torch.optim.Optimizer],
+    info: Mapping[str, Any],
+    beside: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
-    """Write everything a run needs to go on as if it had never stopped."""
+    """Write everything a run needs to go on as if it had never stopped; `beside` is what the stage itself keeps."""
     tensors: Tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"ema.{name}": value for name, value in ema.shadow.items()}
+    tensors |= {f"stage.{name}": value for name, value in (beside or {}).items()}
     for number, optimizer in enumerate(optimizers):
-        for index, values in optimizer.state_dict()["state"].items():
-            prefix = f"optimizer.{number}.{index}"
-            tensors |= {f"{prefix}.{name}": torch.as_tensor(value) for name, value in values.items()}
+        tensors |= {f"optimizer.{number}.{name}": value for name, value in optimizer_tensors(optimizer).items()}
     kinds = [type(optimizer).__name__ for optimizer in optimizers]
     _save(path, tensors, {"info": dict(info), "optimizers": kinds})
 
@@ -70,12 +75,28 @@ def load_training_state(
     for name, value in with_prefix(tensors, "ema.").items():
         ema.shadow[name].copy_(value)
     for number, optimizer in enumerate(optimizers):
-        state: dict[int, dict[str, torch.Tensor]] = {}
-        for key, value in with_prefix(tensors, f"optimizer.{number}.").items():
-            index, name = key.split(".", 1)
-            state.setdefault(int(index), {})[name] = value
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        load_optimizer_tensors(optimizer, with_prefix(tensors, f"optimizer.{number}."))
     return dict(metadata["info"])
+
+
+def load_stage_state(path: Path) -> Tensors:
+    """What the stage kept beside its network in a training checkpoint; empty if it kept nothing."""
+    return with_prefix(_load(path)[0], "stage.")
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Tensors:
+    """The moments of an optimiser as `{parameter}.{name}`."""
+    states = optimizer.state_dict()["state"].items()
+    return {f"{index}.{name}": torch.as_tensor(value) for index, values in states for name, value in values.items()}
+
+
+def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Restore what `optimizer_tensors` gave."""
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def save_weights(

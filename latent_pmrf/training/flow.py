@@ -30,7 +30,10 @@ from latent_pmrf.training.losses import band_energy
 
 Weighting = Literal["uniform", "relative"]
 
+Velocity = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
 _STATISTICS_PAIRS = 256
+_VALIDATION_STEPS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +139,7 @@ class FlowStage:
                 point = sample_path(source, target, t)
                 loss = (velocity(point.x_t, t) - point.v_t).square().mean()
                 scalars[f"{level.name}_loss_q{quarter}"] = float(loss)
-            sample = euler(lambda z, t: velocity(z, z.new_full((len(z),), t)), source, 10)  # noqa: B023
-            image = self._pairs.networks.decode(self.statistics.denormalise(sample)).cpu()
-            sharpness = band_energy(image) / band_energy(torch.from_numpy(level.clean))
-            scalars[f"{level.name}_psnr_db"] = psnr_db(image.numpy(), level.clean)
-            scalars[f"{level.name}_sharpness"] = float(sharpness.mean())
+            scalars |= self._samples(level, velocity, source, _VALIDATION_STEPS)
         return scalars
 
     def info(self) -> dict[str, Any]:
@@ -153,7 +152,19 @@ class FlowStage:
             "source": self._pairs.networks.source,
         }
 
-    def _velocity(self, model: nn.Module, mean: torch.Tensor) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    def _samples(
+        self, level: ValidationSet, velocity: Velocity, source: torch.Tensor, num_steps: int
+    ) -> dict[str, float]:
+        """PSNR and sharpness of samples of a level, by the level's name."""
+        sample = euler(lambda z, t: velocity(z, z.new_full((len(z),), t)), source, num_steps)
+        image = self._pairs.networks.decode(self.statistics.denormalise(sample)).cpu()
+        sharpness = band_energy(image) / band_energy(torch.from_numpy(level.clean))
+        return {
+            f"{level.name}_psnr_db": psnr_db(image.numpy(), level.clean),
+            f"{level.name}_sharpness": float(sharpness.mean()),
+        }
+
+    def _velocity(self, model: nn.Module, mean: torch.Tensor) -> Velocity:
         """The velocity at states and times, float32, for sources of these means."""
         given = (mean,) if self.config.mean_conditioned else ()
         return lambda z_t, t: model(z_t, t, *given).float()

@@ -73,6 +73,24 @@ class FrozenNetworks:
         with torch.no_grad(), autocast(self.device):
             return (self._vae.decode(raw.to(self.device)).float() * 0.5 + 0.5).clamp(0, 1)
 
+    def pixel_energy(self, raw: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """How much a unit of each channel weighs in the picture: (C,), the squared columns of the decoder's Jacobian.
+
+        Summed over the pixels and averaged over places and rows, by one random combination of the pixels: the square
+        of a sum of random signs is in the mean the sum of the squares (Hutchinson's estimator).
+
+        Args:
+            raw: (B, C, h, w), as `encode` gives; the more places, the less chance.
+            generator: Of the signs.
+        """
+        if self._vae is None:
+            return raw.new_ones(raw.shape[1])
+        raw = raw.to(self.device).requires_grad_()
+        image = self._vae.decode(raw).float() * 0.5
+        signs = torch.randint(0, 2, image.shape, generator=generator).to(image) * 2 - 1
+        (gradient,) = torch.autograd.grad((image * signs).sum(), raw)
+        return gradient.square().mean((0, 2, 3))
+
     def source_of(self, y: torch.Tensor) -> torch.Tensor:
         """Degraded (B, 3, S, S) in [0, 1] to z_0 before its noise, (B, C, h, w) float32."""
         if self.source == "latent_mean":

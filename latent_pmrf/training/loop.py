@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 from rich.console import Console
@@ -29,7 +29,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from latent_pmrf.config import NetworkConfig
 from latent_pmrf.data.prefetch import BatchSource, Prefetcher, WorkerPrefetcher
-from latent_pmrf.training.checkpoint import load_training_state, save_training_state, save_weights
+from latent_pmrf.nets.preconditioning import Preconditioning
+from latent_pmrf.training.checkpoint import load_stage_state, load_training_state, save_training_state, save_weights
 from latent_pmrf.training.device import autocast, has_fast_bf16, to_device
 from latent_pmrf.training.ema import EMA
 from latent_pmrf.training.optim import OptimConfig, make_optimizers
@@ -68,6 +69,23 @@ class Stage(Protocol[Batch]):
 
     def info(self) -> dict[str, Any]:
         """Facts to keep with the weights."""
+        ...
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """A stage that learns something beside its network, such as a discriminator."""
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """What the stage needs to go on, besides its network."""
+        ...
+
+    def load_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Restore what `state` gave.
+
+        Raises:
+            ValueError: The tensors are of another stage.
+        """
         ...
 
 
@@ -115,6 +133,8 @@ class Trainer(Generic[Batch]):
         if not self.state_path.exists():
             return False
         info = load_training_state(self.state_path, self.model, self.ema, self.optimizers)
+        if isinstance(self.stage, Stateful):
+            self.stage.load_state(load_stage_state(self.state_path))
         self.step = int(info["step"])
         self.train_seconds = float(info["train_seconds"])
         _log.info("%s: resumed at step %d of %d", self.stage.name, self.step, self.optim.steps)
@@ -123,10 +143,19 @@ class Trainer(Generic[Batch]):
     def start_from(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Begin with weights of another run, as far as their names and shapes are those of this network.
 
+        Its fixed random features come along: the layers after them have learnt to read just these. What
+        preconditioning knows of the data stays this run's own.
+
         Raises:
             ValueError: None of them fits.
         """
-        own = dict(self.model.named_parameters())  # buffers are this run's own facts
+        facts = {
+            f"{name}.{buffer}"
+            for name, module in self.model.named_modules()
+            if isinstance(module, Preconditioning)
+            for buffer, _ in module.named_buffers()
+        }
+        own = {name: value for name, value in self.model.state_dict().items() if name not in facts}
         fitting = {name: tensors[name] for name in own if name in tensors and tensors[name].shape == own[name].shape}
         kept = sorted(own.keys() - fitting.keys())
         if not fitting:
@@ -165,7 +194,8 @@ class Trainer(Generic[Batch]):
         if not self.group.leads:
             return
         facts = {"step": self.step, "train_seconds": round(self.train_seconds, 1)}
-        save_training_state(self.state_path, self.model, self.ema, self.optimizers, facts)
+        beside = self.stage.state() if isinstance(self.stage, Stateful) else None
+        save_training_state(self.state_path, self.model, self.ema, self.optimizers, facts, beside)
         recipe = {"stage": self.stage.name, "optim": dataclasses.asdict(self.optim), **facts, **self.stage.info()}
         save_weights(self.run_dir / "weights.safetensors", self.stage.config, self.ema.shadow, recipe)
 

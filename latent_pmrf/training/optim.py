@@ -76,12 +76,15 @@ class OptimConfig:
     def lr_at(self, step: int) -> float:
         """Learning rate of optimiser step `step` (from 0)."""
         warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
-        warm = self.warmup_lr_ratio + (1 - self.warmup_lr_ratio) * warm
+        return self.lr * (self.warmup_lr_ratio + (1 - self.warmup_lr_ratio) * warm) * self.decay_at(step)
+
+    def decay_at(self, step: int) -> float:
+        """What the decay leaves of the learning rate at step `step`, 1 before it begins."""
         left = self.steps - step
         if left >= self.decay_steps:
-            return self.lr * warm
+            return 1.0
         cosine = 0.5 * (1 - math.cos(math.pi * left / self.decay_steps))
-        return self.lr * warm * (self.final_lr_ratio + (1 - self.final_lr_ratio) * cosine)
+        return self.final_lr_ratio + (1 - self.final_lr_ratio) * cosine
 
 
 def make_optimizers(model: nn.Module, optim: OptimConfig) -> list[torch.optim.Optimizer]:

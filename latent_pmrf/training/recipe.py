@@ -19,7 +19,10 @@ T = TypeVar("T")
 STAGE_OPTIONS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
     "estimator": (frozenset(), frozenset({"identity_weight", "loss", "space"})),
     "vae": (frozenset({"crop_px"}), frozenset({"kl_weight", "band_weight", "perceptual_weight"})),
-    "flow": (frozenset(), frozenset({"copies", "noise_factor", "sigma_s", "source", "space", "weighting"})),
+    "flow": (
+        frozenset(),
+        frozenset({"adversarial", "copies", "noise_factor", "sigma_s", "source", "space", "weighting"}),
+    ),
 }
 """Entries of `options` that a stage needs, and those that it may have (see `latent_pmrf.training.setup`)."""
 
@@ -66,11 +69,11 @@ def load_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recip
     content = _read(path)
     try:
         values = dict(content)
-        values["optim"] = fill(OptimConfig, {**_section(values.get("optim"), "optim"), **(overrides or {})})
-        values["degradation"] = fill(DegradationRange, _section(values.get("degradation"), "degradation"))
-        values["augmentation"] = fill(Augmentation, _section(values.get("augmentation"), "augmentation"))
+        values["optim"] = fill(OptimConfig, {**section(values.get("optim"), "optim"), **(overrides or {})})
+        values["degradation"] = fill(DegradationRange, section(values.get("degradation"), "degradation"))
+        values["augmentation"] = fill(Augmentation, section(values.get("augmentation"), "augmentation"))
         for name in ("network", "options"):
-            values[name] = _section(values.get(name), name)
+            values[name] = section(values.get(name), name)
         recipe = fill(Recipe, values)
         _check_options(recipe)
     except ValueError as error:
@@ -81,7 +84,7 @@ def load_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recip
 def _read(path: Path) -> dict[str, Any]:
     """The content of a recipe's file, merged into that of its base."""
     try:
-        content = dict(_section(yaml.safe_load(path.read_text()), "the recipe"))
+        content = dict(section(yaml.safe_load(path.read_text()), "the recipe"))
         base = content.pop("base", None)
         if base is None:
             return content
@@ -98,7 +101,12 @@ def _read(path: Path) -> dict[str, Any]:
     return merged
 
 
-def _section(value: object, name: str) -> Mapping[str, Any]:
+def section(value: object, name: str) -> Mapping[str, Any]:
+    """The entries of a section of a recipe, none if it is missing.
+
+    Raises:
+        ValueError: It holds something else.
+    """
     if value is None:
         return {}
     if not isinstance(value, Mapping):

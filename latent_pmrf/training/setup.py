@@ -13,6 +13,7 @@ flow       copies            0              degradations of every photograph to 
            weighting         uniform        of the channels' errors, see `flow.FlowStage`
            source            posterior_mean see `frozen`
            space             latent         `pixel` trains PMRF
+           adversarial                      an adversarial finish, see `adversarial.Adversarial`; without `weighting`
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from latent_pmrf.data.photographs import Photographs, U8Image
 from latent_pmrf.data.validation import ValidationSet, load_validation
 from latent_pmrf.nets.build import Network, build
 from latent_pmrf.nets.sim_vae import SimVAE
+from latent_pmrf.training.adversarial import Adversarial, AdversarialFlowStage
 from latent_pmrf.training.checkpoint import load_weights
 from latent_pmrf.training.device import check_device
 from latent_pmrf.training.estimator import EstimatorStage
@@ -42,7 +44,7 @@ from latent_pmrf.training.latents import CachedPairs, FreshPairs, PairSource, di
 from latent_pmrf.training.loop import Stage, Trainer
 from latent_pmrf.training.perceptual import load_perceptual_loss
 from latent_pmrf.training.processes import ProcessGroup
-from latent_pmrf.training.recipe import Recipe, fill
+from latent_pmrf.training.recipe import Recipe, fill, section
 from latent_pmrf.training.vae import VAEStage
 
 ConfigT = TypeVar("ConfigT", bound=NetworkConfig)
@@ -201,7 +203,12 @@ def _flow_stage(  # noqa: PLR0913 - the signature of both makers
     weighting = _choice("weighting", options.pop("weighting", "uniform"), get_args(Weighting))
     noise = SourceNoise(sigma=options.pop("sigma_s", None), factor=options.pop("noise_factor", None))
     config = _preset(VELOCITY_PRESETS, recipe)
-    return FlowStage(config, drawn, noise=noise, weighting=weighting, run_dir=run_dir, **_shared(recipe, validation))
+    facts = {"noise": noise, "run_dir": run_dir, **_shared(recipe, validation)}
+    adversarial = options.pop("adversarial", None)
+    if adversarial is None:
+        return FlowStage(config, drawn, weighting=weighting, **facts)
+    terms = fill(Adversarial, section(adversarial, "adversarial"))
+    return AdversarialFlowStage(config, drawn, adversarial=terms, optim=recipe.optim, **facts)
 
 
 def _shared(recipe: Recipe, validation: Sequence[ValidationSet]) -> dict[str, Any]:

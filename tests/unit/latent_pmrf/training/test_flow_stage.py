@@ -14,6 +14,8 @@ from latent_pmrf.training.flow import FlowStage, SourceNoise
 from latent_pmrf.training.frozen import FrozenNetworks
 from latent_pmrf.training.latent_estimator import LatentEstimatorStage
 from latent_pmrf.training.latents import CachedPairs, FreshPairs, latents_of
+from latent_pmrf.training.loop import Trainer
+from latent_pmrf.training.optim import OptimConfig
 from tests.tiny_stages import HDIT, STILL, UNET, VAE, frozen, same, validated
 from tests.training_files import SIDE_PX, crops
 
@@ -276,6 +278,22 @@ def test_a_conditioned_flow_is_scaled_by_the_statistics_and_starts_as_the_linear
     guessed, _ = stage.loss(network, stage.batch(0), 0)
     assert guessed < 0.8 * plain
     assert np.isfinite(validated(stage)["moderate_psnr_db"])
+
+
+def test_a_flow_that_begins_with_given_weights_computes_what_they_compute(pairs, validation, tmp_path):
+    optim = OptimConfig(steps=1, batch_size=4, lr=1e-3)
+    config = dataclasses.replace(HDIT, mean_conditioned=True)
+    stage = flow_stage(pairs, validation, tmp_path, config=config)
+    given = frozen(config, 9)  # its random features of the time are of another seed
+    facts = {name: value.clone() for name, value in stage.build().preconditioning.named_buffers()}
+    run = Trainer(stage, optim, tmp_path / "run")
+    run.start_from(given.state_dict())
+    assert all(torch.equal(value, facts[name]) for name, value in run.model.preconditioning.named_buffers())
+    given.preconditioning.load_state_dict(facts)
+    z = torch.randn(2, 8, 16, 16)
+    t = torch.tensor([0.3, 0.8])
+    with torch.no_grad():
+        torch.testing.assert_close(run.model(z, t, 0.5 * z), given(z, t, 0.5 * z))
 
 
 def test_relative_weighting_divides_each_channel_by_its_distance(pairs, validation, tmp_path):
