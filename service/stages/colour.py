@@ -15,6 +15,7 @@ from service.core.types import F32Array
 
 _CELLS = 32  # along a side: what counts as coarse
 _BLUR_CELLS = 2.5  # sigma
+_NEUTRAL_SPREAD = 3  # largest difference between the channels of a crop without colour
 
 
 def luma(image: F32Array) -> F32Array:
@@ -26,7 +27,8 @@ def with_colour_of(restored: F32Array, photo: npt.NDArray[np.uint8]) -> F32Array
     """The restored crop with the coarse chroma of the photo's.
 
     Chroma is the difference from the luma. Its coarse part is replaced, its fine part scaled down by as much as the
-    coarse part varies less in the photo: a photo in one tone stays in one tone.
+    coarse part varies less in the photo: a photo in one tone stays in one tone. A crop without colour gets none at all,
+    whether its file is grey or has three equal channels.
 
     Args:
         restored: (S, S, 3) RGB in [0, 1].
@@ -35,6 +37,8 @@ def with_colour_of(restored: F32Array, photo: npt.NDArray[np.uint8]) -> F32Array
     Returns:
         (S, S, 3) with the luma of `restored`, up to float32 rounding; may lie outside [0, 1] by what chroma is moved.
     """
+    if _is_neutral(photo):
+        return np.asarray(cv2.cvtColor(luma(restored), cv2.COLOR_GRAY2RGB), np.float32)
     found = _coarse_chroma(restored)
     wanted = _coarse_chroma(photo) / np.float32(255)
     gain = min(1.0, _variation(wanted) / max(_variation(found), 1e-6))
@@ -42,6 +46,14 @@ def with_colour_of(restored: F32Array, photo: npt.NDArray[np.uint8]) -> F32Array
     toned = cv2.addWeighted(restored, gain, cv2.cvtColor(luma(restored), cv2.COLOR_GRAY2RGB), 1 - gain, 0)
     result: F32Array = np.add(toned, moved, dtype=np.float32)
     return result
+
+
+def _is_neutral(crop: npt.NDArray[np.uint8]) -> bool:
+    red, green, blue = cv2.split(crop)
+    return all(
+        float(cv2.norm(first, second, cv2.NORM_INF)) <= _NEUTRAL_SPREAD
+        for first, second in ((red, green), (green, blue), (blue, red))
+    )
 
 
 def _coarse_chroma(image: npt.NDArray[np.uint8] | F32Array) -> F32Array:

@@ -17,11 +17,9 @@ from itertools import combinations
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from service.core.errors import InferenceFailed
 from service.core.types import AlignedFace, Background, DecodedImage, F32Array
-from service.stages.colour import luma
 from service.stages.enlarge import enlarged
 from service.stages.samples import Samples, read_only, writable
 from service.stages.warp import F64Matrix, bounds, compose, invert, scaling, translation, warp
@@ -30,7 +28,6 @@ _CELL_PX = 512
 _MASK_EDGE = 0.96  # of half the crop's side: the mask is zero from here to the border
 _MASK_CORE = 0.68  # and one up to here
 _MASK_POWER = 4  # a superellipse between an ellipse (2) and a square
-_NEUTRAL_SPREAD = 3  # largest difference between the channels of a crop without colour
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +90,7 @@ def paste(
     At `upscale` 1 every pixel outside the faces' masks is the photo's own. Otherwise the photo is resized and the crops
     go straight to their place in the enlarged photo. A mask fades out well inside its crop; where faces overlap they
     are mixed by their masks, independent of the order of `faces`. A photo that was itself the crop (`face` None) is
-    replaced as a whole. Grey photos, and faces whose crop has no colour, get the luma of the restored crop.
+    replaced as a whole.
 
     Args:
         image: The photo; not changed unless `consume` says so.
@@ -148,8 +145,6 @@ def _layer(aligned: AlignedFace, restored: F32Array, image: DecodedImage, enlarg
     if not np.isfinite(restored).all():
         raise InferenceFailed("a restored face holds values that are not finite")
     crop = np.clip(restored, 0, 1, dtype=np.float32)
-    if image.is_grey or _is_neutral(aligned.crop):
-        crop = np.repeat(luma(crop)[:, :, None], 3, axis=2)
     crop *= np.float32(np.iinfo(image.pixels.dtype).max)
     affine = compose(enlarge, invert(aligned.affine))
     side_px = aligned.crop.shape[0]
@@ -161,15 +156,6 @@ def _layer(aligned: AlignedFace, restored: F32Array, image: DecodedImage, enlarg
     left, top, right, bottom = bounds(compose(affine, translation(inset, inset)), side_px * reach, side_px * reach)
     box = _Box(int(np.floor(left)), int(np.floor(top)), int(np.ceil(right)) + 1, int(np.ceil(bottom)) + 1)
     return _Layer(crop=crop, mask=mask, affine=affine, box=box.meet(frame))
-
-
-def _is_neutral(crop: npt.NDArray[np.uint8]) -> bool:
-    """Whether a crop has no colour: a grey photo stored with three channels stays grey."""
-    red, green, blue = cv2.split(crop)
-    return all(
-        float(cv2.norm(first, second, cv2.NORM_INF)) <= _NEUTRAL_SPREAD
-        for first, second in ((red, green), (green, blue), (blue, red))
-    )
 
 
 def _cells(layers: Sequence[_Layer]) -> Iterator[tuple[_Box, list[_Layer]]]:

@@ -61,6 +61,14 @@ def test_noise_in_the_channels_of_a_grey_photo_is_no_colour(face):
     assert np.abs(chroma(with_colour_of(real(face), photo))).max() * 255 < 4
 
 
+@pytest.mark.parametrize("spread", [0, 3])
+def test_grey_stays_grey(face, spread):
+    photo = np.repeat(face[:, :, :1] // 2, 3, axis=2) + np.uint8([0, 0, spread])
+    restored = with_colour_of(real(face), photo)
+    assert (restored == restored[:, :, :1]).all()
+    np.testing.assert_allclose(restored[:, :, 0], luma(real(face)), atol=1e-6)
+
+
 def test_a_restored_face_without_colour_gets_the_coarse_one_of_the_photo(face):
     grey = np.repeat(luma(real(face))[:, :, None], 3, axis=2)
     assert cast(grey, face) > 20

@@ -203,15 +203,6 @@ def test_sixteen_bits_keep_their_depth_in_the_face():
     assert len(np.unique(fine)) > 30
 
 
-@pytest.mark.parametrize("told", [True, False])
-def test_grey_stays_grey(told):
-    grey = np.repeat(LARGE[:, :, :1], 3, axis=2)
-    image = photo(grey, is_grey=told)
-    coloured = put(image, cut(image, face_at(100, 60, 100)), lambda crop: crop * np.float32([1, 0.5, 0.2])).pixels
-    assert (coloured == coloured[:, :, :1]).all()
-    assert (coloured != grey).any()
-
-
 def test_a_photo_that_was_the_crop_is_replaced_as_a_whole():
     square = pixels(100, 100)
     image = photo(square)
