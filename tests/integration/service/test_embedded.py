@@ -67,6 +67,13 @@ def test_the_same_seed_gives_the_same_photo_and_another_seed_another(service):
     assert (decoded(first) != decoded(other)).any()
 
 
+def test_a_photo_without_colour_gets_none(service):
+    three_channels = PORTRAIT.resize((384, 384)).convert("L").convert("RGB")
+    result = decoded(send(service, saved(three_channels, "PNG")).content)
+    assert (result == result[:, :, :1]).all()
+    assert (result != np.asarray(three_channels)).any()
+
+
 def test_options_reach_the_pipeline(service):
     options = {"fidelity": "1", "num_steps": "1", "upscale": "1.5", "output_format": "webp", "quality": "80"}
     response = send(service, options=options)
