@@ -26,6 +26,12 @@ _LENGTH = struct.Struct("<I")
 _SIGNATURES = {b"\x89PNG": 8, b"RIFF": 12}
 _TIFF_ORIENTATION = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"
 _PROFILE = b"\0\0\0\xc8" + bytes(12) + b"RGB " + bytes(16) + b"acsp" + bytes(160)
+_COLOURS = (
+    (b"gAMA", struct.pack(">I", 55_000)),
+    (b"cHRM", struct.pack(">8I", 31_270, 32_900, 64_000, 33_000, 21_000, 71_000, 15_000, 6_000)),
+    (b"pHYs", struct.pack(">IIB", 11_811, 5_906, 1)),
+)
+_CODED_COLOURS = ((b"cICP", bytes([9, 1, 0, 1])), (b"sRGB", b"\0"))
 _NUMBERS = (0, 1, 2, 7, 8, 0x7F, 0x80, 0xFF, 0x100, 0x7FFF, 0xFFFF, 0x10000, 0x7FFFFFFF, 0xFFFFFFF0, 0xFFFFFFFF)
 _FILL = (b"\0", b"\xff", b"\xff\xd9", b"\xff\xda", b"IEND", b"IDAT", b"ANMF", b"%n%s", b"\x80\x04.")
 _SOS = 0xDA
@@ -51,12 +57,24 @@ def corpus() -> tuple[bytes, ...]:
         saved(photo.convert("L"), "PNG", transparency=7),
         saved(photo.convert("1"), "PNG"),
         saved(deep, "PNG"),
+        _stating(saved(photo, "PNG"), *_COLOURS),
+        _stating(saved(photo, "PNG", icc_profile=_PROFILE), *_CODED_COLOURS),
+        _stating(saved(photo.convert("L"), "PNG"), *_COLOURS[::2]),
+        saved(photo, "JPEG", dpi=(300, 150)),
+        saved(photo, "WEBP", lossless=True),
         saved(photo, "WEBP", **extras),
         saved(clear, "WEBP", quality=60),
         saved(clear, "WEBP", lossless=True, exif=_TIFF_ORIENTATION),
         animated("WEBP"),
         animated("PNG"),
     )
+
+
+def _stating(png: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG file with more chunks after its header."""
+    head, (header, *rest) = _apart(png)
+    more = [struct.pack(">I", len(body)) + kind + body + bytes(4) for kind, body in chunks]
+    return _consistent(head + b"".join([header, *more, *rest]))
 
 
 def hostile_file(number: int) -> bytes:
