@@ -19,12 +19,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from latent_pmrf.checkpoints import with_prefix
 from latent_pmrf.flow.path import stratified_times
-from latent_pmrf.flow.source import add_source_noise
 from latent_pmrf.training.checkpoint import load_optimizer_tensors, optimizer_tensors
 from latent_pmrf.training.discriminator import Discriminator, Judged, discriminator_loss, relativistic
 from latent_pmrf.training.flow import FlowStage
@@ -94,9 +94,8 @@ class AdversarialFlowStage(FlowStage):
         """A step of the discriminator, and then the flow's loss against it."""
         mean, z_1 = (self.statistics.normalise(z) for z in self._pairs.latents(batch))
         generator = torch.Generator().manual_seed((self._seed << 32) + index)
-        noise = torch.randn(mean.shape, generator=generator).to(mean.device)
+        source = self._noisy(mean, generator)
         t = self._times(len(mean), generator).to(mean.device)
-        source = add_source_noise(mean, self.statistics.sigma_s, noise)
         z_t = self._states(model, mean, source, t)
         predicted = z_t + (1 - t)[:, None, None, None] * self._velocity(model, mean)(z_t, t)
         distance = self._distance.to(mean.device)[:, None, None]
@@ -116,9 +115,7 @@ class AdversarialFlowStage(FlowStage):
             generator = torch.Generator().manual_seed(self._seed)
             for level, (z_0, _) in zip(self._validation, self._sources, strict=True):
                 mean = self.statistics.normalise(z_0)
-                noise = torch.randn(mean.shape, generator=generator).to(mean.device)
-                source = add_source_noise(mean, self.statistics.sigma_s, noise)
-                samples = self._samples(level, self._velocity(model, mean), source, steps)
+                samples = self._samples(level, self._velocity(model, mean), self._noisy(mean, generator), steps)
                 scalars |= {f"steps{steps}_{name}": value for name, value in samples.items()}
         return scalars
 
@@ -174,7 +171,7 @@ class AdversarialFlowStage(FlowStage):
         for group in self._opponent_optimizer.param_groups:
             group["lr"] = self._terms.lr * self._optim.decay_at(index)
         self._opponent_optimizer.zero_grad(set_to_none=True)
-        loss = discriminator_loss(self._opponent, rows.detached(), penalty)
+        loss = discriminator_loss(self._opponent, rows, penalty)
         loss.backward()
         self._opponent_optimizer.step()
         return loss.detach()
@@ -191,7 +188,7 @@ class AdversarialFlowStage(FlowStage):
     def _energy(self) -> torch.Tensor:
         """(C,) weights of the channels: the picture's energy for a usual distance there, 1 / C on average."""
         count = min(_ENERGY_PAIRS, self._pairs.count)
-        entries = torch.arange(count).numpy()
+        entries = np.arange(count, dtype=np.int64)
         _, z_1 = self._pairs.latents(self._pairs.draw(entries, entries))
         per_unit = self._pairs.networks.pixel_energy(z_1, torch.Generator().manual_seed(self._seed))
         std = torch.tensor(self.statistics.std, device=per_unit.device)

@@ -81,7 +81,9 @@ def load_training_state(
 
 def load_stage_state(path: Path) -> Tensors:
     """What the stage kept beside its network in a training checkpoint; empty if it kept nothing."""
-    return with_prefix(_load(path)[0], "stage.")
+    prefix = "stage."
+    with safe_open(path, framework="pt") as file:
+        return {name.removeprefix(prefix): file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118 - as below
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Tensors:

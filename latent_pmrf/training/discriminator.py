@@ -104,11 +104,11 @@ def discriminator_loss(network: nn.Module, judged: Judged, penalty_weight: float
 
     Args:
         network: The discriminator.
-        judged: Rows without history.
+        judged: The rows; no gradient goes back to where they come from.
         penalty_weight: Of the penalties; 0 saves their cost, which is that of a second backward pass.
     """
     penalised = penalty_weight > 0
-    details = [detail.requires_grad_(penalised) for detail in (judged.clean, judged.made)]
+    details = [detail.detach().requires_grad_(penalised) for detail in (judged.clean, judged.made)]
     logits = [network(detail, judged.mean) for detail in details]
     loss = relativistic(*logits)
     if penalised:

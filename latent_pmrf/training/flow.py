@@ -116,9 +116,9 @@ class FlowStage:
         """Mean squared error of the velocity, and its mean in each quarter of t."""
         mean, z_1 = (self.statistics.normalise(z) for z in self._pairs.latents(batch))
         generator = torch.Generator().manual_seed((self._seed << 32) + index)
-        noise = torch.randn(mean.shape, generator=generator).to(mean.device)
+        source = self._noisy(mean, generator)
         t = stratified_times(len(mean), generator).to(mean.device)
-        point = sample_path(add_source_noise(mean, self.statistics.sigma_s, noise), z_1, t)
+        point = sample_path(source, z_1, t)
         squares = (self._velocity(model, mean)(point.x_t, point.t) - point.v_t).square()  # (B, C, h, w)
         error = squares.detach().mean((1, 2, 3))
         quarter = (point.t * 4).long().clamp(max=3)
@@ -131,8 +131,7 @@ class FlowStage:
         generator = torch.Generator().manual_seed(self._seed)
         for level, (z_0, z_1) in zip(self._validation, self._sources, strict=True):
             mean, target = self.statistics.normalise(z_0), self.statistics.normalise(z_1)
-            noise = torch.randn(mean.shape, generator=generator).to(mean.device)
-            source = add_source_noise(mean, self.statistics.sigma_s, noise)
+            source = self._noisy(mean, generator)
             velocity = self._velocity(model, mean)
             for quarter in range(4):
                 t = source.new_full((len(source),), (quarter + 0.5) / 4)
@@ -151,6 +150,11 @@ class FlowStage:
             "sigma_s": self.statistics.sigma_s,
             "source": self._pairs.networks.source,
         }
+
+    def _noisy(self, mean: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """The source of a mean: with noise of the generator's, drawn on the CPU so that every device sees the same."""
+        noise = torch.randn(mean.shape, generator=generator).to(mean.device)
+        return add_source_noise(mean, self.statistics.sigma_s, noise)
 
     def _samples(
         self, level: ValidationSet, velocity: Velocity, source: torch.Tensor, num_steps: int

@@ -200,11 +200,13 @@ def _flow_stage(  # noqa: PLR0913 - the signature of both makers
         if copies
         else FreshPairs(pairs, networks, seed=seed)
     )
+    adversarial = options.pop("adversarial", None)
+    if adversarial is not None and "weighting" in options:
+        raise ValueError("an adversarial finish weighs channels by the picture: leave weighting out, or set it to null")
     weighting = _choice("weighting", options.pop("weighting", "uniform"), get_args(Weighting))
     noise = SourceNoise(sigma=options.pop("sigma_s", None), factor=options.pop("noise_factor", None))
     config = _preset(VELOCITY_PRESETS, recipe)
     facts = {"noise": noise, "run_dir": run_dir, **_shared(recipe, validation)}
-    adversarial = options.pop("adversarial", None)
     if adversarial is None:
         return FlowStage(config, drawn, weighting=weighting, **facts)
     terms = fill(Adversarial, section(adversarial, "adversarial"))

@@ -234,7 +234,12 @@ def test_a_recipe_asks_for_a_finish(tmp_path):
     trainer.train()
     assert trainer.stage.info()["adversarial_weight"] == 0.2
     assert isinstance(trainer.stage, AdversarialFlowStage)
-    for wrong, named in (({"strength": 1}, "no field"), ("yes", "must hold keys and values")):
-        misfit = dataclasses.replace(recipe, options={**recipe.options, "adversarial": wrong})
+    misfits = (
+        ({"adversarial": {"strength": 1}}, "no field"),
+        ({"adversarial": "yes"}, "must hold keys and values"),
+        ({"adversarial": {}, "weighting": "relative"}, "leave weighting out"),
+    )
+    for wrong, named in misfits:
+        misfit = dataclasses.replace(recipe, options={**recipe.options, **wrong})
         with pytest.raises(ValueError, match=named):
             build_trainer(misfit, places)
