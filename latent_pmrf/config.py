@@ -175,6 +175,7 @@ class HDiTConfig:
             network converts at its entrance and exit, so that its callers always see the convention `t`.
         mean_conditioned: The network also sees the source without its noise, and is preconditioned by it (see
             `latent_pmrf.nets.preconditioning`); of neither published variant.
+        cosine_attention: Cosine attention in Latent-PMRF's variant too, which bounds the logits; PMRF's always has it.
     """
 
     in_channels: int = 32
@@ -191,6 +192,7 @@ class HDiTConfig:
     flavour: Flavour = "latent_pmrf"
     time_convention: TimeConvention = "t"
     mean_conditioned: bool = False
+    cosine_attention: bool = False
 
     def __post_init__(self) -> None:
         """Refuse inconsistent sizes with a message that names the field."""
@@ -255,7 +257,7 @@ VELOCITY_PRESETS: Mapping[str, HDiTConfig] = {
         ff_mult=2.0,
         mean_conditioned=True,
     ),
-    # The inner blocks of `xs` on the latents of pictures of twice the side.
+    # The inner blocks of `xs` on the latents of pictures of twice the side, with bounded attention logits.
     "s": HDiTConfig(
         in_channels=48,
         patch_size=2,
@@ -266,6 +268,7 @@ VELOCITY_PRESETS: Mapping[str, HDiTConfig] = {
         mapping_depth=1,
         ff_mult=2.0,
         mean_conditioned=True,
+        cosine_attention=True,
     ),
 }
 

@@ -92,7 +92,7 @@ class Projection(nn.Module):
 class Attention(nn.Module):
     """Rotary self-attention over the whole map or a neighbourhood.
 
-    With `cosine`, queries and keys have unit length times the root of a learnt scale per head (PMRF).
+    With cosine attention, queries and keys have unit length times the root of a learnt scale per head (PMRF).
     """
 
     def __init__(self, config: HDiTConfig, level: int) -> None:
@@ -100,7 +100,7 @@ class Attention(nn.Module):
         width, self.head_dim = config.widths[level], config.head_dim[level]
         self.heads = width // self.head_dim
         self.kernel = config.kernel_size if config.attention[level] == "neighborhood" else None
-        cosine = config.flavour == "pmrf"
+        cosine = config.flavour == "pmrf" or config.cosine_attention
         self.qkv_proj = Projection(width, 3 * width, config.depthwise_conv)
         self.scale = nn.Parameter(torch.full((self.heads,), INITIAL_COSINE_SCALE)) if cosine else None
         self.out_proj = zero_init(nn.Conv2d(width, width, 1, bias=config.flavour == "latent_pmrf"))
