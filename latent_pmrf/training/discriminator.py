@@ -68,7 +68,7 @@ class Discriminator(nn.Module):
     def forward(self, detail: Tensor, mean: Tensor) -> Tensor:
         """Logits (B,) of details (B, C, h, w) over means (B, C, h, w): the larger, the more like a clean face's."""
         features = self.body(torch.cat([detail, mean], dim=1).contiguous(memory_format=torch.channels_last))
-        logits: Tensor = self.head(F.leaky_relu(features, _SLOPE)).mean((1, 2, 3))
+        logits: Tensor = self.head(F.leaky_relu(features, _SLOPE)).float().mean((1, 2, 3))
         return logits
 
 

@@ -136,10 +136,31 @@ def test_most_rows_start_at_the_source_and_the_others_on_the_flow_s_own_way(stag
     mean, _ = (stage.statistics.normalise(z) for z in stage.batch(0))
     t = torch.tensor([0.0, 0.0, 0.25, 0.75])
     source, model = mean + 1, stage.build()
-    states = stage._states(model, mean, source, t)
+    states, aims = stage._states(model, mean, source, t)
     whole = source + model(source, torch.zeros(4), mean).detach()
     torch.testing.assert_close(states, torch.lerp(source, whole, t[:, None, None, None]), atol=1e-5, rtol=1e-5)
-    assert torch.equal(stage._states(model, mean, source, torch.zeros(4)), source)
+    torch.testing.assert_close(aims[2:], whole[2:], atol=1e-5, rtol=1e-5)
+    assert torch.equal(stage._states(model, mean, source, torch.zeros(4))[0], source)
+
+
+class Straight(nn.Module):
+    """The same velocity everywhere and at all times."""
+
+    def __init__(self, velocity):
+        super().__init__()
+        self.velocity = nn.Parameter(torch.tensor(velocity))
+
+    def forward(self, z_t, t, mean):
+        return self.velocity.expand_as(z_t)
+
+
+def test_later_rows_are_to_keep_to_the_first_step_and_not_to_the_clean_face(stage, monkeypatch):
+    model, errors = Straight(0.7), {}
+    for name, t in (("first", torch.zeros(4)), ("later", torch.full((4,), 0.5))):
+        monkeypatch.setattr(stage, "_times", lambda rows, generator, t=t: t)
+        errors[name] = float(stage.loss(model, stage.batch(0), 0)[1]["error"])
+    assert errors["first"] > 1e-3
+    assert errors["later"] == pytest.approx(0, abs=1e-10)
 
 
 def test_error_counts_by_what_is_seen_in_the_picture(stage):
