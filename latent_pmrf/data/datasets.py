@@ -37,7 +37,8 @@ class FacePairs:
     """Draws (degraded, clean) pairs.
 
     Args:
-        images: Clean (S, S, 3) uint8 photographs of any size.
+        images: Clean (S, S, 3) uint8 photographs of any size; what is done to those smaller than `size_px` is in
+            `DegradationRange.for_coarse`.
         size_px: Side of the pairs.
         ranges: Degradations to draw from.
         augmentation: Changes of the clean photograph, or None.
@@ -63,7 +64,9 @@ class FacePairs:
     def pair(self, index: int, rng: np.random.Generator) -> tuple[U8Image, U8Image]:
         """One degraded and clean photograph, each (size_px, size_px, 3) uint8."""
         image = self.clean(index, rng)
-        lq = draw_degradation(self.ranges, rng).apply(image, self.size_px)
+        side_px = image.shape[0]
+        ranges = self.ranges if side_px >= self.size_px else self.ranges.for_coarse(side_px)
+        lq = draw_degradation(ranges, rng).apply(image, self.size_px)
         return lq, resize(image, self.size_px)
 
     def batch(self, batch_size: int, rng: np.random.Generator) -> tuple[U8Image, U8Image]:

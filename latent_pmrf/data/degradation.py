@@ -8,6 +8,7 @@ degraded the same way and resized: blur of sigma 8 at 512 is blur of sigma 4 at 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -43,6 +44,15 @@ class DegradationRange:
     jpeg_quality: tuple[int, int] = (30, 100)
     gray_probability: float = 0.01
     log_uniform: bool = False
+
+    def for_coarse(self, side_px: int) -> DegradationRange:
+        """What may be done to a photograph of so few pixels among larger ones.
+
+        It is shrunk at least to half its side: the detail that it lacks is then out of reach from the degraded picture,
+        and its softness teaches nothing.
+        """
+        low, high = self.downsample
+        return dataclasses.replace(self, downsample=(min(max(low, 2 * REFERENCE_SIZE_PX / side_px), high), high))
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,6 +133,14 @@ def test_a_model_of_another_size_sees_the_same_degradation(photo, size_px):
     np.testing.assert_array_equal(item.apply(photo, size_px), resize(item.apply(photo, 512), size_px))
 
 
+def test_a_coarse_photograph_is_shrunk_to_half_its_side_at_least():
+    ranges = DegradationRange(downsample=(1.5, 24.0), log_uniform=True)
+    coarse = ranges.for_coarse(256)
+    assert coarse == dataclasses.replace(ranges, downsample=(4.0, 24.0))
+    assert ranges.for_coarse(32).downsample == (24.0, 24.0)
+    assert ranges.for_coarse(4096) == ranges
+
+
 def test_downsampling_never_goes_below_eight_pixels_and_may_enlarge(photo):
     assert degraded(photo[:64, :64], downsample=500.0).std() < photo[:64, :64].std() + 5
     assert degraded(photo, downsample=0.8).shape == (512, 512, 3)

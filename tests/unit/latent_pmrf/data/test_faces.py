@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from latent_pmrf.data.datasets import Augmentation, FacePairs, augment
-from latent_pmrf.data.degradation import DegradationRange
+from latent_pmrf.data.degradation import DegradationRange, draw_degradation
 from latent_pmrf.data.photographs import Photographs
 from latent_pmrf.data.validation import load_validation, to_tensor
 
@@ -155,6 +155,18 @@ def test_pairs_have_one_size_and_show_the_same_photograph(pairs):
         assert lq.shape == hq.shape == (32, 32, 3)
         assert hq[..., 2].mean() == pytest.approx(value, abs=2)
         assert not np.array_equal(lq, hq)
+
+
+def test_only_photographs_without_the_detail_of_a_pair_are_treated_as_coarse(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        "latent_pmrf.data.datasets.draw_degradation",
+        lambda ranges, rng: drawn.append(ranges.downsample) or draw_degradation(ranges, rng),
+    )
+    pairs = FacePairs([picture(9, side) for side in (64, 128, 256)], 128, DegradationRange(downsample=(1.0, 32.0)))
+    for index in range(3):
+        pairs.pair(index, np.random.default_rng(0))
+    assert drawn == [(16.0, 32.0), (1.0, 32.0), (1.0, 32.0)]
 
 
 def test_batches_are_a_pure_function_of_their_generator(pairs):
