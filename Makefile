@@ -30,7 +30,7 @@ REPOSITORY := model_repository
 DETECTOR := $(REPOSITORY)/detector/1/model.onnx
 PRESETS := latent_pmrf/training/presets/$(PRESET)
 RECIPE := pyproject.toml constraints.txt hatch_build.py service/rpc/restoration.proto
-EVERYTHING := .[train,evaluate,test,lint]
+EVERYTHING := .[train,evaluate,openvino,test,lint]
 # A Triton 2.51 server for tests, and what its stand-in for NVIDIA's backend needs. The server's Python part wants NumPy 1.
 TRITON_SERVER := nvidia-pytriton==0.5.14
 TRITON_BACKEND := numpy==1.26.4 $(shell grep '^onnxruntime==' constraints.txt)

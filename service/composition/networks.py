@@ -1,4 +1,4 @@
-"""From the settings to what runs the networks: onnxruntime in this process, or Triton servers.
+"""From the settings to what runs the networks: onnxruntime or OpenVINO in this process, or Triton servers.
 
 Each is imported when it is used: a process with Triton needs no onnxruntime, and one without it no tritonclient.
 """
@@ -10,7 +10,7 @@ from collections.abc import Collection
 from service.core.interfaces import InferenceBackend
 from service.core.manifest import Manifest
 from service.core.metrics import Metrics
-from service.core.settings import ENV_PREFIX, Settings, UnusableSettings
+from service.core.settings import ENV_PREFIX, Precision, Runtime, Settings, UnusableSettings
 
 
 async def open_backend(
@@ -27,13 +27,51 @@ async def open_backend(
     Raises:
         ManifestMismatch: The bundle, or what a server has of it, is not usable; the message names the field.
         DependencyUnavailable: No Triton server was ready within `triton_start_timeout_s`.
-        UnusableSettings: Triton's client is not installed, or the files of `triton_*_file` cannot be used.
+        UnusableSettings: Triton's client or OpenVINO is not installed, the files of `triton_*_file` cannot be used,
+            this processor has no such precision, or settings contradict each other.
     """
+    if settings.triton_urls and settings.inference_runtime is not Runtime.ONNXRUNTIME:
+        raise UnusableSettings(
+            f"{ENV_PREFIX}INFERENCE_RUNTIME is for networks in this process, and {ENV_PREFIX}TRITON_URLS has them "
+            "elsewhere: unset one of them"
+        )
     if settings.triton_urls:
         return await _open_triton(settings, manifest, metrics, only)
+    if settings.inference_runtime is Runtime.OPENVINO:
+        return _open_openvino(settings, manifest, metrics, only)
     from service.backends.ort_session import OrtBackend
 
     return OrtBackend(manifest, settings.model_repository, settings.inference_threads, metrics=metrics, only=only)
+
+
+def _open_openvino(
+    settings: Settings, manifest: Manifest, metrics: Metrics, only: Collection[str] | None
+) -> InferenceBackend:
+    try:
+        from service.backends import openvino_session
+    except ImportError as error:
+        raise UnusableSettings(
+            f"{ENV_PREFIX}INFERENCE_RUNTIME=openvino needs OpenVINO: pip install 'latent-pmrf[openvino]' ({error})"
+        ) from error
+    fastest, *others = openvino_session.precisions()
+    asked = {
+        Precision.AUTO: fastest,
+        Precision.FLOAT32: openvino_session.Precision.FLOAT32,
+        Precision.BFLOAT16: openvino_session.Precision.BFLOAT16,
+    }[settings.openvino_precision]
+    if asked not in (fastest, *others):
+        raise UnusableSettings(
+            f"{ENV_PREFIX}OPENVINO_PRECISION={settings.openvino_precision}: this processor does not compute in it "
+            "(AMX or AVX-512's bfloat16 does); take auto"
+        )
+    return openvino_session.OpenVinoBackend(
+        manifest,
+        settings.model_repository,
+        settings.inference_threads,
+        precision=asked,
+        metrics=metrics,
+        only=only,
+    )
 
 
 async def _open_triton(

@@ -30,6 +30,21 @@ class LogFormat(StrEnum):
     JSON = "json"  #: one object a line, for machines
 
 
+class Runtime(StrEnum):
+    """What runs the networks in this process."""
+
+    ONNXRUNTIME = "onnxruntime"
+    OPENVINO = "openvino"  #: installed by the extra of that name
+
+
+class Precision(StrEnum):
+    """What OpenVINO computes products in."""
+
+    AUTO = "auto"  #: bfloat16 where the processor does so by itself, else float32
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
 class Settings(BaseSettings):
     """Everything an operator may set; units are in the names."""
 
@@ -58,6 +73,13 @@ class Settings(BaseSettings):
     )
     slots: int = Field(4, gt=0, description="Faces in flight in the sampler.")
     inference_threads: int = Field(0, ge=0, description="Threads of one network call; 0 uses all cores it may.")
+    inference_runtime: Runtime = Field(
+        Runtime.ONNXRUNTIME, description="What runs the networks in this process: onnxruntime, or openvino (an extra)."
+    )
+    openvino_precision: Precision = Field(
+        Precision.AUTO,
+        description="What OpenVINO computes in: float32, bfloat16, or auto: bfloat16 where the processor has it.",
+    )
     call_timeout_s: float = Field(
         600.0, gt=0, allow_inf_nan=False, description="A process whose network call takes longer is stuck, and ends."
     )

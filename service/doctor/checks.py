@@ -20,7 +20,7 @@ from service.core.cores import usable_cores
 from service.core.errors import DependencyUnavailable, ManifestMismatch, ServiceError
 from service.core.manifest import Manifest, load_manifest
 from service.core.metrics import Metrics
-from service.core.settings import ENV_PREFIX, Settings, UnusableSettings
+from service.core.settings import ENV_PREFIX, Runtime, Settings, UnusableSettings
 from service.core.types import FaceStatus, Restoration, RestoreOptions, Upload
 from service.doctor.drawn_face import face_png
 from service.doctor.findings import Finding, Verdict
@@ -74,6 +74,8 @@ async def networks(settings: Settings, manifest: Manifest) -> Finding:
     )
     if settings.triton_urls:
         where, remedy = f"Triton at {settings.triton_urls}", f"start the server, or correct {ENV_PREFIX}TRITON_URLS"
+    elif settings.inference_runtime is Runtime.OPENVINO:
+        where, remedy = f"OpenVINO, {settings.openvino_precision}", ""
     else:
         from service.backends.ort_session import providers
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from service.backends import ort_session
+from service.backends import in_process
 from service.backends.ort_session import OrtBackend
 from service.core.errors import InferenceFailed, ManifestMismatch
 from service.core.interfaces import InferenceBackend
@@ -89,14 +89,14 @@ async def test_rows_shared_out_among_threads_come_back_in_their_order(tmp_path, 
 
 async def test_shares_run_side_by_side(tmp_path, monkeypatch):
     meeting = threading.Barrier(2, timeout=30)
-    run = ort_session._Network.run
+    run = in_process.Network.run
 
     def met(network, session, feeds):
         meeting.wait()
         return run(network, session, feeds)
 
     async with backend_of(tmp_path, threads=2, max_batch_size=8) as backend:
-        monkeypatch.setattr(ort_session._Network, "run", met)
+        monkeypatch.setattr(in_process.Network, "run", met)
         picture = random(5, 3, SIZE_PX, SIZE_PX)
         estimate = await backend.infer("estimator", {"image": picture})
         np.testing.assert_allclose(estimate["posterior_mean"], 0.5 * picture + 0.25, rtol=1e-6)
