@@ -94,6 +94,7 @@ class OpenVinoBackend(OrtBackend):
             "INFERENCE_PRECISION_HINT": self.precision.value,
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": streams,
+            "ENABLE_CPU_PINNING": False,  # the workers of a machine would all be bound to the same cores
         }
         return _RowByRow(self._core.compile_model(model, "CPU", settings))
 
