@@ -100,7 +100,7 @@ class Evaluation:
     @property
     def floors(self) -> list[Floor]:
         """The quality floors held against the means."""
-        return check_floors(self.summaries, self.default)
+        return check_floors(self.summaries, self.default, self.bundle.spec.image_size_px)
 
     def default_output(self, level: str, index: int) -> U8Images:
         """The picture of face `index` with the manifest's defaults and the first seed, (S, S, 3)."""

@@ -184,7 +184,7 @@ def good_summaries():
 
 
 def test_good_bundles_hold_every_floor():
-    floors = check_floors(good_summaries(), (10, 0.5))
+    floors = check_floors(good_summaries(), (10, 0.5), 256)
     assert [floor.name for floor in floors if not floor.passed] == []
     assert len(floors) == 11
 
@@ -217,4 +217,27 @@ def test_good_bundles_hold_every_floor():
 def test_each_floor_fails_alone(variant, changes, missed):
     summaries = good_summaries()
     summaries[variant] = dataclasses.replace(summaries[variant], **changes)
-    assert [floor.name for floor in check_floors(summaries, (10, 0.5)) if not floor.passed] == [missed]
+    assert [floor.name for floor in check_floors(summaries, (10, 0.5), 256) if not floor.passed] == [missed]
+
+
+def test_a_bundle_of_full_size_is_asked_for_more_and_for_a_sample_that_is_worth_showing():
+    good = dataclasses.replace(SUMMARY, psnr=27.6, identity=0.45, sharpness=0.2)
+    sample = dataclasses.replace(SUMMARY, psnr=26.5, identity=0.45, sharpness=0.6)
+    summaries = good_summaries() | {
+        Variant("clean", "vae"): dataclasses.replace(SUMMARY, psnr=38.0, sharpness=0.8, pooled_sharpness=0.8),
+        **{Variant(level, "estimator"): good for level in LEVELS},
+        **{Variant(level, "sample", 10): sample for level in LEVELS},
+    }
+    floors = check_floors(summaries, (10, 0.5), 512)
+    assert [floor.name for floor in floors if not floor.passed] == []
+    assert len(floors) == 19
+    summaries |= {
+        Variant("moderate", "sample", 10): dataclasses.replace(sample, psnr=26.3, sharpness=1.3),
+        Variant("severe", "sample", 10): dataclasses.replace(sample, identity=0.46, sharpness=0.59),
+    }
+    assert [floor.name for floor in check_floors(summaries, (10, 0.5), 512) if not floor.passed] == [
+        "moderate: sample under its estimator, PSNR (dB)",
+        "moderate: sample, sharpness, at most",
+        "severe: sample, sharpness, at least",
+        "severe: sample, identity distance, against its estimator's",
+    ]
