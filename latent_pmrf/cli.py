@@ -86,19 +86,24 @@ def _import(options: argparse.Namespace) -> int:
 
 
 def _enlarge(options: argparse.Namespace) -> int:
-    from latent_pmrf.config import UNetConfig
+    from latent_pmrf.config import HDiTConfig, UNetConfig
     from latent_pmrf.training.checkpoint import load_weights, save_weights
-    from latent_pmrf.training.enlarge import enlarge, enlarged
+    from latent_pmrf.training.enlarge import enlarge, enlarge_flow, enlarged, enlarged_flow
 
     try:
         weights = load_weights(options.weights)
-        if not isinstance(weights.config, UNetConfig):
-            raise ValueError(f"{options.weights} holds no U-Net estimator")
     except (ValueError, FileNotFoundError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    tensors = enlarge(weights.config, weights.state_dict)
-    save_weights(options.out, enlarged(weights.config), tensors, {"stage": "estimator", "enlarged": weights.info})
+    if isinstance(weights.config, UNetConfig):
+        tensors = enlarge(weights.config, weights.state_dict)
+        save_weights(options.out, enlarged(weights.config), tensors, {"stage": "estimator", "enlarged": weights.info})
+    elif isinstance(weights.config, HDiTConfig):
+        tensors = enlarge_flow(weights.state_dict)
+        save_weights(options.out, enlarged_flow(weights.config), tensors, {"stage": "flow", "enlarged": weights.info})
+    else:
+        sys.stderr.write(f"error: {options.weights} holds neither a U-Net estimator nor a velocity network\n")
+        return 2
     return 0
 
 

@@ -257,13 +257,13 @@ VELOCITY_PRESETS: Mapping[str, HDiTConfig] = {
         ff_mult=2.0,
         mean_conditioned=True,
     ),
-    # The inner blocks of `xs` on the latents of pictures of twice the side, with bounded attention logits.
+    # `xs` inside one level more, for the latents of pictures of twice the side, with bounded attention logits.
     "s": HDiTConfig(
         in_channels=48,
-        patch_size=2,
-        widths=(128, 224, 320),
-        depths=(1, 3, 2),
-        head_dim=(32, 32, 32),
+        widths=(64, 128, 224, 320),
+        depths=(1, 1, 3, 2),
+        attention=("neighborhood", "neighborhood", "neighborhood", "global"),
+        head_dim=(32, 32, 32, 32),
         mapping_width=256,
         mapping_depth=1,
         ff_mult=2.0,

@@ -1,12 +1,14 @@
+import dataclasses
+
 import torch
 import torch.nn.functional as F
 
 from latent_pmrf.cli import main
-from latent_pmrf.config import ESTIMATOR_PRESETS
+from latent_pmrf.config import ESTIMATOR_PRESETS, VELOCITY_PRESETS
 from latent_pmrf.nets.build import build
 from latent_pmrf.training.checkpoint import load_weights, save_weights
-from latent_pmrf.training.enlarge import enlarged
-from tests.tiny_runs import HDIT, SIDE_PX, UNET, tiny
+from latent_pmrf.training.enlarge import enlarged, enlarged_flow
+from tests.tiny_runs import HDIT, SIDE_PX, UNET, VAE, tiny
 
 
 def test_the_large_network_computes_what_the_small_one_computes_on_the_shrunk_picture(tmp_path):
@@ -30,8 +32,36 @@ def test_the_bundled_estimator_enlarged_is_preset_s():
     assert enlarged(ESTIMATOR_PRESETS["xs-unet"]) == ESTIMATOR_PRESETS["s-unet"]
 
 
+def test_a_large_flow_has_the_small_one_inside(tmp_path):
+    small = tiny(HDIT)
+    save_weights(tmp_path / "small.safetensors", HDIT, small.state_dict(), {"stage": "flow"})
+    assert main(["enlarge", str(tmp_path / "small.safetensors"), str(tmp_path / "large.safetensors")]) == 0
+    weights = load_weights(tmp_path / "large.safetensors")
+    large = build(enlarged_flow(HDIT))
+    own = large.state_dict()
+    assert all(value.shape == own[name].shape for name, value in weights.state_dict.items())
+    new = {name.split(".")[0] + "." + name.split(".")[1] for name in own.keys() - weights.state_dict.keys()}
+    assert {part for part in new if not part.startswith(("proj", "out_norm", "preconditioning"))} == {
+        "down_blocks.0",
+        "downs.0",
+        "ups.0",
+        "up_blocks.0",
+    }
+    large.load_state_dict(weights.state_dict, strict=False)
+    x, cond = torch.rand(2, HDIT.widths[0], 8, 8), torch.rand(2, HDIT.mapping_width)
+    for ours, theirs in (
+        (large.down_blocks[1][0], small.down_blocks[0][0]),
+        (large.up_blocks[1][0], small.up_blocks[0][0]),
+    ):
+        assert torch.equal(ours(x, cond), theirs(x, cond))
+
+
+def test_the_preset_s_is_the_bundled_flow_enlarged():
+    assert dataclasses.replace(enlarged_flow(VELOCITY_PRESETS["xs"]), cosine_attention=True) == VELOCITY_PRESETS["s"]
+
+
 def test_other_networks_are_refused(tmp_path, capsys):
-    save_weights(tmp_path / "flow.safetensors", HDIT, tiny(HDIT).state_dict(), {"stage": "flow"})
-    assert main(["enlarge", str(tmp_path / "flow.safetensors"), str(tmp_path / "large.safetensors")]) == 2
-    assert "no U-Net" in capsys.readouterr().err
+    save_weights(tmp_path / "vae.safetensors", VAE, tiny(VAE).state_dict(), {"stage": "vae"})
+    assert main(["enlarge", str(tmp_path / "vae.safetensors"), str(tmp_path / "large.safetensors")]) == 2
+    assert "neither a U-Net estimator nor a velocity network" in capsys.readouterr().err
     assert not (tmp_path / "large.safetensors").exists()
