@@ -1,4 +1,4 @@
-"""How many cores this process may use: what it is bound to, and what its container may spend."""
+"""How many cores this process may use: what it is bound to, and what its container may spend; and what they can do."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_GROUP = Path("/proc/self/cgroup")
+_PROCESSORS = Path("/proc/cpuinfo")
 
 
 def usable_cores(cgroups: Path = _CGROUPS, own_group: Path = _OWN_GROUP) -> int:
@@ -24,6 +25,16 @@ def usable_cores(cgroups: Path = _CGROUPS, own_group: Path = _OWN_GROUP) -> int:
     """
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([bound, *(math.ceil(quota) for quota in _quotas(cgroups, own_group))]))
+
+
+def has_bfloat16_tiles(processors: Path = _PROCESSORS) -> bool:
+    """Whether the cores multiply matrices of bfloat16 by units of their own (Intel's AMX).
+
+    Args:
+        processors: Where the kernel lists what they can do.
+    """
+    flags = (line for line in _text(processors).splitlines() if line.startswith("flags"))
+    return "amx_bf16" in next(flags, "").split()
 
 
 def _quotas(cgroups: Path, own_group: Path) -> Iterator[float]:

@@ -16,7 +16,7 @@ from service.composition.networks import open_backend
 from service.composition.queues import open_faces
 from service.composition.release import version
 from service.composition.tls import load_tls
-from service.core.cores import usable_cores
+from service.core.cores import has_bfloat16_tiles, usable_cores
 from service.core.errors import DependencyUnavailable, ManifestMismatch, ServiceError
 from service.core.manifest import Manifest, load_manifest
 from service.core.metrics import Metrics
@@ -87,7 +87,10 @@ async def networks(settings: Settings, manifest: Manifest) -> Finding:
     except UnusableSettings as error:
         return Finding("networks", Verdict.FAILED, str(error))
     await backend.close()
-    return Finding("networks", Verdict.OK, f"{where}; the detector is there")
+    advice = ""
+    if not settings.triton_urls and settings.inference_runtime is Runtime.ONNXRUNTIME and has_bfloat16_tiles():
+        advice = f"; this processor has AMX: {ENV_PREFIX}INFERENCE_RUNTIME=openvino runs them about three times as fast"
+    return Finding("networks", Verdict.OK, f"{where}; the detector is there{advice}")
 
 
 async def queue(settings: Settings, manifest: Manifest | None) -> Finding:

@@ -63,6 +63,21 @@ def test_the_repository_s_own_bundle_is_sound(examine):
     assert status == OK, found
 
 
+@pytest.mark.parametrize("tiles", [True, False])
+def test_a_processor_with_amx_is_not_left_to_onnxruntime_in_silence(examine, monkeypatch, tiles):
+    monkeypatch.setattr("service.doctor.checks.has_bfloat16_tiles", lambda: tiles)
+    status, found = examine()
+    assert status == OK
+    assert ("INFERENCE_RUNTIME=openvino" in found["networks"]["detail"]) is tiles
+
+
+def test_networks_in_openvino_are_sound(examine):
+    pytest.importorskip("openvino", reason="the extra openvino is not installed")
+    status, found = examine(inference_runtime="openvino")
+    assert status == OK, found
+    assert found["networks"]["detail"].startswith("OpenVINO, auto")
+
+
 def test_it_is_told_in_lines_that_say_what_to_do(examine, altered, capsys):
     (altered / "detector" / "1" / "model.onnx").unlink()
     examine(model_repository=altered)

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from service.core.cores import usable_cores
+from service.core.cores import has_bfloat16_tiles, usable_cores
 
 
 @pytest.fixture
@@ -59,3 +59,17 @@ def test_without_groups_all_cores_count(cores):
 
 def test_here_there_is_one_at_least():
     assert 1 <= usable_cores() <= (os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("processor\t: 0\nflags\t\t: fpu avx512_bf16 amx_bf16 amx_tile\n", True),
+        ("processor\t: 0\nflags\t\t: fpu avx2\nvmx flags\t: amx_bf16\n", False),
+        ("Features\t: asimd bf16\n", False),
+    ],
+)
+def test_tiles_are_told_by_the_kernel(tmp_path, text, expected):
+    (tmp_path / "cpuinfo").write_text(text)
+    assert has_bfloat16_tiles(tmp_path / "cpuinfo") is expected
+    assert has_bfloat16_tiles(tmp_path / "absent") is False
