@@ -256,7 +256,7 @@ page-pictures: install-dev ## the pictures of the page in the documents, made by
 
 # The union of both environments at the newest versions pyproject.toml allows. Exceptions: torch moves by hand, after
 # checking that a CPU wheel exists, and so does the `metrics` extra, which follows torch; local tags (+cpu) are the index's.
-MOVED_BY_HAND := openvino|torchmetrics|torch-fidelity|torchvision|pyiqa|transformers
+MOVED_BY_HAND := torchmetrics|torch-fidelity|torchvision|pyiqa|transformers
 .PHONY: lock
 lock: ## renew constraints.txt from a scratch environment (run the tests afterwards)
 	$(call create_venv,build/lock)

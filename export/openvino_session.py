@@ -1,12 +1,15 @@
-"""A network in OpenVINO, called like an onnxruntime session: for comparison, an option of nobody's.
+"""A network in OpenVINO, called like an onnxruntime session, for comparison.
 
     content of an ONNX file -> compiled once for every number of rows -> outputs
 
-The extra `openvino` installs it; without it there are no precisions to compare.
+The service compiles for one row, and shares rows out (`service.backends.openvino_session`). The extra `openvino`
+installs it; without it there are no precisions to compare.
 """
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,10 +23,16 @@ F32Array = npt.NDArray[np.float32]
 _HINTS: Mapping[str, str] = {"float32": "f32", "bfloat16": "bf16"}
 
 
+def _openvino() -> Any:  # noqa: ANN401 - its stubs are incomplete
+    """The package, without the one by which it tells its makers about every import."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # what stands for "not installed"
+    return importlib.import_module("openvino")
+
+
 def openvino_precisions() -> tuple[str, ...]:
     """What this machine's processor computes in by OpenVINO; nothing where OpenVINO is not installed."""
     try:
-        import openvino
+        openvino = _openvino()
     except ModuleNotFoundError:
         return ()
     capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -40,9 +49,7 @@ class OpenVinoSession:
     """
 
     def __init__(self, content: bytes, precision: str, num_threads: int) -> None:
-        import openvino
-
-        self._core = openvino.Core()
+        self._core = _openvino().Core()
         self._content = content
         self._settings = {
             "INFERENCE_PRECISION_HINT": _HINTS[precision],

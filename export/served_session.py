@@ -2,7 +2,7 @@
 
     batch -> one row: operators on all threads | shares of rows side by side, on a thread each where they suffice
 
-Written again, because this package may not import the service; `service.backends.ort_session` says why it is so, and
+Written again, because this package may not import the service; `service.backends.in_process` says why it is so, and
 contract tests compare the two.
 """
 

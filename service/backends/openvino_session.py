@@ -9,6 +9,7 @@ others of its batch. The detector, which takes every size of photo, stays with o
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Collection, Sequence
 from enum import StrEnum
@@ -17,12 +18,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import openvino as ov
 
 from service.backends.in_process import Arrays, Lane, Network, Signature, check_signature, unloadable
 from service.backends.ort_session import OrtBackend
 from service.core.manifest import Manifest, NetworkSpec
 from service.core.metrics import Metrics
+
+# OpenVINO tells its makers about every import, by a process that it forks. Without this package it takes a stub.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # what stands for "not installed"
+import openvino as ov  # noqa: E402
 
 _DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 
@@ -75,10 +79,10 @@ class OpenVinoBackend(OrtBackend):
             check_signature(name, spec, inputs, outputs)
             model.reshape({port.any_name: [1, *list(port.partial_shape)[1:]] for port in model.inputs})
             session = self._compiled(model, lane.threads, streams=1)
-            shared_out = spec.max_batch_size > 1 and lane.threads > 1
+            shared_out = 1 < lane.threads <= spec.max_batch_size  # a core for every share, or none
             narrow = self._compiled(model, lane.threads, streams=lane.threads) if shared_out else None
         except RuntimeError as error:
-            raise unloadable(name, spec, file, error) from error
+            raise unloadable(name, spec, file, _plain(error)) from error
         return Network(
             name=name,
             session=session,
@@ -111,11 +115,14 @@ class _RowByRow:
         """The named outputs for inputs by name.
 
         Raises:
-            ValueError: Inputs are missing or unknown: OpenVINO would compute with those of the call before.
+            ValueError: Inputs are missing or unknown, and OpenVINO would compute with those of the call before; or one
+                has other rows than another.
             RuntimeError: A shape is not the model's.
         """
         if feeds.keys() != self._names:
             raise ValueError(f"takes {sorted(self._names)}, not {sorted(feeds)}")
+        if len({len(value) for value in feeds.values()}) != 1:
+            raise ValueError(f"rows differ: { {name: len(value) for name, value in feeds.items()} }")
         try:
             request = self._idle.pop()
         except IndexError:
@@ -123,11 +130,20 @@ class _RowByRow:
         try:
             rows = []
             for row in range(len(next(iter(feeds.values())))):
-                request.infer({name: value[row : row + 1] for name, value in feeds.items()})
+                try:
+                    request.infer({name: value[row : row + 1] for name, value in feeds.items()})
+                except RuntimeError as error:
+                    raise _plain(error) from error
                 rows.append([np.array(request.get_tensor(name).data) for name in output_names])
             return [np.concatenate(parts) for parts in zip(*rows, strict=True)]
         finally:
             self._idle.append(request)
+
+
+def _plain(error: RuntimeError) -> RuntimeError:
+    """What OpenVINO says without where in its source it was found out, which comes first."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return RuntimeError(lines[-1] if lines else type(error).__name__)
 
 
 def _signature(port: Any) -> Signature:  # noqa: ANN401 - OpenVINO's stubs are incomplete

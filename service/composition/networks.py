@@ -37,7 +37,8 @@ async def open_backend(
         )
     if settings.triton_urls:
         return await _open_triton(settings, manifest, metrics, only)
-    if settings.inference_runtime is Runtime.OPENVINO:
+    calls_networks = only is None or not set(only).isdisjoint(manifest.networks)  # the detector alone is onnxruntime's
+    if settings.inference_runtime is Runtime.OPENVINO and calls_networks:
         return _open_openvino(settings, manifest, metrics, only)
     from service.backends.ort_session import OrtBackend
 

@@ -151,7 +151,7 @@ class Settings(BaseSettings):
     triton_urls: str = Field(
         "",
         description="Triton servers that run the networks, by commas: grpc://HOST:PORT, or grpcs:// with TLS. "
-        "Empty: onnxruntime in this process.",
+        "Empty: in this process.",
     )
     triton_timeout_s: float = Field(
         30.0,

@@ -87,6 +87,10 @@ async def networks(settings: Settings, manifest: Manifest) -> Finding:
     except UnusableSettings as error:
         return Finding("networks", Verdict.FAILED, str(error))
     await backend.close()
+    if settings.inference_runtime is Runtime.OPENVINO and not settings.triton_urls:
+        from service.backends.openvino_session import OpenVinoBackend
+
+        where = f"OpenVINO, {backend.precision.name.lower()}" if isinstance(backend, OpenVinoBackend) else where
     advice = ""
     if not settings.triton_urls and settings.inference_runtime is Runtime.ONNXRUNTIME and has_bfloat16_tiles():
         advice = f"; this processor has AMX: {ENV_PREFIX}INFERENCE_RUNTIME=openvino runs them about three times as fast"

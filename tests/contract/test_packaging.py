@@ -66,11 +66,11 @@ def import_without(module, forbidden):
         ("service.cli", {"torch", "latent_pmrf", "export", "loadtest", "onnx", "onnxruntime", "fastapi", "cv2"}),
         (
             "service.composition.worker",
-            {"torch", "latent_pmrf", "export", "loadtest", "onnx", "fastapi", "tritonclient"},
+            {"torch", "latent_pmrf", "export", "loadtest", "onnx", "fastapi", "tritonclient", "openvino"},
         ),
         (
             "service.composition.gateway, service.local.progress",
-            {"torch", "latent_pmrf", "export", "loadtest", "onnx", "tritonclient"},
+            {"torch", "latent_pmrf", "export", "loadtest", "onnx", "tritonclient", "openvino"},
         ),
         ("service.client", {"torch", "numpy", "cv2", "PIL", "onnxruntime", "fastapi", "pydantic", "redis", "rich"}),
         ("service.batch.command", {"torch", "latent_pmrf", "export", "cv2", "PIL", "onnxruntime", "fastapi", "redis"}),
@@ -90,7 +90,7 @@ def test_the_refusal_works():
 @pytest.mark.parametrize(
     ("package", "extras"),
     [
-        ("service", ("triton", "ray")),
+        ("service", ("triton", "ray", "openvino")),
         ("loadtest", ("train", "evaluate", "test")),
         ("export", ("train", "engines", "openvino")),
         ("latent_pmrf", ("train", "evaluate", "metrics")),

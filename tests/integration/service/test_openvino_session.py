@@ -100,22 +100,26 @@ async def test_calls_from_all_sides_do_not_mix(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("network", "inputs"),
+    ("network", "inputs", "message"),
     [
-        ("estimator", {"image": random(1, 3, 7, 7)}),
-        ("estimator", {"picture": random(1, 3, SIZE_PX, SIZE_PX)}),
-        ("estimator", {}),
-        ("velocity", {"x_t": latents(2)}),
-        ("velocity", {"x_t": latents(2), "t": np.zeros(1, np.float32)}),
+        ("estimator", {"image": random(1, 3, 7, 7)}, r"estimator: .*\[1,3,7,7\]"),
+        ("estimator", {"picture": random(1, 3, SIZE_PX, SIZE_PX)}, r"estimator: takes \['image'\]"),
+        ("estimator", {}, "estimator"),
+        ("velocity", {"x_t": latents(2)}, r"velocity: takes \['t', 'x_t'\]"),
+        ("velocity", {"x_t": latents(2), "t": np.zeros(1, np.float32)}, "velocity: "),
+        ("velocity", {"t": np.zeros(1, np.float32), "x_t": latents(2)}, "velocity: rows differ"),
     ],
-    ids=["wrong shape", "wrong name", "no input", "missing input", "too few rows of one input"],
+    ids=["wrong shape", "wrong name", "no input", "missing input", "too few rows of the second", "of the first"],
 )
-async def test_a_call_that_fails_names_the_network_and_the_next_is_right(tmp_path, network, inputs):
+async def test_a_call_that_fails_says_why_and_the_next_is_right(tmp_path, network, inputs, message):
     async with backend_of(tmp_path, max_batch_size=4) as backend:
         t = np.full(2, 0.25, np.float32)
         await backend.infer("velocity", {"x_t": latents(2), "t": t})
-        with pytest.raises(InferenceFailed, match=network):
+        with pytest.raises(InferenceFailed, match=message):
             await backend.infer(network, inputs)
+        picture = random(1, 3, SIZE_PX, SIZE_PX)
+        estimate = await backend.infer("estimator", {"image": picture})
+        np.testing.assert_allclose(estimate["posterior_mean"], 0.5 * picture + 0.25, rtol=1e-6)
         assert ((await backend.infer("velocity", {"x_t": latents(2), "t": t}))["velocity"] == 0.25).all()
 
 
@@ -132,8 +136,9 @@ def test_a_file_that_is_no_network_is_refused(tmp_path):
     write_detector(tmp_path)
     manifest = load_manifest(tmp_path)
     (tmp_path / manifest.networks["velocity"].file).write_bytes(b"no graph")
-    with pytest.raises(ManifestMismatch, match=r"networks\.velocity\.file"):
+    with pytest.raises(ManifestMismatch, match=r"networks\.velocity\.file") as refusal:
         OpenVinoBackend(manifest, tmp_path, 1, precision=Precision.FLOAT32, metrics=Metrics())
+    assert "Exception from" not in refusal.value.detail
 
 
 def test_a_signature_other_than_the_manifests_is_refused(tmp_path):
@@ -170,6 +175,34 @@ async def test_networks_are_in_this_process_or_elsewhere_and_not_both(tmp_path):
     write_bundle(tmp_path, SIZE_PX)
     with pytest.raises(UnusableSettings, match="unset one of them"):
         await opened(tmp_path, triton_urls="grpc://127.0.0.1:9")
+
+
+async def test_who_only_detects_needs_no_openvino(tmp_path, monkeypatch):
+    write_bundle(tmp_path, SIZE_PX)
+    write_detector(tmp_path)
+    settings = Settings(model_repository=tmp_path, inference_threads=1, inference_runtime="openvino")
+    monkeypatch.setitem(sys.modules, "service.backends.openvino_session", None)
+    backend = await open_backend(settings, load_manifest(tmp_path), Metrics(), only=["detector"])
+    assert await backend.ready()
+    await backend.close()
+
+
+@pytest.mark.parametrize("module", ["service.backends.openvino_session", "export.openvino_session"])
+def test_openvino_tells_nobody_that_it_was_imported(module):
+    script = f"""
+import sys
+def refuse(event, given):
+    if event in ("os.fork", "socket.connect", "socket.getaddrinfo", "subprocess.Popen"):
+        raise SystemExit(f"{{event}}: {{given}}")
+sys.addaudithook(refuse)
+import {module} as session
+print(getattr(session, "precisions", None) or session.openvino_precisions())
+print("openvino" in sys.modules, sorted(name for name in sys.modules if "telemetry" in name and sys.modules[name]))
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1].startswith("True ")
+    assert "openvino_telemetry" not in done.stdout
 
 
 def test_without_openvino_it_cannot_be_chosen(tmp_path):
