@@ -14,6 +14,7 @@ from latent_pmrf.evaluation.dataset import LEVELS, ValidationFace
 from latent_pmrf.evaluation.report import Evaluation, sheet_rows
 from latent_pmrf.evaluation.restoration import restore_faces
 from latent_pmrf.evaluation.scoring import blend
+from latent_pmrf.evaluation.summary import counted_steps
 
 _TEMPLATE = Path(__file__).with_name("model_card_template.md")
 _CELL_PX = 192
@@ -40,7 +41,7 @@ def write_model_card(
         "size": results["bundle"]["image_size_px"],
         "megabytes": "-" if bundle_bytes is None else f"{bundle_bytes / 1e6:.1f}",
         "images": "images",
-        "default_steps": results["default"]["num_steps"],
+        "default_steps": counted_steps(results["default"]["num_steps"]).replace(" ", " Euler "),
         "default_fidelity": f"{results['default']['fidelity']:g}",
         "faces": results["faces"],
         "seeds": ", ".join(map(str, results["seeds"])),
@@ -87,7 +88,7 @@ def _astronaut_rows(evaluation: Evaluation) -> list[pictures.SheetRow]:
         views = {
             "degraded": face.degraded[level],
             "estimator": estimate,
-            f"sample, {num_steps} steps": sample,
+            f"sample, {counted_steps(num_steps)}": sample,
             f"default, fidelity {fidelity:g}": blend(sample, estimate, fidelity),
             "clean": face.clean,
         }

@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from latent_pmrf.evaluation.summary import counted_steps
+
 U8Image = npt.NDArray[np.uint8]
 
 _MARGIN_PX = 6
@@ -93,12 +95,12 @@ def plot_perception_distortion(results: Mapping[str, Any], path: Path) -> None:
             at = row["psnr"], row["sharpness"]
             axes.annotate(str(row["num_steps"]), at, textcoords="offset points", xytext=(5, 4), fontsize=8)
         blends = [row for row in results["sweep"] if row["level"] == level and row["num_steps"] == steps]
-        label = f"fidelity 0 to 1 at {steps} steps"
+        label = f"fidelity 0 to 1 at {counted_steps(steps)}"
         axes.plot(*_points(blends), ".--", color="tab:orange", label=label)
         for method, marker, colour in (("input", "x", "black"), ("estimator", "s", "tab:green")):
             axes.plot(*_points([row for row in rows if row["method"] == method]), marker, color=colour, label=method)
         default = [row for row in rows if row["method"] == "default"]
-        label = f"default ({steps} steps, fidelity {fidelity:g})"
+        label = f"default ({counted_steps(steps)}, fidelity {fidelity:g})"
         axes.plot(*_points(default), "*", color="tab:red", markersize=13, label=label)
         axes.axhline(vae["sharpness"], color="grey", linestyle=":", label="VAE's ceiling of sharpness")
         axes.set(title=level, xlabel="PSNR (dB), higher is more faithful", ylabel="Laplacian variance / clean face's")

@@ -30,6 +30,7 @@ from latent_pmrf.evaluation.summary import (
     MeasuredFace,
     Summary,
     Variant,
+    counted_steps,
     summarise,
     summarise_all,
     summarise_by_source,
@@ -207,7 +208,7 @@ def sheet_rows(evaluation: Evaluation, level: str, indices: Sequence[int]) -> li
             pictures={
                 "degraded": evaluation.faces[index].degraded[level],
                 "estimator": evaluation.restored.estimates[level][index],
-                f"sample, {num_steps} steps": samples[index],
+                f"sample, {counted_steps(num_steps)}": samples[index],
                 f"default, fidelity {fidelity:g}": evaluation.default_output(level, index),
                 "clean": evaluation.faces[index].clean,
             },

@@ -8,6 +8,11 @@ from dataclasses import dataclass
 from latent_pmrf.evaluation.scoring import FaceScores
 
 
+def counted_steps(num_steps: int) -> str:
+    """A number of Euler steps in words."""
+    return f"{num_steps} step{'' if num_steps == 1 else 's'}"
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Variant:
     """What was measured: one method at one level.

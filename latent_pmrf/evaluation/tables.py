@@ -11,7 +11,7 @@ from typing import Any
 from latent_pmrf.evaluation.defaults import Choice
 from latent_pmrf.evaluation.floors import Floor
 from latent_pmrf.evaluation.scoring import BlendScores
-from latent_pmrf.evaluation.summary import Measured, Summary, Variant
+from latent_pmrf.evaluation.summary import Measured, Summary, Variant, counted_steps
 
 Row = dict[str, Any]
 
@@ -90,9 +90,9 @@ def method_name(row: Row) -> str:
     """How a row is called in a table."""
     names = {"input": "degraded input", "estimator": "estimator", "vae": "VAE of the clean face"}
     if row["method"] == "sample":
-        return f"sample, {row['num_steps']} step{'s' if row['num_steps'] > 1 else ''}"
+        return f"sample, {counted_steps(row['num_steps'])}"
     if row["method"] == "default":
-        return f"**default: {row['num_steps']} steps, fidelity {row['fidelity']:g}**"
+        return f"**default: {counted_steps(row['num_steps'])}, fidelity {row['fidelity']:g}**"
     return names[row["method"]]
 
 
@@ -138,7 +138,7 @@ def floor_table(floors: Sequence[Row]) -> str:
 def choice_text(choice: Row) -> str:
     """The recommendation and why the other numbers of steps lost, as a Markdown list."""
     lines = [
-        f"- {item['num_steps']} steps: "
+        f"- {counted_steps(item['num_steps'])}: "
         + ("no fidelity holds" if item["fidelity"] is None else f"fidelity {item['fidelity']:g}")
         + ("" if item["sharpness"] is None else f", sharpness {item['sharpness']:.3f}")
         + f" ({item['reason']})"

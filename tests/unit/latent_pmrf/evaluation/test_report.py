@@ -148,7 +148,7 @@ def test_choice_is_told_with_its_reasons():
     none = {"num_steps": 1, "fidelity": None, "sharpness": None, "reason": "at 1.00 it is bad"}
     text = tables.choice_text({"num_steps": 5, "fidelity": 0.3, "candidates": [none, candidate]})
     assert text.splitlines()[0] == "Recommended: default_num_steps 5, default_fidelity 0.3."
-    assert "- 1 steps: no fidelity holds (at 1.00 it is bad)" in text
+    assert "- 1 step: no fidelity holds (at 1.00 it is bad)" in text
     nothing = tables.choice_text({"num_steps": None, "fidelity": None, "candidates": [none]})
     assert nothing.startswith("No blend holds the floors")
 
