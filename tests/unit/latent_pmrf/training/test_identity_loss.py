@@ -35,7 +35,7 @@ def tensor(image):
 )
 def test_embeddings_are_those_of_dlib(loss, chip):
     expected = dlib.face_recognition_model_v1(str(dlib_model(RECOGNITION))).compute_face_descriptor(chip)
-    np.testing.assert_allclose(loss.embedder(tensor(chip))[0], np.asarray(expected), atol=2e-6)
+    np.testing.assert_allclose(loss.embedder(tensor(chip))[0], np.asarray(expected), atol=5e-6)
 
 
 def test_a_file_of_another_network_is_refused(tmp_path):
