@@ -30,7 +30,7 @@ REPOSITORY := model_repository
 DETECTOR := $(REPOSITORY)/detector/1/model.onnx
 PRESETS := latent_pmrf/training/presets/$(PRESET)
 RECIPE := pyproject.toml constraints.txt hatch_build.py service/rpc/restoration.proto
-EVERYTHING := .[train,evaluate,openvino,test,lint]
+EVERYTHING := .[train,evaluate,test,lint]
 # A Triton 2.51 server for tests, and what its stand-in for NVIDIA's backend needs. The server's Python part wants NumPy 1.
 TRITON_SERVER := nvidia-pytriton==0.5.14
 TRITON_BACKEND := numpy==1.26.4 $(shell grep '^onnxruntime==' constraints.txt)
@@ -256,7 +256,7 @@ page-pictures: install-dev ## the pictures of the page in the documents, made by
 
 # The union of both environments at the newest versions pyproject.toml allows. Exceptions: torch moves by hand, after
 # checking that a CPU wheel exists, and so does the `metrics` extra, which follows torch; local tags (+cpu) are the index's.
-MOVED_BY_HAND := torchmetrics|torch-fidelity|torchvision|pyiqa|transformers
+MOVED_BY_HAND := openvino(-telemetry)?|torchmetrics|torch-fidelity|torchvision|pyiqa|transformers
 .PHONY: lock
 lock: ## renew constraints.txt from a scratch environment (run the tests afterwards)
 	$(call create_venv,build/lock)
