@@ -255,7 +255,8 @@ page-pictures: install-dev ## the pictures of the page in the documents, made by
 	@PAGE_PICTURES=docs/images $(VENV_DEV)/bin/python -m pytest -q tests/browser/test_page_pictures.py
 
 # The union of both environments at the newest versions pyproject.toml allows. Exceptions: torch moves by hand, after
-# checking that a CPU wheel exists, and so does the `metrics` extra, which follows torch; local tags (+cpu) are the index's.
+# checking that a CPU wheel exists, and so do the extras `metrics`, which follows torch, and `openvino`; local tags (+cpu) are the
+# index's.
 MOVED_BY_HAND := openvino(-telemetry)?|torchmetrics|torch-fidelity|torchvision|pyiqa|transformers
 .PHONY: lock
 lock: ## renew constraints.txt from a scratch environment (run the tests afterwards)
