@@ -41,7 +41,7 @@ def write_model_card(
         "size": results["bundle"]["image_size_px"],
         "megabytes": "-" if bundle_bytes is None else f"{bundle_bytes / 1e6:.1f}",
         "images": "images",
-        "default_steps": counted_steps(results["default"]["num_steps"]).replace(" ", " Euler "),
+        "default_steps": counted_steps(results["default"]["num_steps"], "Euler step"),
         "default_fidelity": f"{results['default']['fidelity']:g}",
         "faces": results["faces"],
         "seeds": ", ".join(map(str, results["seeds"])),

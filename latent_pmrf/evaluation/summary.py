@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from latent_pmrf.evaluation.scoring import FaceScores
 
 
-def counted_steps(num_steps: int) -> str:
-    """A number of Euler steps in words."""
-    return f"{num_steps} step{'' if num_steps == 1 else 's'}"
+def counted_steps(num_steps: int, noun: str = "step") -> str:
+    """A number of Euler steps with its noun."""
+    return f"{num_steps} {noun}{'' if num_steps == 1 else 's'}"
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -14,7 +14,7 @@ from latent_pmrf.evaluation import pictures, tables
 from latent_pmrf.evaluation.bundle import BundleSpec
 from latent_pmrf.evaluation.measures import MEASURES, PICTURE_MEASURES, SET_MEASURES, Measure
 from latent_pmrf.evaluation.outputs import default_variant
-from latent_pmrf.evaluation.summary import Variant
+from latent_pmrf.evaluation.summary import Variant, counted_steps
 from latent_pmrf.evaluation.survey import VAE, Exhibit, Survey
 
 Row = dict[str, Any]
@@ -70,7 +70,7 @@ def survey_markdown(results: Row) -> str:
     parts = [
         f"# {bundle['name']} {bundle['version']}: measured",
         f"Faces of {bundle['image_size_px']} px, {bundle['space']} space, seed {results['seed']}; default: "
-        f"{results['default']['num_steps']} steps, fidelity {results['default']['fidelity']:g}; "
+        f"{counted_steps(results['default']['num_steps'])}, fidelity {results['default']['fidelity']:g}; "
         f"{results['seconds']} s. Bold: the default.",
     ]
     for level in dict.fromkeys(row["level"] for row in rows):
@@ -161,7 +161,7 @@ def _draw(rows: Sequence[Row], keys: tuple[str, str], axes: Any, results: Row) -
         axes.annotate(str(row["num_steps"]), at, textcoords="offset points", xytext=(5, 4), fontsize=8)
     ends = [row for row in by_method["sample"] if row["num_steps"] == steps]
     line = [*ends, *by_method["blend"], *by_method["estimator"]]
-    axes.plot(*points(line), ".--", color="tab:orange", label=f"fidelity 0 to 1 at {steps} steps")
+    axes.plot(*points(line), ".--", color="tab:orange", label=f"fidelity 0 to 1 at {counted_steps(steps)}")
     for method, marker, colour in (("input", "x", "black"), ("estimator", "s", "tab:green")):
         axes.plot(*points(by_method[method]), marker, color=colour, label=method)
     axes.plot(*points([row for row in rows if row["default"]]), "*", color="tab:red", markersize=13, label="default")
@@ -177,7 +177,7 @@ def _place(variant: Variant) -> tuple[int, int, float]:
 
 
 def _title(fields: Mapping[str, Any]) -> str:
-    steps = f"{fields['num_steps']} step{'' if fields['num_steps'] == 1 else 's'}"
+    steps = counted_steps(fields["num_steps"])
     names = {
         "vae": "VAE of the clean face",
         "input": "degraded",

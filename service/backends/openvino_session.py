@@ -12,7 +12,6 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Collection, Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +22,14 @@ from service.backends.in_process import Arrays, Lane, Network, Signature, check_
 from service.backends.ort_session import OrtBackend
 from service.core.manifest import Manifest, NetworkSpec
 from service.core.metrics import Metrics
+from service.core.settings import Precision
 
 # OpenVINO tells its makers about every import, by a process that it forks. Without this package it takes a stub.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # what stands for "not installed"
 import openvino as ov  # noqa: E402
 
 _DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
-
-
-class Precision(StrEnum):
-    """What products are computed in; the value is OpenVINO's name."""
-
-    FLOAT32 = "f32"
-    BFLOAT16 = "bf16"
+_HINTS = {Precision.FLOAT32: "f32", Precision.BFLOAT16: "bf16"}
 
 
 def precisions() -> tuple[Precision, ...]:
@@ -51,7 +45,7 @@ class OpenVinoBackend(OrtBackend):
         manifest: See `OrtBackend`, as the rest.
         repository: The model repository.
         threads: Cores of a batch.
-        precision: Of products; inputs and outputs are float32 in any.
+        precision: One of `precisions`, of products; inputs and outputs are float32 in any.
         metrics: Told about every call.
         only: Names of the networks that this process calls.
 
@@ -95,7 +89,7 @@ class OpenVinoBackend(OrtBackend):
 
     def _compiled(self, model: ov.Model, threads: int, *, streams: int) -> _RowByRow:
         settings = {
-            "INFERENCE_PRECISION_HINT": self.precision.value,
+            "INFERENCE_PRECISION_HINT": _HINTS[self.precision],
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": streams,
             "ENABLE_CPU_PINNING": False,  # the workers of a machine would all be bound to the same cores
@@ -130,12 +124,11 @@ class _RowByRow:
         try:
             rows = []
             for row in range(len(next(iter(feeds.values())))):
-                try:
-                    request.infer({name: value[row : row + 1] for name, value in feeds.items()})
-                except RuntimeError as error:
-                    raise _plain(error) from error
+                request.infer({name: value[row : row + 1] for name, value in feeds.items()})
                 rows.append([np.array(request.get_tensor(name).data) for name in output_names])
             return [np.concatenate(parts) for parts in zip(*rows, strict=True)]
+        except RuntimeError as error:
+            raise _plain(error) from error
         finally:
             self._idle.append(request)
 

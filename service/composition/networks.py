@@ -5,7 +5,8 @@ Each is imported when it is used: a process with Triton needs no onnxruntime, an
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import contextlib
+from collections.abc import Collection, Iterator
 
 from service.core.interfaces import InferenceBackend
 from service.core.manifest import Manifest
@@ -48,19 +49,11 @@ async def open_backend(
 def _open_openvino(
     settings: Settings, manifest: Manifest, metrics: Metrics, only: Collection[str] | None
 ) -> InferenceBackend:
-    try:
+    with _extra("openvino", "INFERENCE_RUNTIME=openvino needs OpenVINO"):
         from service.backends import openvino_session
-    except ImportError as error:
-        raise UnusableSettings(
-            f"{ENV_PREFIX}INFERENCE_RUNTIME=openvino needs OpenVINO: pip install 'latent-pmrf[openvino]' ({error})"
-        ) from error
-    fastest, *others = openvino_session.precisions()
-    asked = {
-        Precision.AUTO: fastest,
-        Precision.FLOAT32: openvino_session.Precision.FLOAT32,
-        Precision.BFLOAT16: openvino_session.Precision.BFLOAT16,
-    }[settings.openvino_precision]
-    if asked not in (fastest, *others):
+    precisions = openvino_session.precisions()
+    asked = precisions[0] if settings.openvino_precision is Precision.AUTO else settings.openvino_precision
+    if asked not in precisions:
         raise UnusableSettings(
             f"{ENV_PREFIX}OPENVINO_PRECISION={settings.openvino_precision}: this processor does not compute in it "
             "(AMX or AVX-512's bfloat16 does); take auto"
@@ -78,13 +71,9 @@ def _open_openvino(
 async def _open_triton(
     settings: Settings, manifest: Manifest, metrics: Metrics, only: Collection[str] | None
 ) -> InferenceBackend:
-    try:
+    with _extra("triton", "TRITON_URLS needs Triton's client"):
         from service.backends.triton_client import TritonBackend
         from service.backends.triton_endpoints import TlsFiles
-    except ImportError as error:
-        raise UnusableSettings(
-            f"{ENV_PREFIX}TRITON_URLS needs Triton's client: pip install 'latent-pmrf[triton]' ({error})"
-        ) from error
     try:
         backend = TritonBackend(
             manifest,
@@ -103,3 +92,12 @@ async def _open_triton(
         await backend.close()
         raise
     return backend
+
+
+@contextlib.contextmanager
+def _extra(name: str, what: str) -> Iterator[None]:
+    """Tell the operator which extra to install, where an import of the block fails."""
+    try:
+        yield
+    except ImportError as error:
+        raise UnusableSettings(f"{ENV_PREFIX}{what}: pip install 'latent-pmrf[{name}]' ({error})") from error

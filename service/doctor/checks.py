@@ -90,7 +90,7 @@ async def networks(settings: Settings, manifest: Manifest) -> Finding:
     if settings.inference_runtime is Runtime.OPENVINO and not settings.triton_urls:
         from service.backends.openvino_session import OpenVinoBackend
 
-        where = f"OpenVINO, {backend.precision.name.lower()}" if isinstance(backend, OpenVinoBackend) else where
+        where = f"OpenVINO, {backend.precision}" if isinstance(backend, OpenVinoBackend) else where
     advice = ""
     if not settings.triton_urls and settings.inference_runtime is Runtime.ONNXRUNTIME and has_bfloat16_tiles():
         advice = f"; AMX is here: {ENV_PREFIX}INFERENCE_RUNTIME=openvino would be faster (an experiment)"

@@ -1,7 +1,7 @@
 """The networks by OpenVINO: every network of the bundle, rows that do not hang on each other, refusals."""
 
 import asyncio
-import contextlib
+import functools
 import json
 import subprocess
 import sys
@@ -13,38 +13,25 @@ openvino_session = pytest.importorskip(
     "service.backends.openvino_session", reason="the extra openvino is not installed"
 )
 
-from service.backends.openvino_session import OpenVinoBackend, Precision, precisions  # noqa: E402
+from service.backends.openvino_session import OpenVinoBackend, precisions  # noqa: E402
 from service.backends.ort_session import OrtBackend  # noqa: E402
 from service.composition.networks import open_backend  # noqa: E402
 from service.core.errors import InferenceFailed, ManifestMismatch  # noqa: E402
 from service.core.interfaces import InferenceBackend  # noqa: E402
 from service.core.manifest import load_manifest  # noqa: E402
 from service.core.metrics import Metrics  # noqa: E402
-from service.core.settings import Settings, UnusableSettings  # noqa: E402
-from tests.bundle import CHANNELS, write_bundle, write_detector  # noqa: E402
+from service.core.settings import Precision, Settings, UnusableSettings  # noqa: E402
+from tests.bundle import write_bundle, write_detector  # noqa: E402
+from tests.in_process import SIZE_PX, latents, opened_backend, random  # noqa: E402
 from tests.processes import ROOT  # noqa: E402
 
 BUNDLE = ROOT / "model_repository"
-SIZE_PX = 32
 LEAST_PSNR_DB = {Precision.FLOAT32: 110.0, Precision.BFLOAT16: 38.0}
 
 
-@contextlib.asynccontextmanager
-async def backend_of(repository, *, threads=2, metrics=None, precision=Precision.FLOAT32, **options):
-    write_bundle(repository, SIZE_PX, **options)
-    write_detector(repository)
-    manifest = load_manifest(repository)
-    made = OpenVinoBackend(manifest, repository, threads, precision=precision, metrics=metrics or Metrics())
-    yield made
-    await made.close()
-
-
-def random(*shape):
-    return np.random.default_rng(0).random(shape, dtype=np.float32)
-
-
-def latents(rows):
-    return random(rows, CHANNELS, SIZE_PX // 8, SIZE_PX // 8)
+def backend_of(repository, *, threads=2, **options):
+    make = functools.partial(OpenVinoBackend, precision=Precision.FLOAT32)
+    return opened_backend(make, repository, threads, **options)
 
 
 def inputs_of(spec, rows):

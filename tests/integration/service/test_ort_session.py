@@ -1,7 +1,6 @@
 """The onnxruntime backend with real sessions of tiny graphs."""
 
 import asyncio
-import contextlib
 import json
 import threading
 
@@ -16,25 +15,11 @@ from service.core.interfaces import InferenceBackend
 from service.core.manifest import load_manifest
 from service.core.metrics import Metrics
 from tests.bundle import CHANNELS, NETWORKS, image_shape, make_graph, write_bundle, write_detector
-
-SIZE_PX = 32
-
-
-@contextlib.asynccontextmanager
-async def backend_of(repository, *, metrics=None, threads=1, **options):
-    write_bundle(repository, SIZE_PX, **options)
-    write_detector(repository)
-    made = OrtBackend(load_manifest(repository), repository, threads, metrics=metrics or Metrics())
-    yield made
-    await made.close()
+from tests.in_process import SIZE_PX, latents, opened_backend, random
 
 
-def random(*shape):
-    return np.random.default_rng(0).random(shape, dtype=np.float32)
-
-
-def latents(rows):
-    return random(rows, CHANNELS, SIZE_PX // 8, SIZE_PX // 8)
+def backend_of(repository, *, threads=1, **options):
+    return opened_backend(OrtBackend, repository, threads, **options)
 
 
 async def test_every_network_runs(tmp_path):

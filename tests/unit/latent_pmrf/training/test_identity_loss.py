@@ -1,3 +1,5 @@
+import copy
+
 import cv2
 import dlib
 import numpy as np
@@ -35,7 +37,8 @@ def tensor(image):
 )
 def test_embeddings_are_those_of_dlib(loss, chip):
     expected = dlib.face_recognition_model_v1(str(dlib_model(RECOGNITION))).compute_face_descriptor(chip)
-    np.testing.assert_allclose(loss.embedder(tensor(chip))[0], np.asarray(expected), atol=5e-6)
+    exact = copy.deepcopy(loss.embedder).double()  # in float32 it is 3e-6 by itself where AVX-512 adds up
+    np.testing.assert_allclose(exact(tensor(chip).double())[0], np.asarray(expected), atol=2e-6)
 
 
 def test_a_file_of_another_network_is_refused(tmp_path):
