@@ -16,18 +16,25 @@ _LEAST_ELEMENTS = 256
 
 
 def store_compactly(model: onnx.ModelProto) -> None:
-    """Store float32 constants in the smallest type that holds them exactly, before a Cast, in place.
+    """Store float32 constants exactly in fewer bytes, with the operators that give them back, in place.
 
-    Weights that were rounded to half precision become float16; masks become int8, times their depth. onnxruntime folds
-    casts and products once, when it loads the file.
+    Weights that were rounded to half precision become float16 before a Cast; masks become int8, times their depth;
+    tables whose halves vary along few axes, such as those of rotary angles, keep these alone. onnxruntime computes them
+    once, when it loads the file.
     """
     widened = []
-    for tensor in model.graph.initializer:
+    for tensor in list(model.graph.initializer):
         if tensor.data_type != TensorProto.FLOAT:
             continue
         values = numpy_helper.to_array(tensor)
-        stored = _smallest(values) if values.size >= _LEAST_ELEMENTS else None
+        if values.size < _LEAST_ELEMENTS:
+            continue
+        stored = _smallest(values)
         if stored is None:
+            halves = _varying_halves(values)
+            if halves is not None:
+                model.graph.initializer.remove(tensor)
+                widened += _joined_halves(model.graph, tensor.name, values.shape, halves)
             continue
         name, unit = tensor.name, stored.unit
         tensor.CopyFrom(numpy_helper.from_array(stored.values, f"{name}.{stored.values.dtype}"))
@@ -60,6 +67,33 @@ def _smallest(values: npt.NDArray[np.float32]) -> _Stored | None:
     with np.errstate(over="ignore"):
         half = values.astype(np.float16)
     return _Stored(half) if np.array_equal(half.astype(np.float32), values) else None
+
+
+def _varying_halves(values: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]] | None:
+    """The halves of the last axis without the other axes along which they are constant; None if that gains little."""
+    if values.shape[-1] % 2:
+        return None
+    halves = []
+    for half in np.split(values, 2, axis=-1):
+        for axis in range(half.ndim - 1):
+            first = half.take([0], axis)
+            half = first if np.array_equal(np.broadcast_to(first, half.shape), half) else half
+        halves.append(np.ascontiguousarray(half))
+    return halves if 2 * sum(half.size for half in halves) <= values.size else None
+
+
+def _joined_halves(
+    graph: onnx.GraphProto, name: str, shape: tuple[int, ...], halves: list[npt.NDArray[np.float32]]
+) -> list[onnx.NodeProto]:
+    """Operators that give the tensor `name` back; what they start from is added to the constants of the graph."""
+    wide = f"{name}.half_shape"
+    graph.initializer.append(numpy_helper.from_array(np.array([*shape[:-1], shape[-1] // 2], dtype=np.int64), wide))
+    nodes = []
+    for number, half in enumerate(halves):
+        graph.initializer.append(numpy_helper.from_array(half, f"{name}.half{number}"))
+        nodes.append(helper.make_node("Expand", [f"{name}.half{number}", wide], [f"{name}.wide{number}"]))
+    joined = helper.make_node("Concat", [node.output[0] for node in nodes], [name], name=f"{name}.join", axis=-1)
+    return [*nodes, joined]
 
 
 def fold_constants(model: onnx.ModelProto) -> None:

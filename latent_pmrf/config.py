@@ -2,8 +2,8 @@
 
 A specification holds everything that decides the shape of a network and of its state dict; it is stored in
 every checkpoint, so that a file is self-describing. Presets `*-published` are the configurations of the public
-code bases; presets `xs` are the reduced networks of the bundled model `latent-pmrf-xs`, presets `s` those of
-`latent-pmrf-s` for 512 x 512 faces.
+code bases; presets `s` are the reduced networks of the bundled model `latent-pmrf-s` for 512 x 512 faces, which has the
+autoencoder of presets `xs`, those of `latent-pmrf-xs` for 256 x 256.
 """
 
 from __future__ import annotations
@@ -225,8 +225,7 @@ ESTIMATOR_PRESETS: Mapping[str, SwinIRConfig | UNetConfig] = {
         image_skip=True,
     ),
     "xs-unet": UNetConfig(mirror_average=True),
-    # The same tokens for pictures of twice the side, so that it can begin with the weights of `xs-unet`.
-    "s-unet": UNetConfig(image_size_px=512, unshuffle=8, mirror_average=True),
+    "s-unet": UNetConfig(image_size_px=512, widths=(64, 128, 208, 240), mirror_average=True),
 }
 
 VAE_PRESETS: Mapping[str, SimVAEConfig] = {
@@ -257,11 +256,11 @@ VELOCITY_PRESETS: Mapping[str, HDiTConfig] = {
         ff_mult=2.0,
         mean_conditioned=True,
     ),
-    # `xs` inside one level more, for the latents of pictures of twice the side, with bounded attention logits.
+    # The inner levels are those of `xs`, for latents of twice the side; attention logits are bounded.
     "s": HDiTConfig(
         in_channels=48,
-        widths=(64, 128, 224, 320),
-        depths=(1, 1, 3, 2),
+        widths=(128, 128, 224, 320),
+        depths=(2, 1, 3, 2),
         attention=("neighborhood", "neighborhood", "neighborhood", "global"),
         head_dim=(32, 32, 32, 32),
         mapping_width=256,

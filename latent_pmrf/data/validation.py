@@ -52,9 +52,14 @@ def load_validation(root: Path, size_px: int, limit: int | None = None) -> list[
     return [ValidationSet(level, clean, _load(root / level, names, size_px)) for level in ("moderate", "severe")]
 
 
+def to_planes(images: U8Image) -> torch.Tensor:
+    """(B, H, W, 3) uint8 to (B, 3, H, W) uint8 over the same memory, which is channels-last."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2)
+
+
 def to_tensor(images: U8Image) -> torch.Tensor:
     """(B, H, W, 3) uint8 to (B, 3, H, W) float32 in [0, 1], channels-last in memory."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(255)
+    return to_planes(images).float().div_(255)
 
 
 def _load(folder: Path, names: Sequence[str], size_px: int) -> npt.NDArray[np.float32]:

@@ -28,7 +28,7 @@ from torch import nn
 from latent_pmrf.checkpoints import with_prefix
 from latent_pmrf.flow.path import stratified_times
 from latent_pmrf.training.checkpoint import load_optimizer_tensors, optimizer_tensors
-from latent_pmrf.training.discriminator import Discriminator, Judged, discriminator_loss, relativistic
+from latent_pmrf.training.discriminator import Discriminator, Judged, augmented, discriminator_loss, relativistic
 from latent_pmrf.training.flow import FlowStage
 from latent_pmrf.training.latents import Pair
 from latent_pmrf.training.optim import OptimConfig
@@ -48,12 +48,14 @@ class Adversarial:
         lr: Learning rate of the opponent; it decays as the flow's does, without warm-up.
         penalty: Weight of the gradient penalties, applied every fourth step with four times the weight.
         first_step: Share of the rows that start at t = 0.
+        augment: Whether the opponent sees its rows shifted and cut (`discriminator.augmented`).
     """
 
     weight: float = 0.1
     lr: float = 5e-4
     penalty: float = 1.0
     first_step: float = 0.75
+    augment: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what trains nothing."""
@@ -109,7 +111,7 @@ class AdversarialFlowStage(FlowStage):
         bf16 = torch.is_autocast_enabled(mean.device.type)
         with torch.autocast(mean.device.type, dtype=torch.bfloat16, enabled=bf16, cache_enabled=False):
             opponent = self._train_opponent(judged.detached(), index)
-            game = self._play(judged)
+            game = self._play(judged, index)
         scalars = {"opponent": opponent, "game": game.detach(), "error": error.detach().mean()}
         made, clean = (detail.detach()[t == 0].square().mean() for detail in (judged.made, judged.clean))
         return error.mean() + self._terms.weight * game, scalars | {"detail": made / clean}
@@ -175,7 +177,7 @@ class AdversarialFlowStage(FlowStage):
 
     def _train_opponent(self, judged: Judged, index: int) -> torch.Tensor:
         """One step of the discriminator; its loss, without gradient."""
-        rows = judged if self._last is None else judged.beside(self._last)
+        rows = self._seen(judged if self._last is None else judged.beside(self._last), index, turn=0)
         self._last = judged
         penalty = _PENALTY_EVERY * self._terms.penalty if index % _PENALTY_EVERY == 0 else 0.0
         for group in self._opponent_optimizer.param_groups:
@@ -186,12 +188,19 @@ class AdversarialFlowStage(FlowStage):
         self._opponent_optimizer.step()
         return loss.detach()
 
-    def _play(self, judged: Judged) -> torch.Tensor:
+    def _play(self, judged: Judged, index: int) -> torch.Tensor:
         """The flow's side of the game: its details are to win; no gradient reaches the discriminator."""
+        judged = self._seen(judged, index, turn=1)
         self._opponent.requires_grad_(False)
         clean, made = (self._opponent(detail, judged.mean) for detail in (judged.clean, judged.made))
         self._opponent.requires_grad_(True)
         return relativistic(made, clean)
+
+    def _seen(self, judged: Judged, index: int, turn: int) -> Judged:
+        """The rows as the discriminator sees them in its own turn, 0, and in the flow's, 1."""
+        if not self._terms.augment:
+            return judged
+        return augmented(judged, torch.Generator().manual_seed((self._seed << 32) + 2 * index + turn))
 
     def _energy(self) -> torch.Tensor:
         """(C,) weights of the channels: the picture's energy for a usual distance there, 1 / C on average."""

@@ -12,7 +12,7 @@ from torch import nn
 
 from latent_pmrf.config import SwinIRConfig, UNetConfig
 from latent_pmrf.data.datasets import FacePairs
-from latent_pmrf.data.validation import ValidationSet, to_tensor
+from latent_pmrf.data.validation import ValidationSet, to_planes
 from latent_pmrf.nets.build import build
 from latent_pmrf.nets.layers import channels_last
 from latent_pmrf.training.device import device_of
@@ -56,9 +56,9 @@ class EstimatorStage:
         return channels_last(build(self.config))
 
     def batch(self, index: int) -> Pair:
-        """(y, x), each (B, 3, S, S) in [0, 1]."""
+        """(y, x), each (B, 3, S, S) uint8."""
         lq, hq = self._pairs.batch(self._batch_size, np.random.default_rng((self._seed, index)))
-        return to_tensor(lq), to_tensor(hq)
+        return to_planes(lq), to_planes(hq)
 
     def loss(self, model: nn.Module, batch: Pair, index: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The chosen regression loss, with the identity loss if there is one, and the mean gain over the input."""

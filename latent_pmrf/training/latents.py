@@ -20,8 +20,9 @@ import numpy.typing as npt
 import torch
 
 from latent_pmrf.data.datasets import FacePairs
-from latent_pmrf.data.validation import ValidationSet, to_tensor
+from latent_pmrf.data.validation import ValidationSet, to_planes
 from latent_pmrf.training.checkpoint import write_json
+from latent_pmrf.training.device import to_device
 from latent_pmrf.training.frozen import FrozenNetworks
 
 Pair = tuple[torch.Tensor, torch.Tensor]
@@ -90,7 +91,8 @@ class CachedPairs:
         return pair
 
     def _compute(self, entries: Indices) -> None:
-        y, x = _degraded(self._pairs, entries % len(self._pairs.images), (self._seed, 1), entries)
+        drawn = _degraded(self._pairs, entries % len(self._pairs.images), (self._seed, 1), entries)
+        y, x = to_device(drawn, self.networks.device)
         pair = [self.networks.source_of(y), self.networks.encode(x)]
         self._latents[entries] = torch.stack(pair, dim=1).cpu().numpy().astype(np.float16)
         self._done[entries] = 1
@@ -112,12 +114,12 @@ class FreshPairs:
         self.count = len(pairs.images)
 
     def draw(self, entries: Indices, draws: Indices) -> Pair:
-        """Degraded and clean photographs, each (B, 3, S, S) float32 in [0, 1]."""
+        """Degraded and clean photographs, each (B, 3, S, S) uint8."""
         return _degraded(self._pairs, entries, (self._seed, 4), draws)
 
     def latents(self, pair: Pair) -> Pair:
         """Their raw latents, where the networks are."""
-        y, x = pair
+        y, x = to_device(pair, self.networks.device)
         return self.networks.source_of(y), self.networks.encode(x)
 
 
@@ -138,7 +140,7 @@ def _degraded(pairs: FacePairs, photographs: Indices, seed: tuple[int, ...], dra
         pairs.pair(int(photograph), np.random.default_rng((*seed, int(number))))
         for photograph, number in zip(photographs, draws, strict=True)
     ]
-    y, x = (to_tensor(np.stack(images)) for images in zip(*drawn, strict=True))
+    y, x = (to_planes(np.stack(images)) for images in zip(*drawn, strict=True))
     return y, x
 
 

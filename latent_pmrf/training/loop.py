@@ -196,8 +196,12 @@ class Trainer(Generic[Batch]):
         facts = {"step": self.step, "train_seconds": round(self.train_seconds, 1)}
         beside = self.stage.state() if isinstance(self.stage, Stateful) else None
         save_training_state(self.state_path, self.model, self.ema, self.optimizers, facts, beside)
+        self._save_weights("weights.safetensors")
+
+    def _save_weights(self, name: str) -> None:
+        facts = {"step": self.step, "train_seconds": round(self.train_seconds, 1)}
         recipe = {"stage": self.stage.name, "optim": dataclasses.asdict(self.optim), **facts, **self.stage.info()}
-        save_weights(self.run_dir / "weights.safetensors", self.stage.config, self.ema.shadow, recipe)
+        save_weights(self.run_dir / name, self.stage.config, self.ema.shadow, recipe)
 
     def _batches(self) -> BatchSource[tuple[int, Batch]]:
         indices = self.group.micro_batches(self.step, self.optim.micro_batches)
@@ -228,6 +232,8 @@ class Trainer(Generic[Batch]):
                 _log.info("%s %d/%d loss %.4f, %.0f s left", self.stage.name, self.step, self.optim.steps, smooth, left)
             if self.step % self.optim.validate_every == 0 or self.step == self.optim.steps:
                 self._validate(writer)
+            if self.optim.keep_every and self.step % self.optim.keep_every == 0:
+                self._save_weights(f"weights-{self.step}.safetensors")
             if now - saved > 60 * self.optim.checkpoint_minutes:
                 saved = now
                 self.save()

@@ -40,6 +40,7 @@ class OptimConfig:
         seed: Seed of initialisation and of every batch.
         checkpoint_minutes: Time between checkpoints.
         validate_every: Steps between validations.
+        keep_every: Steps between averaged weights that are kept as `weights-{step}.safetensors`, 0 for none.
     """
 
     steps: int
@@ -62,6 +63,7 @@ class OptimConfig:
     seed: int = 0
     checkpoint_minutes: float = 3.0
     validate_every: int = 500
+    keep_every: int = 0
 
     def __post_init__(self) -> None:
         """Refuse a batch that cannot be divided."""

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
+import cv2
 from torch import nn
 
 from latent_pmrf.config import ESTIMATOR_PRESETS, VAE_PRESETS, VELOCITY_PRESETS, NetworkConfig
@@ -97,6 +98,8 @@ def build_trainer(  # noqa: PLR0913 - what the command line says of a run
         FileNotFoundError: The data or an earlier stage's weights are missing.
     """
     check_device(device)
+    if recipe.optim.workers:
+        cv2.setNumThreads(1)  # the workers are its threads, and a pool of OpenCV's own does not outlive a fork
     group = group or ProcessGroup()
     forget = restart and group.leads
     photographs: Sequence[U8Image] = Photographs(places.data, recipe.shards)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from latent_pmrf.data.datasets import FacePairs
 from latent_pmrf.data.degradation import DegradationRange
 from latent_pmrf.training.adversarial import Adversarial, AdversarialFlowStage
-from latent_pmrf.training.discriminator import Discriminator, Judged, discriminator_loss, relativistic
+from latent_pmrf.training.discriminator import Discriminator, Judged, augmented, discriminator_loss, relativistic
 from latent_pmrf.training.flow import SourceNoise
 from latent_pmrf.training.frozen import FrozenNetworks
 from latent_pmrf.training.latents import CachedPairs
@@ -99,6 +99,50 @@ def test_a_discriminator_learns_what_differs_and_only_beside_its_mean():
         loss.backward()
         optimizer.step()
     assert float(loss.detach()) < 0.2
+
+
+def test_augmented_rows_are_shifted_and_cut_alike():
+    height, width = 16, 24
+    index = torch.arange(height * width, dtype=torch.float32).view(1, 1, height, width) + 1
+    rows = index.expand(40, 3, -1, -1)
+    seen = augmented(Judged(rows, -rows, 2 * rows), torch.Generator().manual_seed(3))
+    assert torch.equal(seen.made, -seen.clean)
+    assert torch.equal(seen.mean, 2 * seen.clean)
+    assert (seen.clean == 0).float().mean() > 0.15
+    shifts = set()
+    for row in seen.clean:
+        assert torch.equal(row[0], row[1])
+        left = row[0] != 0
+        moved = (row[0] - index[0, 0])[left].unique()
+        assert len(moved) == 1  # every cell that is left has come the same way
+        right = (int(moved) + height * width) % width
+        right = right if right <= width // 2 else right - width
+        shifts.add((round((int(moved) - right) / width), right))
+        assert left.float().mean() > 0.35
+    assert len(shifts) > 15
+    assert max(abs(down) for down, _ in shifts) == height // 8
+    assert max(abs(right) for _, right in shifts) == width // 8
+
+
+def test_gradients_flow_through_augmented_rows():
+    rows = judged()
+    made = rows.made.requires_grad_()
+    augmented(Judged(rows.clean, made, rows.mean), torch.Generator().manual_seed(0)).made.sum().backward()
+    assert set(made.grad.unique().tolist()) == {0.0, 1.0}
+
+
+def test_the_discriminator_sees_augmented_rows_in_both_turns(tmp_path, validation, monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        "latent_pmrf.training.adversarial.augmented",
+        lambda rows, generator: calls.append((len(rows.clean), generator.initial_seed())) or rows,
+    )
+    stage = stage_of(tmp_path, validation, augment=True)
+    model = stage.build()
+    for index in range(2):
+        stage.loss(model, stage.batch(index), index)
+    assert [rows for rows, _ in calls] == [4, 4, 8, 4]
+    assert len({seed for _, seed in calls}) == 4
 
 
 def test_the_flow_s_loss_reaches_the_flow_and_not_its_opponent(stage):

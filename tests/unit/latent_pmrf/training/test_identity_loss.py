@@ -10,11 +10,13 @@ from skimage.data import astronaut
 from latent_pmrf.dlib_models import RECOGNITION, dlib_model
 from latent_pmrf.evaluation.card_faces import astronaut as aligned_astronaut
 from latent_pmrf.evaluation.identity import FaceIdentifier, identity_distance
+from latent_pmrf.training.device import to_device
 from latent_pmrf.training.estimator import EstimatorStage
 from latent_pmrf.training.identity import CHIP_SIZE_PX, IdentityLoss, load_face_embedder
 from tests.tiny_stages import UNET, validated
 
 CHIP = (CHIP_SIZE_PX, CHIP_SIZE_PX)
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +94,7 @@ def test_an_estimator_is_trained_with_it(pairs, validation, loss):
         EstimatorStage(UNET, pairs, 2, seed=1, validation=validation, identity_weight=0.1)
     plain = EstimatorStage(UNET, pairs, 2, seed=1, validation=validation)
     stage = EstimatorStage(UNET, pairs, 2, seed=1, validation=validation, identity_weight=0.1, identity=loss)
-    y, x = batch = stage.batch(0)
+    y, x = batch = to_device(stage.batch(0), CPU)
     value, scalars = stage.loss(lambda image: image, batch, 0)
     alone, _ = plain.loss(lambda image: image, batch, 0)
     assert scalars["identity"] == loss(y, x, 1 << 32) > 0

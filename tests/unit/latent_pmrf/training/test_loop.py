@@ -245,6 +245,27 @@ def test_batches_move_whole():
     assert to_device(batch[0], torch.device("cpu")) is batch[0]
 
 
+def test_pictures_of_8_bits_become_numbers_up_to_one_where_the_network_is():
+    levels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    moved, *_ = to_device((levels, "name"), torch.device("cpu"))
+    assert moved.dtype == torch.float32
+    assert torch.equal(moved, levels.float() / 255)
+    assert levels[0, 0, 15, 15] == 255  # the batch itself is left alone
+
+
+def test_averaged_weights_are_kept_at_every_so_many_steps(tmp_path):
+    run = trainer(tmp_path, steps=5, keep_every=2)
+    run.train()
+    kept = {path.name: load_weights(path) for path in run.run_dir.glob("weights*.safetensors")}
+    assert {name: weights.info["step"] for name, weights in kept.items()} == {
+        "weights-2.safetensors": 2,
+        "weights-4.safetensors": 4,
+        "weights.safetensors": 5,
+    }
+    two, four = (kept[f"weights-{step}.safetensors"].state_dict for step in (2, 4))
+    assert any(not torch.equal(two[name], four[name]) for name in two)
+
+
 def test_a_run_begins_with_given_weights_as_far_as_they_fit(tmp_path, caplog):
     run = trainer(tmp_path)
     begun = {name: value.tolist() for name, value in run.model.named_parameters()}

@@ -10,6 +10,7 @@ from latent_pmrf.config import ESTIMATOR_PRESETS
 from latent_pmrf.data.degradation import DegradationRange
 from latent_pmrf.nets.build import build
 from latent_pmrf.training.checkpoint import load_weights
+from latent_pmrf.training.device import to_device
 from latent_pmrf.training.optim import OptimConfig
 from latent_pmrf.training.processes import ProcessGroup
 from latent_pmrf.training.recipe import load_recipe
@@ -37,7 +38,7 @@ def test_every_recipe_of_the_tree_names_a_network_that_exists(path):
         assert build(network_config(recipe)) is not None
 
 
-@pytest.mark.parametrize("folder", ["xs", "published"])
+@pytest.mark.parametrize("folder", ["s", "xs", "published"])
 def test_three_recipes_of_distinct_seeds_make_a_bundle(folder):
     every = {path.stem: load_recipe(path) for path in (PRESETS / folder).glob("*.yaml")}
     recipes = {stage: every[stage] for stage in ("estimator", "vae", "flow")}
@@ -252,7 +253,8 @@ def test_an_identity_weight_brings_the_identity_loss(tmp_path, faces):
     recipe = load_recipe(write_recipe(tmp_path, "estimator"))
     changed = dataclasses.replace(recipe, options={"identity_weight": 0.1})
     trainer = build_trainer(changed, Places(faces, tmp_path / "runs"))
-    loss, scalars = trainer.stage.loss(trainer.model, trainer.stage.batch(0), 0)
+    batch = to_device(trainer.stage.batch(0), torch.device("cpu"))
+    loss, scalars = trainer.stage.loss(trainer.model, batch, 0)
     assert scalars["identity"] > 0
     loss.backward()
     trainer.save()
