@@ -64,7 +64,9 @@ def _parser() -> argparse.ArgumentParser:
 def _add_bundle(commands: Commands, facts: BundleFacts) -> None:
     bundle = commands.add_parser("bundle", help="export trained weights into a model repository, behind the gate")
     bundle.set_defaults(run=_bundle)
-    bundle.add_argument("--runs", type=Path, default=Path("runs/xs"), help="folder with estimator/, vae/ and flow/")
+    bundle.add_argument(
+        "--runs", type=Path, default=Path("runs/s-finish"), help="folder with estimator/, vae/ and flow/"
+    )
     _add_repository(bundle)
     bundle.add_argument("--name", default=facts.name, help="bundle name")
     bundle.add_argument("--bundle-version", default=facts.version, metavar="VERSION", help="bundle version")
@@ -86,7 +88,7 @@ def _add_bundle(commands: Commands, facts: BundleFacts) -> None:
         help="of the weights; the graphs compute in float32",
     )
     bundle.add_argument(
-        "--max-megabytes", type=float, default=32.0, metavar="MB", help="largest size of the files together"
+        "--max-megabytes", type=float, default=48.0, metavar="MB", help="largest size of the files together"
     )
 
     defaults = commands.add_parser("set-defaults", help="write default steps, fidelity and measured quality, no export")
@@ -117,7 +119,7 @@ def _add_precisions(commands: Commands) -> None:
 def _add_measurements(commands: Commands, facts: BundleFacts) -> None:
     bench = commands.add_parser("bench", help="time the networks in onnxruntime and in PyTorch")
     bench.set_defaults(run=_bench)
-    bench.add_argument("--runs", type=Path, metavar="DIR", help="trained weights; default: the xs presets, random")
+    bench.add_argument("--runs", type=Path, metavar="DIR", help="trained weights; default: the presets s, random")
     bench.add_argument("--image-size-px", type=int, default=facts.image_size_px, metavar="N", help="side of a crop")
     bench.add_argument("--repeats", type=int, default=15, metavar="N", help="measured calls of each")
     bench.add_argument("--threads", type=int, default=os.cpu_count() or 1, metavar="N", help="threads of a call")
@@ -203,7 +205,7 @@ def _set_defaults(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    trained: Trained = random_networks("xs-unet", "xs", "xs") if options.runs is None else load_trained(options.runs)
+    trained: Trained = random_networks("s-unet", "xs", "s") if options.runs is None else load_trained(options.runs)
     say(f"float32, {options.threads} threads, {options.repeats} calls of each in turn: median (quartiles).\n\n{HEADER}")
     for timing in measure(trained, options.image_size_px, repeats=options.repeats, num_threads=options.threads):
         say(table_row(timing))

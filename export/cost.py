@@ -45,7 +45,7 @@ class Pipeline:
 PIPELINES = (
     Pipeline("Latent-PMRF, published", "published", "published", "published", 512, 25),
     Pipeline("PMRF, published", "published", None, "pmrf-published", 512, 25),
-    Pipeline("latent-pmrf-xs, bundled", "xs-unet", "xs", "xs", 256, 5),
+    Pipeline("latent-pmrf-s, bundled", "s-unet", "xs", "s", 512, 1),
 )
 
 

@@ -52,9 +52,9 @@ class BundleFacts:
         half_storage: Weights are stored in half precision.
     """
 
-    name: str = "latent-pmrf-xs"
+    name: str = "latent-pmrf-s"
     version: str = "0.1.0"
-    image_size_px: int = 256
+    image_size_px: int = 512
     default_num_steps: int = 10
     max_num_steps: int = 100
     default_fidelity: float = 0.5

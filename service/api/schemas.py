@@ -74,7 +74,7 @@ class RestorationSchema(Schema):
                 {
                     "id": "kq3yS0V1mJxTtq8yJ4c1WmZp",
                     "status": "succeeded",
-                    "model": "latent-pmrf-xs@1",
+                    "model": "latent-pmrf-s@1",
                     "width": 512,
                     "height": 512,
                     "output_format": "jpeg",

@@ -51,3 +51,30 @@ def test_constants_take_the_smallest_type_that_is_exact(values, dtype):
         onnx.checker.check_model(model)
         result = open_session(model.SerializeToString()).run(None, {"x": np.zeros((1, 300), np.float32)})[0]
         np.testing.assert_array_equal(result, padded)
+
+
+def test_tables_whose_halves_vary_along_few_axes_keep_these_alone():
+    rng = np.random.default_rng(0)
+    by_row, by_column = rng.standard_normal((2, 5, 1, 15)), rng.standard_normal((2, 1, 5, 15))
+    wide = [np.broadcast_to(half, (2, 5, 5, 15)) for half in (by_row, by_column)]
+    table = np.concatenate(wide, axis=-1).astype(np.float32)
+    nodes = [
+        helper.make_node("Constant", [], ["shape"], value_ints=[5, 300]),
+        helper.make_node("Reshape", ["c", "shape"], ["rows"]),
+        helper.make_node("Add", ["x", "rows"], ["y"]),
+    ]
+    model = model_of(nodes, {"c": table})
+    model.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 5
+    store_compactly(model)
+    kept = stored(model)
+    assert sum(value.size for value in kept.values() if value.dtype == np.float32) == by_row.size + by_column.size
+    onnx.checker.check_model(model, full_check=True)
+    result = open_session(model.SerializeToString()).run(None, {"x": np.zeros((1, 300), np.float32)})[0]
+    np.testing.assert_array_equal(result.reshape(table.shape), table)
+
+
+def test_a_table_that_varies_along_all_axes_stays():
+    table = np.random.default_rng(0).standard_normal((1, 300)).astype(np.float32)
+    model = model_of([helper.make_node("Add", ["x", "c"], ["y"])], {"c": table})
+    store_compactly(model)
+    assert list(stored(model)) == ["c"]
