@@ -3,8 +3,8 @@
 #   HOST, PORT   where `make serve` listens                    127.0.0.1, 8000
 #   PYTHON       interpreter of the environments, 3.11 or later
 #   DATA, RUNS   training faces and training runs              ../shared/faces, runs/PRESET
-#   PRESET       folder of recipes                             s; xs is for a CPU
 #   DEVICE       where to train                                cpu
+#   PRESET       folder of recipes                             xs on a CPU, else s, which the bundled model is made of
 #   ARGS         more arguments of serve, test, integration, train, evaluate, bench, fuzz or audit
 #
 # pip's own configuration and PIP_* variables apply as everywhere (mirrors, certificates, extra indices).
@@ -18,9 +18,9 @@ MAKEFLAGS += --no-print-directory
 HOST ?= 127.0.0.1
 PORT ?= 8000
 DATA ?= ../shared/faces
-PRESET ?= s
-RUNS ?= runs/$(PRESET)
 DEVICE ?= cpu
+PRESET ?= $(if $(filter cpu,$(DEVICE)),xs,s)
+RUNS ?= runs/$(PRESET)
 ARGS ?=
 
 VENV := .venv
@@ -169,18 +169,21 @@ format: $(VENV_DEV)/.installed ## sort imports, mend what ruff can mend, format
 	@$(VENV_DEV)/bin/ruff format .
 
 .PHONY: train
-train: install-dev ## train the model of PRESET on DATA (three stages and the flow's finish, resumable) and export it
+train: install-dev ## train the model of PRESET on DATA (three stages and a finish, resumable) and export it
 	@for stage in estimator vae flow; do \
 		echo "==> training: $$stage"; \
 		$(VENV_DEV)/bin/python -m latent_pmrf.cli train $$stage --config $(PRESETS)/$$stage.yaml \
 			--data $(DATA) --runs $(RUNS) --device $(DEVICE) $(ARGS); \
 	done
-	@echo "==> training: the flow's finish"
-	@mkdir -p $(RUNS)-finish && cp -r $(RUNS)/estimator $(RUNS)/vae $(RUNS)-finish/
-	@$(VENV_DEV)/bin/python -m latent_pmrf.cli train flow --config $(PRESETS)/flow_finish.yaml \
-		--data $(DATA) --runs $(RUNS)-finish --init $(RUNS)/flow/weights.safetensors --device $(DEVICE) $(ARGS)
+	@if [ -f $(PRESETS)/flow_finish.yaml ]; then \
+		echo "==> training: the flow's finish"; \
+		for stage in estimator vae; do install -D -t $(RUNS)-finish/$$stage $(RUNS)/$$stage/weights.safetensors; done; \
+		$(VENV_DEV)/bin/python -m latent_pmrf.cli train flow --config $(PRESETS)/flow_finish.yaml \
+			--data $(DATA) --runs $(RUNS)-finish --init $(RUNS)/flow/weights.safetensors --device $(DEVICE) $(ARGS); \
+	fi
 	@echo "==> exporting"
-	@$(VENV_DEV)/bin/python -m export.cli bundle --runs $(RUNS)-finish --model-repository $(REPOSITORY) --name latent-pmrf-$(PRESET)
+	@runs=$(RUNS)-finish; [ -d $$runs ] || runs=$(RUNS); \
+	$(VENV_DEV)/bin/python -m export.cli bundle --runs $$runs --model-repository $(REPOSITORY) --name latent-pmrf-$(PRESET)
 
 .PHONY: evaluate
 evaluate: install-dev ## quality of the bundled model on DATA/val: table, model card, sheet of pictures

@@ -18,7 +18,7 @@ from export.engine import BuildOptions, require_tensorrt
 from export.gpu import Roof, gpu_name, gpu_report
 from export.half import PRECISIONS
 from export.manifest import BundleFacts, set_defaults
-from export.networks import graph_specs
+from export.networks import graph_specs, native_size_px
 from export.node_profile import profile, profile_table
 from export.parity import Gate, ParityError, draw_all, feeds_of
 from export.precision import PrecisionGate
@@ -70,7 +70,12 @@ def _add_bundle(commands: Commands, facts: BundleFacts) -> None:
     _add_repository(bundle)
     bundle.add_argument("--name", default=facts.name, help="bundle name")
     bundle.add_argument("--bundle-version", default=facts.version, metavar="VERSION", help="bundle version")
-    bundle.add_argument("--image-size-px", type=int, default=facts.image_size_px, metavar="N", help="side of a crop")
+    bundle.add_argument(
+        "--image-size-px",
+        type=int,
+        metavar="N",
+        help=f"side of a crop; default: the estimator's own, {facts.image_size_px} where it takes any",
+    )
     _add_defaults(bundle, "default: that of the bundle that is there, if any")
     bundle.add_argument(
         "--max-num-steps", type=int, default=facts.max_num_steps, metavar="N", help="most steps allowed"
@@ -174,7 +179,7 @@ def _bundle(options: argparse.Namespace) -> int:
         BundleFacts(
             name=options.name,
             version=options.bundle_version,
-            image_size_px=options.image_size_px,
+            image_size_px=options.image_size_px or native_size_px(trained) or BundleFacts.image_size_px,
             max_num_steps=options.max_num_steps,
             max_batch_size=options.max_batch_size,
             batch_sizes=None if options.batch_sizes is None else tuple(options.batch_sizes),

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from export.networks import GraphSpec, graph_specs
 from export.trained import Trained
 from latent_pmrf.config import ESTIMATOR_PRESETS, VAE_PRESETS, VELOCITY_PRESETS
+from latent_pmrf.evaluation.summary import counted_steps
 from latent_pmrf.flow.statistics import LatentStatistics
 from latent_pmrf.nets.build import build
 
@@ -103,7 +104,7 @@ def cost_table(pipelines: Sequence[Pipeline] = PIPELINES) -> Iterator[str]:
     yield "|---|---|---|---|---|---|"
     for pipeline in pipelines:
         rows = costs(pipeline)
-        title = f"{pipeline.name}, {pipeline.image_size_px} px, {pipeline.num_steps} steps"
+        title = f"{pipeline.name}, {pipeline.image_size_px} px, {counted_steps(pipeline.num_steps)}"
         for row in rows:
             per_face = row.gflop * row.calls
             yield (

@@ -76,6 +76,12 @@ class Decoding(nn.Module):
         return self.vae.decode(latent)
 
 
+def native_size_px(trained: Trained) -> int | None:
+    """Side of the only face crops that the estimator takes, or None where it takes any."""
+    config = trained.estimator.config
+    return config.image_size_px if isinstance(config, UNetConfig) else None
+
+
 def graph_specs(trained: Trained, image_size_px: int) -> tuple[GraphSpec, ...]:
     """Describe the graphs, in the order of the pipeline.
 
@@ -86,9 +92,9 @@ def graph_specs(trained: Trained, image_size_px: int) -> tuple[GraphSpec, ...]:
     Raises:
         ValueError: The networks do not work at that size.
     """
-    fixed = trained.estimator.config
-    if isinstance(fixed, UNetConfig) and fixed.image_size_px != image_size_px:
-        raise ValueError(f"the estimator works on {fixed.image_size_px} px, not {image_size_px}")
+    native_px = native_size_px(trained)
+    if native_px is not None and native_px != image_size_px:
+        raise ValueError(f"the estimator works on {native_px} px, not {image_size_px}")
     image = (3, image_size_px, image_size_px)
     state = trained.restorer.state_shape(image_size_px)
     unit, signed = (0.0, 1.0), (-1.0, 1.0)

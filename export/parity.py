@@ -49,7 +49,7 @@ class Gate:
 
     relative_error: float = 1e-4
     levels: float = 0.25
-    max_bytes: int = 32_000_000
+    max_bytes: int = 48_000_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     train.add_argument("stage", choices=("estimator", "vae", "flow"))
     train.add_argument("--config", type=Path, required=True, help="recipe, a YAML file")
     train.add_argument("--data", type=Path, default=Path("../shared/faces"), help="folder of shards and val/")
-    train.add_argument("--runs", type=Path, default=Path("runs/xs"), help="folder of runs")
+    train.add_argument("--runs", type=Path, default=Path("runs/s"), help="folder of runs")
     train.add_argument("--device", default="cpu")
     train.add_argument("--steps", type=int, help="replace the recipe's number of steps")
     train.add_argument(

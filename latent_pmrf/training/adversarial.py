@@ -200,7 +200,8 @@ class AdversarialFlowStage(FlowStage):
         """The rows as the discriminator sees them in its own turn, 0, and in the flow's, 1."""
         if not self._terms.augment:
             return judged
-        return augmented(judged, torch.Generator().manual_seed((self._seed << 32) + 2 * index + turn))
+        draw = (1 << 31) + 2 * index + turn  # beside those of the noise
+        return augmented(judged, torch.Generator().manual_seed((self._seed << 32) + draw))
 
     def _energy(self) -> torch.Tensor:
         """(C,) weights of the channels: the picture's energy for a usual distance there, 1 / C on average."""

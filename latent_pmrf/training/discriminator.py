@@ -102,14 +102,15 @@ def augmented(judged: Judged, generator: torch.Generator) -> Judged:
     """
     rows, _, height, width = judged.clean.shape
     device = judged.clean.device
-    shift = ((torch.rand(rows, 2, generator=generator) * 2 - 1) * _SHIFT * torch.tensor([width, height])).round()
+    shift = (torch.rand(rows, 2, generator=generator) * 2 - 1) * _SHIFT
     corner = torch.rand(rows, 2, generator=generator) * (1 + _CUTOUT) - _CUTOUT
-    theta = torch.eye(2, 3).repeat(rows, 1, 1)
-    theta[:, :, 2] = shift * 2 / torch.tensor([width, height])
-    grid = F.affine_grid(theta, [rows, 1, height, width], align_corners=False).to(device)
-    y = (torch.arange(height) + 0.5) / height
-    x = (torch.arange(width) + 0.5) / width
-    cut_x = (x > corner[:, :1]) & (x < corner[:, :1] + _CUTOUT)  # (B, w)
+    x, y = ((torch.arange(side) + 0.5) / side for side in (width, height))
+    from_x = x + (shift[:, :1] * width).round() / width  # (B, w)
+    from_y = y + (shift[:, 1:] * height).round() / height
+    # Not by affine_grid, a product, which autocast would round.
+    grid = torch.stack([from_x[:, None].expand(-1, height, -1), from_y[:, :, None].expand(-1, -1, width)], dim=-1)
+    grid = (2 * grid - 1).to(device)
+    cut_x = (x > corner[:, :1]) & (x < corner[:, :1] + _CUTOUT)
     cut_y = (y > corner[:, 1:]) & (y < corner[:, 1:] + _CUTOUT)
     kept = (~(cut_y[:, :, None] & cut_x[:, None])).float()[:, None].to(device)
 

@@ -66,7 +66,9 @@ class OptimConfig:
     keep_every: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse a batch that cannot be divided."""
+        """Refuse a batch that cannot be divided, and steps that never come."""
+        if self.keep_every < 0:
+            raise ValueError(f"keep_every must be 0 or more, not {self.keep_every}")
         if self.micro_batches < 1 or self.batch_size % self.micro_batches:
             raise ValueError(f"micro_batches {self.micro_batches} must divide batch_size {self.batch_size}")
 

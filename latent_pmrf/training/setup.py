@@ -99,7 +99,9 @@ def build_trainer(  # noqa: PLR0913 - what the command line says of a run
     """
     check_device(device)
     if recipe.optim.workers:
-        cv2.setNumThreads(1)  # the workers are its threads, and a pool of OpenCV's own does not outlive a fork
+        cv2.setNumThreads(
+            1
+        )  # here, for a worker that changed it would wait for threads that a fork does not bring along
     group = group or ProcessGroup()
     forget = restart and group.leads
     photographs: Sequence[U8Image] = Photographs(places.data, recipe.shards)

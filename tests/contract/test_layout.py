@@ -13,7 +13,7 @@ SHARED_FACES = ROOT.parent / "shared" / "faces"
 
 MAX_LINES = 400
 MAX_LINES_OF_A_NETWORK = 500
-MAX_REPOSITORY_BYTES = 32 * 1024 * 1024
+MAX_REPOSITORY_BYTES = 48 * 1024 * 1024
 BANNED_STEMS = {"utils", "util", "helpers", "helper", "common", "misc", "tools"}
 PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 DATA = {".tar", ".tgz", ".gz", ".zip", ".npz", ".npy", ".pt", ".pth", ".ckpt", ".parquet"}

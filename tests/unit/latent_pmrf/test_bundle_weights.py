@@ -2,14 +2,18 @@ import dataclasses
 import hashlib
 import json
 import shutil
+from pathlib import Path
 
 import onnx
 import torch
 
+from export.bundle import write_bundle
+from export.manifest import BundleFacts
+from export.parity import Gate
 from export.trained import load_trained, round_weights
 from latent_pmrf.cli import main
 from latent_pmrf.training.checkpoint import load_weights
-from tests.tiny_runs import HDIT, STATISTICS
+from tests.tiny_runs import HDIT, SIDE_PX, STATISTICS, write_runs
 
 STAGES = ("estimator", "vae", "flow")
 
@@ -33,6 +37,24 @@ def test_a_bundle_gives_back_the_weights_it_was_exported_from(exported, tmp_path
     assert {name: facts[name] for name in STATISTICS} == STATISTICS
     assert facts["imported"] == {"bundle": "tiny@7"}
     assert load_trained(tmp_path).velocity.config == HDIT
+
+
+def test_the_scales_of_cosine_attention_come_back(tmp_path):
+    velocity = dataclasses.replace(HDIT, cosine_attention=True, mean_conditioned=True)
+    trained, repository = load_trained(write_runs(tmp_path / "runs", velocity=velocity)), tmp_path / "bundle"
+    facts = BundleFacts(name="tiny", version="7", image_size_px=SIDE_PX)
+    write_bundle(trained, repository, facts, Gate(), lambda _: None)
+    assert run_import(repository, tmp_path / "back") == 0
+    found = load_weights(tmp_path / "back" / "flow" / "weights.safetensors").state_dict
+    expected = trained.velocity.state_dict()
+    scales = [name for name in expected if name.endswith("attn.scale")]
+    assert len(scales) == 3
+    assert all(torch.equal(found[name], expected[name]) for name in scales)
+
+
+def test_the_bundle_of_the_repository_is_read(tmp_path):
+    assert run_import(Path("model_repository"), tmp_path) == 0
+    assert {path.parent.name for path in tmp_path.glob("*/weights.safetensors")} == set(STAGES)
 
 
 def test_weights_that_are_there_are_never_replaced(exported, tmp_path, capsys):

@@ -131,18 +131,18 @@ def test_gradients_flow_through_augmented_rows():
     assert set(made.grad.unique().tolist()) == {0.0, 1.0}
 
 
-def test_the_discriminator_sees_augmented_rows_in_both_turns(tmp_path, validation, monkeypatch):
-    calls = []
-    monkeypatch.setattr(
-        "latent_pmrf.training.adversarial.augmented",
-        lambda rows, generator: calls.append((len(rows.clean), generator.initial_seed())) or rows,
-    )
-    stage = stage_of(tmp_path, validation, augment=True)
-    model = stage.build()
-    for index in range(2):
-        stage.loss(model, stage.batch(index), index)
-    assert [rows for rows, _ in calls] == [4, 4, 8, 4]
-    assert len({seed for _, seed in calls}) == 4
+def test_the_discriminator_sees_augmented_rows_in_both_turns(tmp_path, validation):
+    plain, changed = (stage_of(tmp_path / name, validation, augment=name == "changed") for name in ("plain", "changed"))
+    model = plain.build()
+    scalars = [stage.loss(model, stage.batch(0), 0)[1] for stage in (plain, changed)]
+    assert scalars[0]["error"] == scalars[1]["error"]
+    assert scalars[0]["opponent"] != scalars[1]["opponent"]
+    assert scalars[0]["game"] != scalars[1]["game"]
+    rows = judged()
+    first, again, other = (changed._seen(rows, 5, turn=turn).clean for turn in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert plain._seen(rows, 5, turn=0) is rows
 
 
 def test_the_flow_s_loss_reaches_the_flow_and_not_its_opponent(stage):
