@@ -179,7 +179,7 @@ def _bundle(options: argparse.Namespace) -> int:
         BundleFacts(
             name=options.name,
             version=options.bundle_version,
-            image_size_px=options.image_size_px or native_size_px(trained) or BundleFacts.image_size_px,
+            image_size_px=options.image_size_px or native_size_px(trained) or BundleFacts().image_size_px,
             max_num_steps=options.max_num_steps,
             max_batch_size=options.max_batch_size,
             batch_sizes=None if options.batch_sizes is None else tuple(options.batch_sizes),

@@ -116,7 +116,7 @@ function paintResult(photo) {
   const ending = report.output_format === "jpeg" ? "jpg" : report.output_format;
   byId("download").download = `${photo.name.replace(/\.\w+$/, "")}-restored.${ending}`;
   const seconds = (report.timings_ms.total / 1000).toFixed(2);
-  byId("facts").textContent = `${report.width} × ${report.height} px · ${report.num_steps} steps, fidelity ${report.fidelity}, ` +
+  byId("facts").textContent = `${report.width} × ${report.height} px · ${report.num_steps} ${report.num_steps === 1 ? "step" : "steps"}, fidelity ${report.fidelity}, ` +
     `seed ${report.seed} · ${seconds} s · ${report.model}`;
   showOptions(photo.options);
   const before = byId("before");

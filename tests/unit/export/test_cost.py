@@ -70,7 +70,7 @@ def test_the_roofline_is_arithmetic_for_many_faces_and_weights_for_one():
     found = costs(PIPELINES[2])
     weights_ms = sum(cost.calls * cost.parameters * 2 for cost in found) / 3350e9 * 1e3
     arithmetic_ms = sum(cost.calls * cost.gflop for cost in found) / 989
-    assert roof.floor_ms(PIPELINES[2], 1) >= max(weights_ms, arithmetic_ms)
+    assert roof.floor_ms(PIPELINES[2], 1) > 0.999 * max(weights_ms, arithmetic_ms)
     assert roof.floor_ms(PIPELINES[2], 1000) == pytest.approx(1000 * arithmetic_ms)
 
 
