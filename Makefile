@@ -29,6 +29,8 @@ VENV_TRITON := .venv-triton
 REPOSITORY := model_repository
 DETECTOR := $(REPOSITORY)/detector/1/model.onnx
 PRESETS := latent_pmrf/training/presets/$(PRESET)
+FINISH := $(wildcard $(PRESETS)/flow_finish.yaml)
+TRAINED := $(RUNS)$(if $(FINISH),-finish)
 RECIPE := pyproject.toml constraints.txt hatch_build.py service/rpc/restoration.proto
 EVERYTHING := .[train,evaluate,test,lint]
 # A Triton 2.51 server for tests, and what its stand-in for NVIDIA's backend needs. The server's Python part wants NumPy 1.
@@ -175,15 +177,14 @@ train: install-dev ## train the model of PRESET on DATA (three stages and a fini
 		$(VENV_DEV)/bin/python -m latent_pmrf.cli train $$stage --config $(PRESETS)/$$stage.yaml \
 			--data $(DATA) --runs $(RUNS) --device $(DEVICE) $(ARGS); \
 	done
-	@if [ -f $(PRESETS)/flow_finish.yaml ]; then \
+	@if [ -n "$(FINISH)" ]; then \
 		echo "==> training: the flow's finish"; \
-		for stage in estimator vae; do install -D -t $(RUNS)-finish/$$stage $(RUNS)/$$stage/weights.safetensors; done; \
-		$(VENV_DEV)/bin/python -m latent_pmrf.cli train flow --config $(PRESETS)/flow_finish.yaml \
-			--data $(DATA) --runs $(RUNS)-finish --init $(RUNS)/flow/weights.safetensors --device $(DEVICE) $(ARGS); \
+		for stage in estimator vae; do install -D -t $(TRAINED)/$$stage $(RUNS)/$$stage/weights.safetensors; done; \
+		$(VENV_DEV)/bin/python -m latent_pmrf.cli train flow --config $(FINISH) \
+			--data $(DATA) --runs $(TRAINED) --init $(RUNS)/flow/weights.safetensors --device $(DEVICE) $(ARGS); \
 	fi
 	@echo "==> exporting"
-	@runs=$(RUNS)-finish; [ -d $$runs ] || runs=$(RUNS); \
-	$(VENV_DEV)/bin/python -m export.cli bundle --runs $$runs --model-repository $(REPOSITORY) --name latent-pmrf-$(PRESET)
+	@$(VENV_DEV)/bin/python -m export.cli bundle --runs $(TRAINED) --model-repository $(REPOSITORY) --name latent-pmrf-$(PRESET)
 
 .PHONY: evaluate
 evaluate: install-dev ## quality of the bundled model on DATA/val: table, model card, sheet of pictures

@@ -70,12 +70,7 @@ def _add_bundle(commands: Commands, facts: BundleFacts) -> None:
     _add_repository(bundle)
     bundle.add_argument("--name", default=facts.name, help="bundle name")
     bundle.add_argument("--bundle-version", default=facts.version, metavar="VERSION", help="bundle version")
-    bundle.add_argument(
-        "--image-size-px",
-        type=int,
-        metavar="N",
-        help=f"side of a crop; default: the estimator's own, {facts.image_size_px} where it takes any",
-    )
+    _add_image_size(bundle, facts)
     _add_defaults(bundle, "default: that of the bundle that is there, if any")
     bundle.add_argument(
         "--max-num-steps", type=int, default=facts.max_num_steps, metavar="N", help="most steps allowed"
@@ -93,7 +88,11 @@ def _add_bundle(commands: Commands, facts: BundleFacts) -> None:
         help="of the weights; the graphs compute in float32",
     )
     bundle.add_argument(
-        "--max-megabytes", type=float, default=48.0, metavar="MB", help="largest size of the files together"
+        "--max-megabytes",
+        type=float,
+        default=Gate().max_bytes / 1e6,
+        metavar="MB",
+        help="largest size of the files together",
     )
 
     defaults = commands.add_parser("set-defaults", help="write default steps, fidelity and measured quality, no export")
@@ -125,7 +124,7 @@ def _add_measurements(commands: Commands, facts: BundleFacts) -> None:
     bench = commands.add_parser("bench", help="time the networks in onnxruntime and in PyTorch")
     bench.set_defaults(run=_bench)
     bench.add_argument("--runs", type=Path, metavar="DIR", help="trained weights; default: the presets s, random")
-    bench.add_argument("--image-size-px", type=int, default=facts.image_size_px, metavar="N", help="side of a crop")
+    _add_image_size(bench, facts)
     bench.add_argument("--repeats", type=int, default=15, metavar="N", help="measured calls of each")
     bench.add_argument("--threads", type=int, default=os.cpu_count() or 1, metavar="N", help="threads of a call")
 
@@ -171,6 +170,21 @@ def _add_defaults(parser: argparse.ArgumentParser, otherwise: str) -> None:
     parser.add_argument("--fidelity", type=float, metavar="X", help=f"default fidelity, 0 to 1; {otherwise}")
 
 
+def _add_image_size(parser: argparse.ArgumentParser, facts: BundleFacts) -> None:
+    parser.add_argument(
+        "--image-size-px",
+        type=int,
+        metavar="N",
+        help=f"side of a crop; default: the estimator's own, {facts.image_size_px} where it takes any",
+    )
+
+
+def _image_size_px(options: argparse.Namespace, trained: Trained) -> int:
+    if options.image_size_px is not None:
+        return int(options.image_size_px)
+    return native_size_px(trained) or BundleFacts().image_size_px
+
+
 def _bundle(options: argparse.Namespace) -> int:
     trained = load_trained(options.runs)
     for stage, progress in trained.unfinished.items():
@@ -179,7 +193,7 @@ def _bundle(options: argparse.Namespace) -> int:
         BundleFacts(
             name=options.name,
             version=options.bundle_version,
-            image_size_px=options.image_size_px or native_size_px(trained) or BundleFacts().image_size_px,
+            image_size_px=_image_size_px(options, trained),
             max_num_steps=options.max_num_steps,
             max_batch_size=options.max_batch_size,
             batch_sizes=None if options.batch_sizes is None else tuple(options.batch_sizes),
@@ -212,7 +226,8 @@ def _set_defaults(options: argparse.Namespace) -> int:
 def _bench(options: argparse.Namespace) -> int:
     trained: Trained = random_networks("s-unet", "xs", "s") if options.runs is None else load_trained(options.runs)
     say(f"float32, {options.threads} threads, {options.repeats} calls of each in turn: median (quartiles).\n\n{HEADER}")
-    for timing in measure(trained, options.image_size_px, repeats=options.repeats, num_threads=options.threads):
+    side_px = _image_size_px(options, trained)
+    for timing in measure(trained, side_px, repeats=options.repeats, num_threads=options.threads):
         say(table_row(timing))
     return 0
 

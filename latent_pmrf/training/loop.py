@@ -193,14 +193,16 @@ class Trainer(Generic[Batch]):
         """Write the training state and the averaged weights; only the leading process does."""
         if not self.group.leads:
             return
-        facts = {"step": self.step, "train_seconds": round(self.train_seconds, 1)}
         beside = self.stage.state() if isinstance(self.stage, Stateful) else None
-        save_training_state(self.state_path, self.model, self.ema, self.optimizers, facts, beside)
+        save_training_state(self.state_path, self.model, self.ema, self.optimizers, self._progress(), beside)
         self._save_weights("weights.safetensors")
 
+    def _progress(self) -> dict[str, float]:
+        return {"step": self.step, "train_seconds": round(self.train_seconds, 1)}
+
     def _save_weights(self, name: str) -> None:
-        facts = {"step": self.step, "train_seconds": round(self.train_seconds, 1)}
-        recipe = {"stage": self.stage.name, "optim": dataclasses.asdict(self.optim), **facts, **self.stage.info()}
+        optim = dataclasses.asdict(self.optim)
+        recipe = {"stage": self.stage.name, "optim": optim, **self._progress(), **self.stage.info()}
         save_weights(self.run_dir / name, self.stage.config, self.ema.shadow, recipe)
 
     def _batches(self) -> BatchSource[tuple[int, Batch]]:

@@ -3,7 +3,7 @@
 import { look, shape, split } from "/page/compare.js";
 import { showFaces, showPreviews } from "/page/faces.js";
 import { limitOptions, readOptions, showOptions, watchOptions } from "/page/options.js";
-import { Photo, readLimits } from "/page/photo.js";
+import { Photo, counted, readLimits } from "/page/photo.js";
 
 const byId = (id) => document.getElementById(id);
 const FORMATS = { jpeg: "JPEG", png: "PNG", webp: "WebP" };
@@ -24,8 +24,7 @@ function stageOf(photo) {
   if (note) return note;
   if (stage === "queued" && position !== null) return position ? `${position} before it in the line` : "next in the line";
   if (stage === "running" && progress?.num_steps) {
-    const faces = progress.num_faces === 1 ? "1 face" : `${progress.num_faces} faces`;
-    return `Step ${progress.steps_done} of ${progress.num_steps}, ${faces}`;
+    return `Step ${progress.steps_done} of ${progress.num_steps}, ${counted(progress.num_faces, "face")}`;
   }
   return { waiting: "Waits its turn", sending: "Sending", queued: "In the line", running: "Looking for faces", ended: "Fetching",
     done: "Done", failed: photo.problem?.title, cancelled: "Cancelled" }[stage];
@@ -116,7 +115,7 @@ function paintResult(photo) {
   const ending = report.output_format === "jpeg" ? "jpg" : report.output_format;
   byId("download").download = `${photo.name.replace(/\.\w+$/, "")}-restored.${ending}`;
   const seconds = (report.timings_ms.total / 1000).toFixed(2);
-  byId("facts").textContent = `${report.width} × ${report.height} px · ${report.num_steps} ${report.num_steps === 1 ? "step" : "steps"}, fidelity ${report.fidelity}, ` +
+  byId("facts").textContent = `${report.width} × ${report.height} px · ${counted(report.num_steps, "step")}, fidelity ${report.fidelity}, ` +
     `seed ${report.seed} · ${seconds} s · ${report.model}`;
   showOptions(photo.options);
   const before = byId("before");

@@ -171,8 +171,12 @@ export class Photo {
     this.previews.clear();
     if (!this.options.seed) this.options = { ...this.options, seed: String(this.report.seed) }; // changes come one by one
     const count = this.report.faces.filter((face) => face.status === "restored").length;
-    this.onChange(this, `${this.name}: ${count === 1 ? "1 face" : `${count} faces`} restored.`);
+    this.onChange(this, `${this.name}: ${counted(count, "face")} restored.`);
   }
+}
+
+export function counted(number, noun) {
+  return `${number} ${noun}${number === 1 ? "" : "s"}`;
 }
 
 async function forget(job) {

@@ -15,6 +15,7 @@ from latent_pmrf.cli import main
 from latent_pmrf.training.checkpoint import load_weights
 from tests.tiny_runs import HDIT, SIDE_PX, STATISTICS, write_runs
 
+BUNDLE = Path(__file__).resolve().parents[3] / "model_repository"
 STAGES = ("estimator", "vae", "flow")
 
 
@@ -53,7 +54,7 @@ def test_the_scales_of_cosine_attention_come_back(tmp_path):
 
 
 def test_the_bundle_of_the_repository_is_read(tmp_path):
-    assert run_import(Path("model_repository"), tmp_path) == 0
+    assert run_import(BUNDLE, tmp_path) == 0
     assert {path.parent.name for path in tmp_path.glob("*/weights.safetensors")} == set(STAGES)
 
 
