@@ -29,8 +29,8 @@ VENV_TRITON := .venv-triton
 REPOSITORY := model_repository
 DETECTOR := $(REPOSITORY)/detector/1/model.onnx
 PRESETS := latent_pmrf/training/presets/$(PRESET)
-FINISH := $(wildcard $(PRESETS)/flow_finish.yaml)
-TRAINED := $(RUNS)$(if $(FINISH),-finish)
+FINISHES := $(foreach finish,vae_finish flow_finish flow_likeness,$(basename $(notdir $(wildcard $(PRESETS)/$(finish).yaml))))
+TRAINED := $(RUNS)$(addprefix -,$(lastword $(FINISHES)))
 RECIPE := pyproject.toml constraints.txt hatch_build.py service/rpc/restoration.proto
 EVERYTHING := .[train,evaluate,test,lint]
 # A Triton 2.51 server for tests, and what its stand-in for NVIDIA's backend needs. The server's Python part wants NumPy 1.
@@ -171,18 +171,22 @@ format: $(VENV_DEV)/.installed ## sort imports, mend what ruff can mend, format
 	@$(VENV_DEV)/bin/ruff format .
 
 .PHONY: train
-train: install-dev ## train the model of PRESET on DATA (three stages and a finish, resumable) and export it
+train: install-dev ## train the model of PRESET on DATA (three stages and their finishes, resumable) and export it
 	@for stage in estimator vae flow; do \
 		echo "==> training: $$stage"; \
 		$(VENV_DEV)/bin/python -m latent_pmrf.cli train $$stage --config $(PRESETS)/$$stage.yaml \
 			--data $(DATA) --runs $(RUNS) --device $(DEVICE) $(ARGS); \
 	done
-	@if [ -n "$(FINISH)" ]; then \
-		echo "==> training: the flow's finish"; \
-		for stage in estimator vae; do install -D -t $(TRAINED)/$$stage $(RUNS)/$$stage/weights.safetensors; done; \
-		$(VENV_DEV)/bin/python -m latent_pmrf.cli train flow --config $(FINISH) \
-			--data $(DATA) --runs $(TRAINED) --init $(RUNS)/flow/weights.safetensors --device $(DEVICE) $(ARGS); \
-	fi
+	@from=$(RUNS); for finish in $(FINISHES); do \
+		echo "==> training: $$finish"; \
+		stage=$${finish%_*} to=$(RUNS)-$$finish; \
+		for kept in estimator vae flow; do \
+			[ $$kept = $$stage ] || install -D -t $$to/$$kept $$from/$$kept/weights.safetensors; \
+		done; \
+		$(VENV_DEV)/bin/python -m latent_pmrf.cli train $$stage --config $(PRESETS)/$$finish.yaml \
+			--data $(DATA) --runs $$to --init $$from/$$stage/weights.safetensors --device $(DEVICE) $(ARGS); \
+		from=$$to; \
+	done
 	@echo "==> exporting"
 	@$(VENV_DEV)/bin/python -m export.cli bundle --runs $(TRAINED) --model-repository $(REPOSITORY) --name latent-pmrf-$(PRESET)
 

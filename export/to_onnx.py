@@ -21,7 +21,7 @@ from onnxscript import opset18 as op
 
 from export.networks import GraphSpec
 from export.passes import store_compactly, tidy
-from export.rewrites import join_upsampling, normalise_last
+from export.rewrites import divide_convolutions, join_upsampling, normalise_last
 from export.simplify import simplify
 
 OPSET = 18
@@ -51,6 +51,7 @@ def to_onnx(spec: GraphSpec, properties: Mapping[str, str] | None = None) -> byt
     model = _convert(spec)
     join_upsampling(model)
     normalise_last(model)
+    divide_convolutions(model)
     store_compactly(model)
     tidy(model)
     model.ir_version = IR_VERSION

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latent_pmrf.config import HDiTConfig
-from latent_pmrf.nets.attention import attend, neighborhood_attention, rotate
+from latent_pmrf.nets.attention import MASKED, attend, neighborhood_attention, rotate
 from latent_pmrf.nets.layers import FourierFeatures, MappingNetwork, rms_normalize, zero_init
 from latent_pmrf.nets.preconditioning import Preconditioning
 
@@ -24,6 +24,8 @@ AUGMENTATION_WIDTH = 9
 
 INITIAL_COSINE_SCALE = 10.0
 NORM_EPS = 1e-6
+NEGLIGIBLE = 30.0
+"""A logit that is this much less than another weighs nothing beside it: exp(-30) is below 1e-13."""
 
 
 def hidden_width(config: HDiTConfig, width: int) -> int:
@@ -101,6 +103,7 @@ class Attention(nn.Module):
         self.heads = width // self.head_dim
         self.kernel = config.kernel_size if config.attention[level] == "neighborhood" else None
         cosine = config.flavour == "pmrf" or config.cosine_attention
+        self.mask_depth = MASKED
         self.qkv_proj = Projection(width, 3 * width, config.depthwise_conv)
         self.scale = nn.Parameter(torch.full((self.heads,), INITIAL_COSINE_SCALE)) if cosine else None
         self.out_proj = zero_init(nn.Conv2d(width, width, 1, bias=config.flavour == "latent_pmrf"))
@@ -122,7 +125,7 @@ class Attention(nn.Module):
             y = attend(q, k, v, scale=logit_scale)
             y = y.reshape(b, self.heads, h, w, self.head_dim)
         else:
-            y = neighborhood_attention(q, k, v, self.kernel, logit_scale)
+            y = neighborhood_attention(q, k, v, self.kernel, logit_scale, self.mask_depth)
         y = y.permute(0, 2, 3, 1, 4).reshape(b, h, w, c)
         return self.out_proj(y.permute(0, 3, 1, 2))
 
@@ -245,6 +248,17 @@ class HDiT(nn.Module):
         self.out_norm = OutNorm(widths[0], NORM_EPS if flavour == "pmrf" else torch.finfo(torch.float32).eps)
         self.proj_out = Patch(flavour, widths[0], pixels)
         zero_init(self.proj_out.proj)
+
+    def fit_masks_(self) -> None:
+        """Make the masks of cosine attention as deep as they need to be, for these weights.
+
+        Logits of unit queries and keys lie within their scale, so a finite depth suffices for weights below the
+        rounding of float32. Under a deeper mask exponentials become subnormal numbers, with which Intel processors take
+        thirteen times as long over onnxruntime's softmax (docs/profiles/networks.md).
+        """
+        for module in self.modules():
+            if isinstance(module, Attention) and module.scale is not None:
+                module.mask_depth = -2.0 * float(module.scale.max()) - NEGLIGIBLE
 
     def forward(self, x_t: Tensor, t: Tensor, source_mean: Tensor | None = None) -> Tensor:
         """Velocity at a state.

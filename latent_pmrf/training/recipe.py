@@ -18,10 +18,13 @@ T = TypeVar("T")
 
 STAGE_OPTIONS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
     "estimator": (frozenset(), frozenset({"identity_weight", "loss", "space"})),
-    "vae": (frozenset({"crop_px"}), frozenset({"kl_weight", "band_weight", "perceptual_weight"})),
+    "vae": (
+        frozenset({"crop_px"}),
+        frozenset({"amplitude_weight", "band_weight", "decoder_only", "kl_weight", "perceptual_weight"}),
+    ),
     "flow": (
         frozenset(),
-        frozenset({"adversarial", "copies", "noise_factor", "sigma_s", "source", "space", "weighting"}),
+        frozenset({"adversarial", "copies", "likeness", "noise_factor", "sigma_s", "source", "space", "weighting"}),
     ),
 }
 """Entries of `options` that a stage needs, and those that it may have (see `latent_pmrf.training.setup`)."""

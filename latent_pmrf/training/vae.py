@@ -1,4 +1,8 @@
-"""Stage 2: Sim-VAE, L1 and high-frequency reconstruction with a very small KL term (paper, section 4)."""
+"""Stage 2: Sim-VAE, L1 and high-frequency reconstruction with a very small KL term (paper, section 4).
+
+With `decoder_only` the encoder stays as it is given, so that a flow trained in its latents stays valid: a finish of the
+decoder, as the public autoencoders of Stable Diffusion had one.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ from latent_pmrf.nets.layers import channels_last
 from latent_pmrf.nets.sim_vae import SimVAE
 from latent_pmrf.training.device import device_of
 from latent_pmrf.training.estimator import psnr_db
-from latent_pmrf.training.losses import band_energy, kl_divergence, laplacian_pyramid_l1
+from latent_pmrf.training.losses import band_amplitude_l1, band_energy, kl_divergence, laplacian_pyramid_l1
 from latent_pmrf.training.perceptual import PerceptualLoss
 
 # The noise of a training step stays below an eighth of a normalised latent's spread: one step that lets the variance
@@ -45,6 +49,8 @@ class VAEStage:
         augmentation: Augmentation,
         kl_weight: float = 1e-6,
         band_weight: float = 1.0,
+        amplitude_weight: float = 0.0,
+        decoder_only: bool = False,
         perceptual_weight: float = 0.0,
         perceptual: PerceptualLoss | None = None,
     ) -> None:
@@ -60,6 +66,8 @@ class VAEStage:
         self._augmentation = augmentation
         self._kl_weight = kl_weight
         self._band_weight = band_weight
+        self._amplitude_weight = amplitude_weight
+        self._decoder_only = decoder_only
         self._perceptual_weight = perceptual_weight
         self._perceptual = perceptual
 
@@ -70,6 +78,8 @@ class VAEStage:
             vae.init_linear_skip_(*patch_pca(self._crops(64, 0), self.config.downscale, self.config.latent_channels))
             for name, parameter in vae.named_parameters():
                 parameter.requires_grad_(".skip." not in name)
+        if self._decoder_only:
+            vae.encoder.requires_grad_(False)
         return channels_last(vae)
 
     def batch(self, index: int) -> torch.Tensor:
@@ -77,7 +87,7 @@ class VAEStage:
         return self._crops(self._batch_size, index + 1) * 2 - 1
 
     def loss(self, model: nn.Module, batch: torch.Tensor, index: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """L1 + band L1 + KL, and the perceptual loss if there is one; the latent is sampled."""
+        """L1 + band L1 + KL, and the other terms that have a weight; the latent is sampled."""
         assert isinstance(model, SimVAE)  # noqa: S101 - narrows the type
         mean, logvar = model.encode(batch)
         if self.config.linear_skip:
@@ -90,6 +100,10 @@ class VAEStage:
         kl = kl_divergence(mean, logvar)
         loss = l1 + self._band_weight * band + self._kl_weight * kl
         scalars = {"l1": l1.detach(), "band": band.detach(), "kl": kl.detach()}
+        if self._amplitude_weight > 0:
+            amplitude = band_amplitude_l1(image, batch)
+            loss = loss + self._amplitude_weight * amplitude
+            scalars["amplitude"] = amplitude.detach()
         if self._perceptual is not None:
             perceptual = self._perceptual.to(batch.device)(image, batch)
             loss = loss + self._perceptual_weight * perceptual
@@ -109,8 +123,13 @@ class VAEStage:
         return {"psnr_db": psnr_db(image.numpy(), self._clean), "laplacian_ratio": float(kept.mean())}
 
     def info(self) -> dict[str, Any]:
-        """Weights of the loss terms."""
-        weights = {"kl_weight": self._kl_weight, "band_weight": self._band_weight}
+        """Weights of the loss terms, and whether the encoder was given."""
+        weights = {
+            "kl_weight": self._kl_weight,
+            "band_weight": self._band_weight,
+            "amplitude_weight": self._amplitude_weight,
+            "decoder_only": self._decoder_only,
+        }
         return weights if self._perceptual is None else {**weights, "perceptual_weight": self._perceptual_weight}
 
     def _crops(self, count: int, step: int) -> torch.Tensor:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from service.core.types import F32Array, RestoredFace
@@ -36,8 +38,7 @@ def blend(face: RestoredFace, fidelity: float) -> BlendedFace:
     """
     if not 0.0 <= fidelity <= 1.0:
         raise ValueError(f"fidelity must be in [0, 1], not {fidelity}")
-    weight = np.float32(fidelity)
-    mixed: F32Array = weight * face.posterior_mean + (np.float32(1) - weight) * face.sample
-    pixels = mixed.clip(0.0, 1.0)
-    difference = (pixels - face.posterior_mean).astype(np.float64)
-    return BlendedFace(face.face_index, pixels, float(np.sqrt(np.mean(difference * difference))))
+    pixels = np.asarray(cv2.addWeighted(face.posterior_mean, fidelity, face.sample, 1 - fidelity, 0), np.float32)
+    np.clip(pixels, 0.0, 1.0, out=pixels)
+    ind_rmse = cv2.norm(pixels, face.posterior_mean, cv2.NORM_L2) / math.sqrt(pixels.size)
+    return BlendedFace(face.face_index, pixels, ind_rmse)

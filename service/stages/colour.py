@@ -44,8 +44,7 @@ def with_colour_of(restored: F32Array, photo: npt.NDArray[np.uint8]) -> F32Array
     gain = min(1.0, _variation(wanted) / max(_variation(found), 1e-6))
     moved = cv2.resize(wanted - np.float32(gain) * found, restored.shape[1::-1], interpolation=cv2.INTER_LINEAR)
     toned = cv2.addWeighted(restored, gain, cv2.cvtColor(luma(restored), cv2.COLOR_GRAY2RGB), 1 - gain, 0)
-    result: F32Array = np.add(toned, moved, dtype=np.float32)
-    return result
+    return np.asarray(cv2.add(toned, moved, dst=toned), np.float32)
 
 
 def _is_neutral(crop: npt.NDArray[np.uint8]) -> bool:

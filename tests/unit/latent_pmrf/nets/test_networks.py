@@ -1,14 +1,16 @@
 """What every network promises beside its numbers: shapes, starts, refusals, precision."""
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 
 from latent_pmrf.config import VAE_PRESETS, HDiTConfig, SimVAEConfig, SwinIRConfig, UNetConfig
-from latent_pmrf.nets.attention import neighborhood_mask, rotary_table
+from latent_pmrf.nets.attention import DENSE_TOKENS, neighborhood_mask, rotary_table
+from latent_pmrf.nets.attention import MASKED as DEEP
 from latent_pmrf.nets.build import build
-from latent_pmrf.nets.hdit import hidden_width, patchify, unpatchify
+from latent_pmrf.nets.hdit import Attention, hidden_width, patchify, unpatchify
 from latent_pmrf.nets.layers import ChannelLayerNorm, FourierFeatures, channels_last, rms_normalize
 from latent_pmrf.nets.swinir import MASKED, relative_position_index, shift_mask
 
@@ -306,3 +308,23 @@ def test_shift_mask_separates_what_the_roll_brought_together():
     assert (last[0, 0] == 0).sum() == 16
     assert last[0, 0, 3, 3] == 0
     assert last[0, 0, 3, 4] == last[0, 0, 4, 3] == last[7, 7, 0, 0] == MASKED
+
+
+def test_fitted_masks_change_nothing_and_leave_no_subnormal_weight():
+    network = seeded(replace(HDIT, cosine_attention=True, attention=("neighborhood",) * 3), spread=0.1)
+    given = torch.randn(1, 4, 64, 64), torch.tensor([0.3])
+    before = network(*given)
+    network.fit_masks_()
+    torch.testing.assert_close(network(*given), before, rtol=0, atol=1e-6)
+    for module in network.modules():
+        if isinstance(module, Attention):
+            scale = float(module.scale.max())
+            least = math.exp(module.mask_depth - 2 * scale) / DENSE_TOKENS
+            assert math.exp(module.mask_depth + 2 * scale) < 1e-12
+            assert least > torch.finfo(torch.float32).smallest_normal
+
+
+def test_masks_of_unbounded_logits_stay_deep():
+    network = seeded(HDIT)
+    network.fit_masks_()
+    assert {module.mask_depth for module in network.modules() if isinstance(module, Attention)} == {DEEP}

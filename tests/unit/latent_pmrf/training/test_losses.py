@@ -5,6 +5,7 @@ import torch
 
 from latent_pmrf.training.losses import (
     RELATIVE_MSE_FLOOR,
+    band_amplitude_l1,
     band_energy,
     kl_divergence,
     laplacian_pyramid_l1,
@@ -79,3 +80,26 @@ def test_band_energy_ignores_linear_ramps():
 @pytest.mark.parametrize("loss", [lambda a, b: relative_mse(a, b, b + 1), laplacian_pyramid_l1])
 def test_losses_compute_in_float32(loss):
     assert loss(noise(1, 3, 16, 16).bfloat16(), torch.zeros(1, 3, 16, 16)).dtype == torch.float32
+
+
+def test_amplitude_l1_asks_for_texture_and_not_for_its_place():
+    board = 0.3 * noise(1, 1, 64, 64, seed=7)
+    moved = board.roll(1, dims=3)
+    assert band_amplitude_l1(board, board) == 0
+    displaced, fainter = band_amplitude_l1(moved, board).item(), band_amplitude_l1(0.5 * board, board).item()
+    assert displaced < 0.1 * laplacian_pyramid_l1(moved, board).item()
+    assert displaced < 0.2 * fainter
+    assert band_amplitude_l1(1.5 * board, board).item() == pytest.approx(fainter, rel=0.01)
+
+
+def test_amplitude_l1_of_a_flat_picture_has_a_gradient():
+    flat = torch.zeros(1, 3, 32, 32, requires_grad=True)
+    band_amplitude_l1(flat + 1e-5 * noise(1, 3, 32, 32), noise(1, 3, 32, 32)).backward()
+    assert torch.isfinite(flat.grad).all()
+
+
+def test_sharpness_is_measured_in_float32_whatever_the_networks_compute_in():
+    image = 0.5 + 0.002 * noise(2, 3, 64, 64)
+    expected = band_energy(image)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(band_energy(image), expected)

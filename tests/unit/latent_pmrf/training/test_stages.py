@@ -114,6 +114,18 @@ def test_vae_loss_is_the_sum_of_its_terms(validation):
     assert not same([loss], [stage.loss(vae, image, 1)[0]])  # the latent is sampled anew
 
 
+def test_a_finish_of_the_decoder_leaves_the_encoder_as_it_is(validation):
+    stage = make_vae_stage(validation, decoder_only=True, amplitude_weight=4.0)
+    vae, image = stage.build(), stage.batch(0)
+    assert not any(parameter.requires_grad for parameter in vae.encoder.parameters())
+    loss, terms = stage.loss(vae, image, 0)
+    expected = terms["l1"] + terms["band"] + 4 * terms["amplitude"] + 1e-6 * terms["kl"]
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    loss.backward()
+    assert vae.decoder.conv_out.weight.grad.abs().max() > 0
+    assert all(parameter.grad is None for parameter in vae.encoder.parameters())
+
+
 def test_vae_noise_is_bounded(validation):
     stage = make_vae_stage(validation)
     vae, image = stage.build(), stage.batch(0)
@@ -134,7 +146,7 @@ def test_vae_validation_is_on_clean_faces(validation):
     scalars = validated(stage)
     assert 20 < scalars["psnr_db"] < 45
     assert 0.05 < scalars["laplacian_ratio"] < 1
-    assert stage.info() == {"kl_weight": 1e-6, "band_weight": 1.0}
+    assert stage.info() == {"kl_weight": 1e-6, "band_weight": 1.0, "amplitude_weight": 0.0, "decoder_only": False}
 
 
 @pytest.mark.parametrize(("loss", "expected"), [("mse", 0.25), ("l1", 0.5)])

@@ -1,0 +1,110 @@
+"""A likeness finish of a trained flow: faces that are nearer to who was photographed, and otherwise as they were.
+
+Detail that an adversarial finish draws costs likeness, because nobody asked whose detail it is. Here the prediction of
+the end of the path, `x_1 = z_t + (1 - t) v`, is trained on two terms:
+
+- the identity loss of its picture (`identity`), as face restoration does it (GFPGAN, Wang et al., 2021, section 3.4);
+- the squared distance from what the network drew when the run began, every channel alike, which keeps its detail.
+
+Rows start at the source, or later on the straight line from there to what the network drew when the run began.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from latent_pmrf.checkpoints import with_prefix
+from latent_pmrf.data.validation import ValidationSet
+from latent_pmrf.training.flow import FlowStage, finish_times
+from latent_pmrf.training.identity import IdentityLoss
+from latent_pmrf.training.latents import Pair
+
+
+@dataclass(frozen=True, slots=True)
+class Likeness:
+    """How the finish is done.
+
+    Attributes:
+        weight: Of the identity loss beside the distance from the network's first prediction.
+        first_step: Share of the rows that start at t = 0.
+    """
+
+    weight: float = 1.0
+    first_step: float = 0.75
+
+    def __post_init__(self) -> None:
+        """Refuse what trains nothing."""
+        if not (self.weight > 0 and 0 < self.first_step <= 1):
+            raise ValueError("likeness needs a weight above 0, and first_step above 0 and up to 1")
+
+
+class LikenessFlowStage(FlowStage):
+    """Trains HDiT on the identity loss near to what it was.
+
+    The weights that the run began with belong to the training state.
+
+    Args:
+        likeness: How the finish is done.
+        identity: The identity loss.
+        stage: What `FlowStage` takes.
+    """
+
+    def __init__(self, *args: Any, likeness: Likeness, identity: IdentityLoss, **stage: Any) -> None:
+        super().__init__(*args, **stage)
+        self._terms = likeness
+        self._identity = identity.to(self._pairs.networks.device)
+        self._began: dict[str, torch.Tensor] = {}
+
+    def loss(self, model: nn.Module, batch: Pair, index: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Identity loss of the predicted picture, and the distance from the first prediction."""
+        if not self._began:
+            self._began = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        mean, z_1 = (self.statistics.normalise(z) for z in self._pairs.latents(batch))
+        generator = torch.Generator().manual_seed((self._seed << 32) + index)
+        source = self._noisy(mean, generator)
+        t = finish_times(len(mean), self._terms.first_step, generator).to(mean.device)
+        given = (mean,) if self.config.mean_conditioned else ()
+        with torch.no_grad():
+            velocity = functional_call(model, self._began, (source, torch.zeros_like(t), *given)).float()
+        z_t, aim = source + t[:, None, None, None] * velocity, source + velocity
+        predicted = z_t + (1 - t)[:, None, None, None] * self._velocity(model, mean)(z_t, t)
+        moved = ((predicted - aim) / self._distance.to(mean.device)[:, None, None]).square().mean()
+        networks = self._pairs.networks
+        picture = networks.picture(self.statistics.denormalise(predicted))
+        clean = networks.decode(self.statistics.denormalise(z_1))
+        identity = self._identity(picture, clean, (self._seed << 32) + index)
+        scalars = {"moved": moved.detach(), "identity": identity.detach()}
+        return moved + self._terms.weight * identity, scalars
+
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """PSNR, sharpness and distance to the clean face of samples of few steps, per degradation level."""
+        return self._few_steps(model)
+
+    def info(self) -> dict[str, Any]:
+        """What export needs, and the weight of the identity loss."""
+        return {**super().info(), "likeness_weight": self._terms.weight}
+
+    def _figures(self, level: ValidationSet, image: torch.Tensor) -> dict[str, float]:
+        distances = self._identity.distances(image.numpy(), level.clean)
+        return {**super()._figures(level, image), f"{level.name}_identity": float(distances.mean())}
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The weights that the run began with."""
+        return {f"began.{name}": value for name, value in self._began.items()}
+
+    def load_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Restore what `state` gave.
+
+        Raises:
+            ValueError: The run so far was not a likeness finish.
+        """
+        began = with_prefix(tensors, "began.")
+        if not began:
+            raise ValueError("the run so far was no likeness finish: begin another with --init")
+        self._began = {name: value.to(self._pairs.networks.device) for name, value in began.items()}
