@@ -83,7 +83,7 @@ def native_size_px(trained: Trained) -> int | None:
 
 
 def graph_specs(trained: Trained, image_size_px: int) -> tuple[GraphSpec, ...]:
-    """Describe the graphs, in the order of the pipeline; the velocity's masks become as deep as they need to be.
+    """Describe the graphs, in the order of the pipeline.
 
     Args:
         trained: The networks.
@@ -107,7 +107,6 @@ def graph_specs(trained: Trained, image_size_px: int) -> tuple[GraphSpec, ...]:
     states = [TensorFace("x_t", state, picture=trained.vae is None), TensorFace("t", (), unit)]
     if trained.velocity.config.mean_conditioned:
         states.append(TensorFace("source_mean", state, picture=trained.vae is None))
-    trained.velocity.fit_masks_()
     velocity = GraphSpec(
         "velocity",
         trained.velocity,

@@ -2,7 +2,7 @@
 
     model -> upsampling inside the convolution after it, norms of pixels over a last axis, halves made apart -> model
 
-All came from profiles of onnxruntime on CPUs; what each brought is in docs/profiles/networks.md.
+Both came from profiles of onnxruntime on CPUs; what each brought is in docs/profiles/networks.md.
 """
 
 from __future__ import annotations
@@ -64,80 +64,6 @@ def normalise_last(model: onnx.ModelProto) -> int:
         made[chain.nodes[-1].output[0]] = list(_pixel_norm(chain, view.shapes))
     view.replace(made)
     return found
-
-
-def divide_convolutions(model: onnx.ModelProto) -> int:
-    """Turn a convolution whose channels are cut in two halves into one for each half, in place.
-
-    So is the convolution before it, where it takes every channel by itself. The map is not cut, which moves all of it,
-    and each half can stay in the layout that a runtime has for convolutions. Kernels are cut by operators that runtimes
-    fold when they load the file.
-
-    Returns:
-        How many maps there were.
-    """
-    view = GraphView.of(model)
-    makers = {name: node for node in model.graph.node for name in node.output}
-    made: dict[str, list[onnx.NodeProto]] = {}
-    found = 0
-    for split in [node for node in model.graph.node if _halves_channels(node)]:
-        chain = _convolutions_before(split, view, makers)
-        if chain:
-            found += 1
-            made |= {conv.output[0]: [] for conv in chain}
-            made[split.output[0]] = _halves(split, chain)
-    view.replace(made)
-    return found
-
-
-def _halves_channels(node: onnx.NodeProto) -> bool:
-    equal = node.op_type == "Split" and len(node.input) == 1 and len(node.output) == 2
-    return equal and _attributes(node).get("axis", 0) == 1
-
-
-def _convolutions_before(
-    split: onnx.NodeProto, view: GraphView, makers: Mapping[str, onnx.NodeProto]
-) -> list[onnx.NodeProto]:
-    """What makes the map of a `split` and nothing else, first to last: a dense convolution, depthwise ones; or none.
-
-    With an even number of channels in each, so that no half takes what the other makes.
-    """
-    chain: list[onnx.NodeProto] = []
-    name = split.input[0]
-    while view.only_user(name) is not None and name in makers and makers[name].op_type == "Conv":
-        conv = makers[name]
-        stored = all(constant in view.constants for constant in conv.input[1:])
-        kernel = view.shapes.get(conv.input[1], ())
-        if not stored or not kernel or kernel[0] % 2:
-            return []
-        chain.insert(0, conv)
-        group = _attributes(conv).get("group", 1)
-        if group == 1:
-            return chain
-        if group != kernel[0] or kernel[1] != 1:
-            return []
-        name = conv.input[0]
-    return []
-
-
-def _halves(split: onnx.NodeProto, chain: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
-    """A chain of convolutions for each half of the channels."""
-    make = Maker(split.output[0])
-    parts = [[make.split(constant, 2, axis=0) for constant in conv.input[1:]] for conv in chain]
-    nodes: list[onnx.NodeProto] = []
-    for half, output in enumerate(split.output):
-        make_half = make if half == 0 else Maker(output)
-        value = chain[0].input[0]
-        for conv, constants in zip(chain, parts, strict=True):
-            attributes = _attributes(conv)
-            if attributes.get("group", 1) != 1:
-                attributes["group"] = int(str(attributes["group"])) // 2
-            inputs = (value, *(pair[half] for pair in constants))
-            if conv is chain[-1]:
-                nodes += make_half.end("Conv", *inputs, **attributes)
-            else:
-                value = make_half("Conv", *inputs, **attributes)
-    return nodes
 
 
 def _is_plain_3x3(node: onnx.NodeProto) -> bool:

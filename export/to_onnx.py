@@ -21,8 +21,9 @@ from onnxscript import opset18 as op
 
 from export.networks import GraphSpec
 from export.passes import store_compactly, tidy
-from export.rewrites import divide_convolutions, join_upsampling, normalise_last
+from export.rewrites import join_upsampling, normalise_last
 from export.simplify import simplify
+from latent_pmrf.nets.hdit import HDiT
 
 OPSET = 18
 IR_VERSION = 8
@@ -39,7 +40,7 @@ def to_onnx(spec: GraphSpec, properties: Mapping[str, str] | None = None) -> byt
     """Export one network; the same network gives the same bytes.
 
     Args:
-        spec: The network and its tensors.
+        spec: The network and its tensors; a velocity's masks become as deep as they need to be.
         properties: Metadata of the file.
 
     Returns:
@@ -51,7 +52,6 @@ def to_onnx(spec: GraphSpec, properties: Mapping[str, str] | None = None) -> byt
     model = _convert(spec)
     join_upsampling(model)
     normalise_last(model)
-    divide_convolutions(model)
     store_compactly(model)
     tidy(model)
     model.ir_version = IR_VERSION
@@ -71,6 +71,8 @@ def to_onnx(spec: GraphSpec, properties: Mapping[str, str] | None = None) -> byt
 
 
 def _convert(spec: GraphSpec) -> onnx.ModelProto:
+    if isinstance(spec.module, HDiT):
+        spec.module.fit_masks_()
     arguments = tuple(torch.zeros(_EXAMPLE_BATCH, *face.shape) for face in spec.inputs)
     batch = torch.export.Dim(BATCH)
     with torch.no_grad(), _quiet():

@@ -1,10 +1,12 @@
 """A likeness finish of a trained flow: faces that are nearer to who was photographed, and otherwise as they were.
 
 Detail that an adversarial finish draws costs likeness, because nobody asked whose detail it is. Here the prediction of
-the end of the path, `x_1 = z_t + (1 - t) v`, is trained on two terms:
+the end of the path, `x_1 = z_t + (1 - t) v`, is trained on three terms:
 
 - the identity loss of its picture (`identity`), as face restoration does it (GFPGAN, Wang et al., 2021, section 3.4);
-- the squared distance from what the network drew when the run began, every channel alike, which keeps its detail.
+- the squared distance from what the network drew when the run began, every channel alike, which keeps its detail;
+- where it has a weight, the distance of the picture's local amplitudes from those of the clean face
+  (`losses.band_amplitude_l1`): as much texture as there is, for a decoder that draws it more strongly than before.
 
 Rows start at the source, or later on the straight line from there to what the network drew when the run began.
 """
@@ -24,6 +26,7 @@ from latent_pmrf.data.validation import ValidationSet
 from latent_pmrf.training.flow import FlowStage, finish_times
 from latent_pmrf.training.identity import IdentityLoss
 from latent_pmrf.training.latents import Pair
+from latent_pmrf.training.losses import band_amplitude_l1
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +35,17 @@ class Likeness:
 
     Attributes:
         weight: Of the identity loss beside the distance from the network's first prediction.
+        amplitude_weight: Of the distance between amplitudes.
         first_step: Share of the rows that start at t = 0.
     """
 
     weight: float = 1.0
+    amplitude_weight: float = 0.0
     first_step: float = 0.75
 
     def __post_init__(self) -> None:
         """Refuse what trains nothing."""
-        if not (self.weight > 0 and 0 < self.first_step <= 1):
+        if not (self.weight > 0 and self.amplitude_weight >= 0 and 0 < self.first_step <= 1):
             raise ValueError("likeness needs a weight above 0, and first_step above 0 and up to 1")
 
 
@@ -62,7 +67,7 @@ class LikenessFlowStage(FlowStage):
         self._began: dict[str, torch.Tensor] = {}
 
     def loss(self, model: nn.Module, batch: Pair, index: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Identity loss of the predicted picture, and the distance from the first prediction."""
+        """The sum of the terms."""
         if not self._began:
             self._began = {name: value.detach().clone() for name, value in model.state_dict().items()}
         mean, z_1 = (self.statistics.normalise(z) for z in self._pairs.latents(batch))
@@ -79,16 +84,18 @@ class LikenessFlowStage(FlowStage):
         picture = networks.picture(self.statistics.denormalise(predicted))
         clean = networks.decode(self.statistics.denormalise(z_1))
         identity = self._identity(picture, clean, (self._seed << 32) + index)
-        scalars = {"moved": moved.detach(), "identity": identity.detach()}
-        return moved + self._terms.weight * identity, scalars
+        amplitude = band_amplitude_l1(picture, clean)
+        scalars = {"moved": moved.detach(), "identity": identity.detach(), "amplitude": amplitude.detach()}
+        return moved + self._terms.weight * identity + self._terms.amplitude_weight * amplitude, scalars
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         """PSNR, sharpness and distance to the clean face of samples of few steps, per degradation level."""
         return self._few_steps(model)
 
     def info(self) -> dict[str, Any]:
-        """What export needs, and the weight of the identity loss."""
-        return {**super().info(), "likeness_weight": self._terms.weight}
+        """What export needs, and the weights of the terms."""
+        terms = {"likeness_weight": self._terms.weight, "amplitude_weight": self._terms.amplitude_weight}
+        return {**super().info(), **terms}
 
     def _figures(self, level: ValidationSet, image: torch.Tensor) -> dict[str, float]:
         distances = self._identity.distances(image.numpy(), level.clean)

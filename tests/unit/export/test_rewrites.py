@@ -6,10 +6,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export.parity import open_session
 from export.passes import fold_constants
-from export.rewrites import divide_convolutions, join_upsampling, normalise_last, phase_sums
+from export.rewrites import join_upsampling, normalise_last, phase_sums
 
 RNG = np.random.default_rng(11)
-WIDE, BIASES = 12, ("dense_bias", "each_bias")
 CHANNELS, WIDER, HEIGHT, WIDTH = 3, 5, 4, 6
 KERNEL = RNG.standard_normal((WIDER, CHANNELS, 3, 3)).astype(np.float32)
 BIAS = RNG.standard_normal(WIDER).astype(np.float32)
@@ -61,24 +60,6 @@ def norm(gain, *, source="x", axis=1, channels=CHANNELS):
         constants["gain"] = RNG.standard_normal((CHANNELS, 1, 1)).astype(np.float32)
         return model_of(nodes, constants, (CHANNELS, HEIGHT, WIDTH))
     return model_of(nodes, constants, (CHANNELS, HEIGHT, WIDTH), [("gain", ["batch", CHANNELS, 1, 1])])
-
-
-def gated(*, depthwise=True, bias=True, axis=1, group=1, extra=()):
-    """A map whose halves are multiplied with each other, as in a gated feed-forward."""
-    size = [WIDE, HEIGHT, WIDTH]
-    size[axis - 1] //= 2
-    nodes = [
-        helper.make_node("Conv", ["x", "dense", *["dense_bias"] * bias], ["wide"], kernel_shape=[1, 1], group=group),
-        helper.make_node("Conv", ["wide", "each", *["each_bias"] * bias], ["map"], group=WIDE, pads=[1, 1, 1, 1]),
-        helper.make_node("Split", ["map" if depthwise else "wide"], ["one", "other"], axis=axis, num_outputs=2),
-        helper.make_node("Mul", ["one", "other"], ["y"]),
-        *extra,
-    ]
-    if not depthwise:
-        del nodes[1]
-    shapes = {"dense": (WIDE, CHANNELS // group, 1, 1), "each": (WIDE, 1, 3, 3)} | dict.fromkeys(BIASES, (WIDE,))
-    taken = {name for node in nodes for name in node.input} & shapes.keys()
-    return model_of(nodes, {name: RNG.standard_normal(shapes[name]).astype("f") for name in sorted(taken)}, size)
 
 
 def feeds(model, rows):
@@ -149,31 +130,6 @@ def test_other_norms_stay_as_they_are(other):
     model = norm("weight", **other)
     before = model.SerializeToString()
     assert normalise_last(model) == 0
-    assert model.SerializeToString() == before
-
-
-@pytest.mark.parametrize("depthwise", [True, False])
-@pytest.mark.parametrize("bias", [True, False])
-def test_halves_of_a_map_are_made_apart_with_the_same_result(depthwise, bias):
-    model = rewritten(gated(depthwise=depthwise, bias=bias), divide_convolutions)
-    assert operators(model).count("Conv") == 2 * (1 + depthwise)
-    fold_constants(model)
-    assert "Split" not in operators(model)
-
-
-@pytest.mark.parametrize(
-    "model",
-    [
-        gated(axis=2),
-        gated(depthwise=False, group=3),
-        gated(extra=[helper.make_node("Identity", ["map"], ["also"])]),
-        gated(extra=[helper.make_node("Identity", ["wide"], ["also"])]),
-    ],
-    ids=["of rows", "groups", "map used twice", "inner map used twice"],
-)
-def test_other_halves_stay_as_they_are(model):
-    before = model.SerializeToString()
-    assert divide_convolutions(model) == 0
     assert model.SerializeToString() == before
 
 

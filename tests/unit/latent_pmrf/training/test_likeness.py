@@ -54,13 +54,14 @@ def trainer_of(folder, validation, steps=6, **terms):
 
 
 @pytest.mark.parametrize("config", [CONDITIONED, HDIT], ids=["conditioned", "plain"])
-def test_it_begins_where_it_is_and_moves_for_the_identity_alone(tmp_path, validation, config):
-    stage = stage_of(tmp_path, validation, config, first_step=1.0, weight=2.0)
+def test_it_begins_where_it_is_and_moves_for_identity_and_amplitude_alone(tmp_path, validation, config):
+    stage = stage_of(tmp_path, validation, config, first_step=1.0, weight=2.0, amplitude_weight=3.0)
     model = frozen(config, 3)
     loss, scalars = stage.loss(model, stage.batch(0), 0)
     assert scalars["moved"] == 0
     assert scalars["identity"] > 0
-    assert loss.item() == pytest.approx(2 * scalars["identity"].item(), rel=1e-5)
+    expected = 2 * scalars["identity"] + 3 * scalars["amplitude"]
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     loss.backward()
     assert model.proj_out.proj.weight.grad.abs().max() > 0
 
@@ -113,10 +114,12 @@ def test_another_kind_of_run_is_not_gone_on_with(tmp_path, validation):
         stage_of(tmp_path, validation).load_state({})
 
 
-@pytest.mark.parametrize("terms", [{"weight": 0.0}, {"first_step": 0.0}, {"first_step": 1.5}])
-def test_terms_that_train_nothing_are_refused(terms):
+@pytest.mark.parametrize(
+    "terms", [{"weight": 0.0}, {"amplitude_weight": -1.0}, {"first_step": 0.0}, {"first_step": 1.5}]
+)
+def test_terms_that_train_nothing_are_refused(term, value):
     with pytest.raises(ValueError, match="likeness needs a weight above 0"):
-        Likeness(**terms)
+        Likeness(**{term: value})
 
 
 def test_a_recipe_asks_for_it(tmp_path, monkeypatch):
