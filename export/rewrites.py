@@ -1,6 +1,6 @@
 """Forms of a graph that compute the same for less, in standard operators that every runtime takes.
 
-    model -> upsampling inside the convolution after it, norms of pixels over a last axis, halves made apart -> model
+    model -> upsampling inside the convolution after it, norms of pixels over a last axis -> model
 
 Both came from profiles of onnxruntime on CPUs; what each brought is in docs/profiles/networks.md.
 """
