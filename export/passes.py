@@ -16,30 +16,30 @@ _LEAST_ELEMENTS = 256
 
 
 def store_compactly(model: onnx.ModelProto) -> None:
-    """Store float32 constants exactly in fewer bytes, with the operators that give them back, in place.
+    """Store constants exactly in fewer bytes, with the operators that give them back, in place.
 
     Weights that were rounded to half precision become float16 before a Cast; masks become int8, times their depth;
-    tables whose halves vary along few axes, such as those of rotary angles, keep these alone. onnxruntime computes them
-    once, when it loads the file.
+    tables whose halves vary along few axes, such as those of rotary angles, keep these alone; indices become int16.
+    onnxruntime computes them once, when it loads the file.
     """
     widened = []
     for tensor in list(model.graph.initializer):
-        if tensor.data_type != TensorProto.FLOAT:
-            continue
+        kind = tensor.data_type
         values = numpy_helper.to_array(tensor)
-        if values.size < _LEAST_ELEMENTS:
+        if kind not in (TensorProto.FLOAT, TensorProto.INT64) or values.size < _LEAST_ELEMENTS:
             continue
-        stored = _smallest(values)
-        if stored is None:
+        stored = _smallest(values) if kind == TensorProto.FLOAT else _short(values)
+        if stored is None and kind == TensorProto.FLOAT:
             halves = _varying_halves(values)
             if halves is not None:
                 model.graph.initializer.remove(tensor)
                 widened += _joined_halves(model.graph, tensor.name, values.shape, halves)
+        if stored is None:
             continue
         name, unit = tensor.name, stored.unit
         tensor.CopyFrom(numpy_helper.from_array(stored.values, f"{name}.{stored.values.dtype}"))
         cast = name if unit == 1 else f"{name}.units"
-        widened.append(helper.make_node("Cast", [tensor.name], [cast], name=f"{name}.cast", to=TensorProto.FLOAT))
+        widened.append(helper.make_node("Cast", [tensor.name], [cast], name=f"{name}.cast", to=kind))
         if unit != 1:
             depth = f"{name}.unit"
             widened.append(helper.make_node("Constant", [], [depth], name=depth, value_float=unit))
@@ -53,7 +53,7 @@ def store_compactly(model: onnx.ModelProto) -> None:
 class _Stored:
     """Numbers in a small type; each times `unit` is what they stand for."""
 
-    values: npt.NDArray[np.int8] | npt.NDArray[np.float16]
+    values: npt.NDArray[np.int8] | npt.NDArray[np.int16] | npt.NDArray[np.float16]
     unit: float = 1.0
 
 
@@ -67,6 +67,12 @@ def _smallest(values: npt.NDArray[np.float32]) -> _Stored | None:
     with np.errstate(over="ignore"):
         half = values.astype(np.float16)
     return _Stored(half) if np.array_equal(half.astype(np.float32), values) else None
+
+
+def _short(values: npt.NDArray[np.int64]) -> _Stored | None:
+    """Integers in half a word, or None."""
+    short = values.astype(np.int16)
+    return _Stored(short) if np.array_equal(short, values) else None
 
 
 def _varying_halves(values: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]] | None:

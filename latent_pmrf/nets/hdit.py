@@ -250,15 +250,16 @@ class HDiT(nn.Module):
         zero_init(self.proj_out.proj)
 
     def fit_masks_(self) -> None:
-        """Make the masks of cosine attention as deep as they need to be, for these weights.
+        """Make the masks of cosine attention as deep as they need to be for these weights, all alike.
 
         Logits of unit queries and keys lie within their scale, so a finite depth suffices for weights below the
         rounding of float32. Under a deeper mask exponentials become subnormal numbers, with which Intel processors take
         thirteen times as long over onnxruntime's softmax (docs/profiles/networks.md).
         """
-        for module in self.modules():
-            if isinstance(module, Attention) and module.scale is not None:
-                module.mask_depth = -2.0 * float(module.scale.max()) - NEGLIGIBLE
+        bounded = [module for module in self.modules() if isinstance(module, Attention) and module.scale is not None]
+        largest = max((float(scale.max()) for module in bounded if (scale := module.scale) is not None), default=0.0)
+        for module in bounded:
+            module.mask_depth = -2.0 * largest - NEGLIGIBLE
 
     def forward(self, x_t: Tensor, t: Tensor, source_mean: Tensor | None = None) -> Tensor:
         """Velocity at a state.

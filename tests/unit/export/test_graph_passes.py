@@ -53,6 +53,19 @@ def test_constants_take_the_smallest_type_that_is_exact(values, dtype):
         np.testing.assert_array_equal(result, padded)
 
 
+@pytest.mark.parametrize(("first", "dtype"), [(0, "int16"), (40_000, "int64")])
+def test_long_lists_of_indices_become_short_numbers_where_they_fit(first, dtype):
+    model = model_of([helper.make_node("Gather", ["table", "c"], ["y"], axis=1)], {"c": np.arange(first, first + 300)})
+    model.graph.node.insert(0, helper.make_node("Tile", ["x", "times"], ["table"]))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1, 200]), "times"))
+    store_compactly(model)
+    assert [value.dtype for value in stored(model).values() if value.size == 300] == [dtype]
+    onnx.checker.check_model(model, full_check=True)
+    x = np.arange(300, dtype=np.float32)[None]
+    result = open_session(model.SerializeToString()).run(None, {"x": x})[0]
+    np.testing.assert_array_equal(result, np.tile(x, 200)[:, first : first + 300])
+
+
 def test_tables_whose_halves_vary_along_few_axes_keep_these_alone():
     rng = np.random.default_rng(0)
     by_row, by_column = rng.standard_normal((2, 5, 1, 15)), rng.standard_normal((2, 1, 5, 15))
