@@ -136,11 +136,13 @@ def verdict(rows: Sequence[Row], objective_s: float) -> str:
         peak = max(row.good_per_s for row in mine)
         past = [row for row in mine if row.load > 1]
         if past and peak:
-            least = min(row.good_per_s for row in past) / peak
+            # What chance offered too little of cannot have given the peak.
+            least = min(row.good_per_s / min(peak, row.offered_per_s) for row in past)
             slowest = max(row.percentiles_s.get(99, 0.0) for row in past)
             lines.append(
-                f"{way}, past saturation: least goodput {least:.0%} of the peak ({peak:.2f} a second), p99 of what was "
-                f"restored at most {slowest:.2f} s (objective {objective_s:g} s), answers that were wrong: "
+                f"{way}, past saturation: least goodput {least:.0%} of the peak ({peak:.2f} a second) or of what was "
+                f"offered, if less, p99 of what was restored at most {slowest:.2f} s (objective {objective_s:g} s), "
+                f"answers that were wrong: "
                 f"{sum(sum(row.wrong.values()) for row in mine)}."
             )
     return "\n".join(lines)
