@@ -65,7 +65,7 @@ def _add_bundle(commands: Commands, facts: BundleFacts) -> None:
     bundle = commands.add_parser("bundle", help="export trained weights into a model repository, behind the gate")
     bundle.set_defaults(run=_bundle)
     bundle.add_argument(
-        "--runs", type=Path, default=Path("runs/s-finish"), help="folder with estimator/, vae/ and flow/"
+        "--runs", type=Path, default=Path("runs/s-flow_finish"), help="folder with estimator/, vae/ and flow/"
     )
     _add_repository(bundle)
     bundle.add_argument("--name", default=facts.name, help="bundle name")

@@ -4,8 +4,8 @@ The neighbourhood is NATTEN's (Hassani et al., 2023): every query sees `kernel x
 shifted inside the map at its borders. Here it runs on ordinary dense attention: the map is cut into tiles of queries,
 each tile sees the rectangle of keys that its windows cover, and a static mask removes the others.
 
-Masks and rotations depend on sizes alone: they are built with numpy and cached, so that even a first call from
-`torch.export` caches real tensors, and outside of inference mode, so that a training may follow an evaluation.
+Masks, indices and rotations depend on sizes alone and are cached, outside of inference mode, so that a training may
+follow an evaluation. The first call of a size must not come from inside `torch.export`, whose kind of tensor would stay.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MASKED = -1e4
 """Added to the logits of keys outside the window: exp() of it is exactly 0, and it is finite in half precision."""
 
 TILE = (4, 8)
-"""Rows and columns of queries: half as many rows as columns take a third off the logits of square tiles (measured)."""
+"""Rows and columns of queries: 4 x 8 need 29 % fewer logits than 8 x 8 and take less time (measured)."""
 BAND = 4
 DENSE_TOKENS = 256
 """Up to this many tokens bands of `BAND` whole rows are faster than tiles, whose halos cover such a map (measured)."""

@@ -254,12 +254,16 @@ class HDiT(nn.Module):
 
         Logits of unit queries and keys lie within their scale, so a finite depth suffices for weights below the
         rounding of float32. Under a deeper mask exponentials become subnormal numbers, with which Intel processors take
-        thirteen times as long over onnxruntime's softmax (docs/profiles/networks.md).
+        thirteen times as long over onnxruntime's softmax (docs/profiles/networks.md); where a scale is above 14, some
+        do in any case. Weights that change afterwards want it again.
         """
-        bounded = [module for module in self.modules() if isinstance(module, Attention) and module.scale is not None]
-        largest = max((float(scale.max()) for module in bounded if (scale := module.scale) is not None), default=0.0)
+        bounded = {
+            module: float(module.scale.max())
+            for module in self.modules()
+            if isinstance(module, Attention) and module.scale is not None and module.kernel is not None
+        }
         for module in bounded:
-            module.mask_depth = -2.0 * largest - NEGLIGIBLE
+            module.mask_depth = -2.0 * max(bounded.values()) - NEGLIGIBLE
 
     def forward(self, x_t: Tensor, t: Tensor, source_mean: Tensor | None = None) -> Tensor:
         """Velocity at a state.

@@ -77,7 +77,7 @@ def band_amplitude_l1(prediction: torch.Tensor, target: torch.Tensor, levels: in
     window.
 
     Args:
-        prediction: (B, C, H, W), H and W divisible by `window * 2**levels`.
+        prediction: (B, C, H, W), H and W divisible by `window * 2**(levels - 1)`; what is left over does not count.
         target: (B, C, H, W).
         levels: Number of octaves, finest first.
         window: Side of a window, in samples of its octave.

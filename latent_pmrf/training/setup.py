@@ -122,6 +122,8 @@ def build_trainer(  # noqa: PLR0913 - what the command line says of a run
     resumed = not restart and trainer.resume()
     if initial is not None and not resumed:
         trainer.start_from(load_weights(initial).state_dict)
+    elif recipe.options.get("decoder_only") and not resumed:
+        raise ValueError("decoder_only trains the decoder of an encoder that is given: --init WEIGHTS")
     return trainer
 
 

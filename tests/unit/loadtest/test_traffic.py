@@ -1,6 +1,7 @@
 """The open loop: when requests leave, what their latency is counted from, and what the rows say."""
 
 import asyncio
+import dataclasses
 
 import numpy as np
 import pytest
@@ -140,6 +141,15 @@ def test_past_saturation_goodput_is_compared_with_the_peak(tmp_path):
     assert as_markdown(rows).count("\n") == 3
     draw(rows, 5, tmp_path / "plot" / "loadtest.png")
     assert (tmp_path / "plot" / "loadtest.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_chance_offered_too_little_of_need_not_give_the_peak():
+    row = row_of("HTTP", 0.8, samples_of(OK, OK), Observation(), objective_s=5)
+    peak = dataclasses.replace(row, load=2.5, offered_per_s=4.0, good_per_s=2.0)
+    less = dataclasses.replace(row, load=1.2, offered_per_s=1.5, good_per_s=1.5)
+    assert "least goodput 100% of the peak (2.00 a second)" in verdict([peak, less], 5)
+    lost = dataclasses.replace(less, good_per_s=0.75)
+    assert "least goodput 50% of the peak" in verdict([peak, lost], 5)
 
 
 def test_one_in_ten_of_the_everyday_mix_is_of_no_use():

@@ -139,6 +139,22 @@ def test_the_flow_needs_the_earlier_stages(tmp_path, faces):
         build_trainer(load_recipe(write_recipe(tmp_path, "flow")), Places(faces, tmp_path))
 
 
+def test_a_finish_of_the_decoder_needs_the_weights_it_finishes(tmp_path, faces):
+    given, places = Places(faces, tmp_path / "given"), Places(faces, tmp_path / "finished")
+    first = build_trainer(load_recipe(write_recipe(tmp_path, "vae")), given)
+    first.save()
+    recipe = load_recipe(write_recipe(tmp_path, "vae"))
+    recipe = dataclasses.replace(recipe, options={**recipe.options, "decoder_only": True})
+    with pytest.raises(ValueError, match="--init WEIGHTS"):
+        build_trainer(recipe, places)
+    finish = build_trainer(recipe, places, initial=given.weights("vae"))
+    finish.train()
+    found, before = finish.model.state_dict(), first.model.state_dict()
+    assert all(torch.equal(found[name], before[name]) for name in before if name.startswith("encoder."))
+    assert not torch.equal(found["decoder.conv_out.weight"], before["decoder.conv_out.weight"])
+    assert build_trainer(recipe, places).step == recipe.optim.steps  # a run that goes on has them
+
+
 def test_a_trainer_takes_up_an_earlier_run_unless_told_otherwise(tmp_path, faces):
     recipe = load_recipe(write_recipe(tmp_path, "vae"))
     places = Places(faces, tmp_path)
