@@ -5,7 +5,7 @@ shifted inside the map at its borders. Here it runs on ordinary dense attention:
 each tile sees the rectangle of keys that its windows cover, and a static mask removes the others.
 
 Masks, indices and rotations depend on sizes alone and are cached, outside of inference mode, so that a training may
-follow an evaluation. The first call of a size must not come from inside `torch.export`, whose kind of tensor would stay.
+follow an evaluation. The first call of a size must not come from inside `torch.export`: its kind of tensor would stay.
 """
 
 from __future__ import annotations
