@@ -29,12 +29,11 @@ def store_compactly(model: onnx.ModelProto) -> None:
         if kind not in (TensorProto.FLOAT, TensorProto.INT64) or values.size < _LEAST_ELEMENTS:
             continue
         stored = _smallest(values) if kind == TensorProto.FLOAT else _short(values)
-        if stored is None and kind == TensorProto.FLOAT:
-            halves = _varying_halves(values)
+        if stored is None:
+            halves = _varying_halves(values) if kind == TensorProto.FLOAT else None
             if halves is not None:
                 model.graph.initializer.remove(tensor)
                 widened += _joined_halves(model.graph, tensor.name, values.shape, halves)
-        if stored is None:
             continue
         name, unit = tensor.name, stored.unit
         tensor.CopyFrom(numpy_helper.from_array(stored.values, f"{name}.{stored.values.dtype}"))

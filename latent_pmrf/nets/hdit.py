@@ -262,8 +262,9 @@ class HDiT(nn.Module):
             for module in self.modules()
             if isinstance(module, Attention) and module.scale is not None and module.kernel is not None
         }
+        depth = -2.0 * max(bounded.values(), default=0.0) - NEGLIGIBLE
         for module in bounded:
-            module.mask_depth = -2.0 * max(bounded.values()) - NEGLIGIBLE
+            module.mask_depth = depth
 
     def forward(self, x_t: Tensor, t: Tensor, source_mean: Tensor | None = None) -> Tensor:
         """Velocity at a state.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch.nn import functional as F
@@ -61,11 +61,8 @@ def laplacian_pyramid_l1(prediction: torch.Tensor, target: torch.Tensor, levels:
     """
     difference = prediction.float() - target
     total = difference.new_zeros(())
-    for _ in range(levels):
-        coarse = F.avg_pool2d(difference, 2)
-        band = difference - F.interpolate(coarse, scale_factor=2.0, mode="bilinear")
+    for band in _bands(difference, levels):
         total = total + band.abs().mean()
-        difference = coarse
     return total
 
 
@@ -82,18 +79,24 @@ def band_amplitude_l1(prediction: torch.Tensor, target: torch.Tensor, levels: in
         levels: Number of octaves, finest first.
         window: Side of a window, in samples of its octave.
     """
-    images = torch.stack((prediction.float(), target.float()))  # (2, B, C, H, W)
-    shape = images.shape
-    images = images.flatten(0, 1)
-    total = images.new_zeros(())
-    for _ in range(levels):
-        coarse = F.avg_pool2d(images, 2)
-        band = images - F.interpolate(coarse, scale_factor=2.0, mode="bilinear")
-        power = F.avg_pool2d(band.square().mean(1, keepdim=True), window)
-        amplitude = (power + _LEAST_POWER).sqrt().unflatten(0, shape[:2])  # (2, B, 1, h, w)
-        total = total + (amplitude[0] - amplitude[1]).abs().mean()
-        images = coarse
+    prediction, target = prediction.float(), target.float()
+    total = prediction.new_zeros(())
+    for found, wanted in zip(_bands(prediction, levels), _bands(target, levels), strict=True):
+        total = total + (_amplitude(found, window) - _amplitude(wanted, window)).abs().mean()
     return total
+
+
+def _bands(image: torch.Tensor, levels: int) -> Iterator[torch.Tensor]:
+    """The bands of the Laplacian pyramid of (B, C, H, W), finest first, each half as large as the one before."""
+    for _ in range(levels):
+        coarse = F.avg_pool2d(image, 2)
+        yield image - F.interpolate(coarse, scale_factor=2.0, mode="bilinear")
+        image = coarse
+
+
+def _amplitude(band: torch.Tensor, window: int) -> torch.Tensor:
+    """Local amplitude of (B, C, H, W): (B, 1, H / window, W / window)."""
+    return (F.avg_pool2d(band.square().mean(1, keepdim=True), window) + _LEAST_POWER).sqrt()
 
 
 def kl_divergence(mean: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
