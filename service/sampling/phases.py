@@ -36,6 +36,7 @@ R = TypeVar("R")
 OnCall = Callable[[str, Sequence[FaceJob], float], None]
 
 _VALUES_AT_ONCE = 256 * 1024  # some 0.3 ms
+_UNITS = np.arange(256, dtype=np.float32) / np.float32(255)
 _SOURCE_MEAN = "source_mean"  # input that only a velocity network has which sees the source without its noise
 _SIGNATURES = {
     "estimator": (("image",), "posterior_mean"),
@@ -126,12 +127,12 @@ class Phases:
         """
         images = await self._compute(len(jobs), _to_unit, [job.crop for job in jobs])
         means, estimator_ms = await self._call("estimator", jobs, image=images)
-        means = means.clip(0.0, 1.0)
         timings_ms = {"estimator": estimator_ms}
-        raw = means
+        pictures = await self._compute(len(jobs), self._between, means, images)
+        raw = images
         if self._in_latent_space:
-            raw, timings_ms["vae_encoder"] = await self._call("vae_encoder", jobs, image=_to_pm1(means))
-        return await asyncio.to_thread(self._sources, jobs, means, raw, timings_ms)
+            raw, timings_ms["vae_encoder"] = await self._call("vae_encoder", jobs, image=images)
+        return await asyncio.to_thread(self._sources, jobs, pictures, raw, timings_ms)
 
     async def advance(self, faces: Sequence[FlowFace]) -> list[FlowFace]:
         """One Euler step of each face, at its own time and of its own length.
@@ -187,13 +188,27 @@ class Phases:
         pictures, call_ms = await self._call("vae_decoder", jobs, latent=raw)
         return await self._compute(len(states), _from_pm1, pictures), {"vae_decoder": call_ms}
 
+    def _between(self, means: F32Array, images: F32Array) -> F32Array:
+        """The pictures of what the estimator gave; `images` becomes the encoder's input, in pixel space the source."""
+        means.clip(0.0, 1.0, out=images)
+        pictures = _merged(images)
+        if self._in_latent_space:
+            images *= np.float32(2)
+            images -= np.float32(1)
+        return pictures
+
     def _sources(
-        self, jobs: Sequence[FaceJob], means: F32Array, raw: F32Array, timings_ms: Mapping[str, float]
+        self, jobs: Sequence[FaceJob], pictures: F32Array, raw: F32Array, timings_ms: Mapping[str, float]
     ) -> list[FlowFace]:
-        source_means = (raw - self._mean) / self._std
-        noise = np.stack([source_noise(source_means.shape[1:], job.seed, job.face_index) for job in jobs])
-        rows = zip(jobs, _to_pictures(means), source_means, source_means + self._sigma_s * noise, strict=True)
-        return [FlowFace(job, mean, source_mean, z_0, 0, timings_ms) for job, mean, source_mean, z_0 in rows]
+        source_means = raw - self._mean
+        source_means /= self._std
+        faces = []
+        for job, picture, source_mean in zip(jobs, pictures, source_means, strict=True):
+            z_0 = source_noise(source_mean.shape, job.seed, job.face_index)
+            z_0 *= self._sigma_s[0]
+            z_0 += source_mean
+            faces.append(FlowFace(job, picture, source_mean, z_0, 0, timings_ms))
+        return faces
 
     async def _compute(self, rows: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Arithmetic on so many pictures, on a thread unless it is shorter than the way there."""
@@ -274,24 +289,27 @@ def _to_unit(crops: Sequence[U8Image]) -> F32Array:
     images = np.empty((len(crops), 3, height, width), np.float32)
     for image, crop in zip(images, crops, strict=True):
         for plane, samples in zip(image, cv2.split(crop), strict=True):
-            np.divide(samples, np.float32(255), out=plane, dtype=np.float32)
+            cv2.LUT(samples, _UNITS, plane)
     return images
 
 
-def _to_pm1(images: F32Array) -> F32Array:
-    return np.float32(2) * images - np.float32(1)
-
-
 def _from_pm1(images: F32Array) -> F32Array:
-    units = images + np.float32(1)
-    units /= np.float32(2)
-    return _to_pictures(units)
+    """(B, S, S, 3) in [0, 1] of (B, 3, S, S) in [-1, 1]; clipped."""
+    pictures = _merged(images)
+    pictures += np.float32(1)
+    pictures /= np.float32(2)
+    return pictures.clip(0.0, 1.0, out=pictures)
 
 
 def _to_pictures(images: F32Array) -> F32Array:
-    """(B, S, S, 3) of (B, 3, S, S), clipped to [0, 1]."""
-    clipped = images.clip(0.0, 1.0)
+    """(B, S, S, 3) of (B, 3, S, S); clipped to [0, 1]."""
+    pictures = _merged(images)
+    return pictures.clip(0.0, 1.0, out=pictures)
+
+
+def _merged(images: F32Array) -> F32Array:
+    """(B, S, S, 3) of (B, 3, S, S)."""
     pictures = np.empty((len(images), *images.shape[2:], 3), np.float32)
-    for picture, planes in zip(pictures, clipped, strict=True):
+    for picture, planes in zip(pictures, images, strict=True):
         cv2.merge(list(planes), picture)
     return pictures

@@ -15,6 +15,7 @@ from service.core.types import F32Array
 
 _CELLS = 32  # along a side: what counts as coarse
 _BLUR_CELLS = 2.5  # sigma
+_LUMA = np.array([0.299, 0.587, 0.114])  # of red, green and blue, ITU-R BT.601
 _NEUTRAL_SPREAD = 3  # largest difference between the channels of a crop without colour
 
 
@@ -43,11 +44,13 @@ def with_colour_of(restored: F32Array, photo: npt.NDArray[np.uint8]) -> F32Array
     wanted = _coarse_chroma(photo) / np.float32(255)
     gain = min(1.0, _variation(wanted) / max(_variation(found), 1e-6))
     moved = cv2.resize(wanted - np.float32(gain) * found, restored.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-    toned = cv2.addWeighted(restored, gain, cv2.cvtColor(luma(restored), cv2.COLOR_GRAY2RGB), 1 - gain, 0)
-    return np.asarray(cv2.add(toned, moved, dst=toned), np.float32)
+    toned = restored if gain == 1.0 else cv2.transform(restored, gain * np.eye(3) + (1 - gain) * _LUMA)
+    return np.asarray(cv2.add(toned, moved, dst=moved), np.float32)
 
 
 def _is_neutral(crop: npt.NDArray[np.uint8]) -> bool:
+    if np.ptp(crop[::_CELLS, ::_CELLS], axis=2).max() > _NEUTRAL_SPREAD:
+        return False  # as nearly every crop in colour shows at a few pixels
     red, green, blue = cv2.split(crop)
     return all(
         float(cv2.norm(first, second, cv2.NORM_INF)) <= _NEUTRAL_SPREAD

@@ -15,6 +15,8 @@ import numpy.typing as npt
 
 # Up to here a cubic kernel alone is nearer to the ideal low pass than the finer grid, whose averages blur.
 _FINE_FROM = 1.12
+# Beside antialiased Lanczos on photographs, boxes of as many pixels as the map shrinks by keep half of the detail.
+_BOX_SHRINK = 2.5
 
 F64Matrix = npt.NDArray[np.float64]
 Picture = TypeVar("Picture", bound=npt.NDArray[np.uint8] | npt.NDArray[np.uint16] | npt.NDArray[np.float32])
@@ -65,9 +67,11 @@ def bounds(affine: F64Matrix, width_px: float, height_px: float) -> tuple[float,
 def warp(source: Picture, affine: F64Matrix, width_px: int, height_px: int) -> Picture:
     """Resample a picture by an affine map, reading only the part of `source` that is needed.
 
-    Where the map shrinks by more than a little, the source is first averaged over whole-pixel boxes and then resampled
-    on a grid twice as fine that is averaged too, so that detail finer than the target's pixels turns grey instead of
-    into false patterns. The interpolation is cubic. Beyond the source's border its mirror image is used.
+    Where the map shrinks by more than a little, the source is averaged over whole-pixel boxes, as large as leave the
+    target its detail, and then resampled on a grid twice as fine that is averaged too, so that detail finer than the
+    target's pixels turns grey instead of into false patterns. The interpolation is cubic where that grid is at least as
+    fine as the boxes, and linear, itself a low pass, where it is coarser. Beyond the source's border its mirror image
+    is used.
 
     Args:
         source: (H, W) or (H, W, C), uint8, uint16 or float32.
@@ -84,7 +88,7 @@ def warp(source: Picture, affine: F64Matrix, width_px: int, height_px: int) -> P
     inverse = invert(affine)
     shrink = math.sqrt(abs(float(np.linalg.det(inverse[:, :2]))))
     left, top, right, bottom = bounds(inverse, width_px, height_px)
-    box = max(1, math.floor(shrink))
+    box = max(1, math.ceil(shrink / _BOX_SHRINK))
     margin = 2 * box + 2
     x0, x1 = _span(left, right, margin, box, source.shape[1])
     y0, y1 = _span(top, bottom, margin, box, source.shape[0])
@@ -101,7 +105,7 @@ def warp(source: Picture, affine: F64Matrix, width_px: int, height_px: int) -> P
         part,
         compose(scaling(fine, fine), placed),
         (fine * width_px, fine * height_px),
-        flags=cv2.INTER_CUBIC,
+        flags=cv2.INTER_CUBIC if shrink <= 2 * box else cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_REFLECT_101,
     )
     if fine > 1:

@@ -1,5 +1,8 @@
+import cv2
 import numpy as np
 import pytest
+from PIL import Image
+from skimage import data
 
 from service.stages.warp import bounds, compose, invert, scaling, translation, warp
 from tests.pictures import pixels
@@ -87,6 +90,20 @@ def test_detail_finer_than_the_target_turns_grey(factor):
     side = round(400 * factor)
     result = warp(stripes, scaling(factor, factor), side, side)
     assert np.abs(result[4:-4, 4:-4].astype(int) - 127).max() < 30
+
+
+@pytest.mark.parametrize(
+    ("side_px", "least_db", "least_kept"), [(240, 38, 0.7), (180, 38, 0.7), (130, 36, 0.65), (90, 36, 0.65)]
+)
+def test_a_face_that_is_shrunk_keeps_the_detail_that_lanczos_keeps(side_px, least_db, least_kept):
+    face = data.astronaut()
+    aim = np.asarray(Image.fromarray(face).resize((side_px, side_px), Image.Resampling.LANCZOS), np.float32)
+    found = warp(face, scaling(side_px / 512, side_px / 512), side_px, side_px).astype(np.float32)
+    inside = slice(8, -8)
+    error = np.square(found - aim)[inside, inside].mean()
+    kept = [cv2.Laplacian(picture.mean(axis=2)[inside, inside], cv2.CV_32F).var() for picture in (found, aim)]
+    assert 10 * np.log10(255**2 / error) > least_db
+    assert kept[0] / kept[1] > least_kept
 
 
 def test_beyond_the_border_is_the_mirror_image():
