@@ -26,16 +26,13 @@ import torch
 from torch import nn
 
 from latent_pmrf.checkpoints import with_prefix
-from latent_pmrf.flow.path import stratified_times
 from latent_pmrf.training.checkpoint import load_optimizer_tensors, optimizer_tensors
 from latent_pmrf.training.discriminator import Discriminator, Judged, augmented, discriminator_loss, relativistic
-from latent_pmrf.training.flow import FlowStage
+from latent_pmrf.training.flow import FlowStage, finish_times
 from latent_pmrf.training.latents import Pair
 from latent_pmrf.training.optim import OptimConfig
 
 _PENALTY_EVERY = 4
-_LATER_TIMES = (0.1, 0.9)
-_VALIDATION_STEPS = (1, 2, 5)
 _ENERGY_PAIRS = 8
 
 
@@ -99,7 +96,7 @@ class AdversarialFlowStage(FlowStage):
         mean, z_1 = (self.statistics.normalise(z) for z in self._pairs.latents(batch))
         generator = torch.Generator().manual_seed((self._seed << 32) + index)
         source = self._noisy(mean, generator)
-        t = self._times(len(mean), generator).to(mean.device)
+        t = finish_times(len(mean), self._terms.first_step, generator).to(mean.device)
         z_t, aim = self._states(model, mean, source, t)
         predicted = z_t + (1 - t)[:, None, None, None] * self._velocity(model, mean)(z_t, t)
         distance = self._distance.to(mean.device)[:, None, None]
@@ -118,14 +115,7 @@ class AdversarialFlowStage(FlowStage):
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         """PSNR and sharpness of samples of few steps, per degradation level."""
-        scalars: dict[str, float] = {}
-        for steps in _VALIDATION_STEPS:
-            generator = torch.Generator().manual_seed(self._seed)
-            for level, (z_0, _) in zip(self._validation, self._sources, strict=True):
-                mean = self.statistics.normalise(z_0)
-                samples = self._samples(level, self._velocity(model, mean), self._noisy(mean, generator), steps)
-                scalars |= {f"steps{steps}_{name}": value for name, value in samples.items()}
-        return scalars
+        return self._few_steps(model)
 
     def info(self) -> dict[str, Any]:
         """What export needs, and the weight of the opponent."""
@@ -152,13 +142,6 @@ class AdversarialFlowStage(FlowStage):
         if "clean" in tensors:
             rows = (tensors[name].to(self._device) for name in ("clean", "made", "mean"))
             self._last = Judged(*rows)
-
-    def _times(self, rows: int, generator: torch.Generator) -> torch.Tensor:
-        """(B,) times: 0 for the first rows, stratified over the later times for the rest."""
-        first = max(1, round(self._terms.first_step * rows))
-        low, high = _LATER_TIMES
-        later = stratified_times(rows - first, generator) if rows > first else torch.zeros(0)
-        return torch.cat([torch.zeros(first), low + (high - low) * later])
 
     def _states(self, model: nn.Module, mean: torch.Tensor, source: torch.Tensor, t: torch.Tensor) -> Pair:
         """States on the straight line from the source to the flow's own prediction there, and that prediction.

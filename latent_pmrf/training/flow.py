@@ -34,6 +34,8 @@ Velocity = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 _STATISTICS_PAIRS = 256
 _VALIDATION_STEPS = 10
+_FEW_STEPS = (1, 2, 5)
+_LATER_TIMES = (0.1, 0.9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,12 +158,27 @@ class FlowStage:
         noise = torch.randn(mean.shape, generator=generator).to(mean.device)
         return add_source_noise(mean, self.statistics.sigma_s, noise)
 
+    def _few_steps(self, model: nn.Module) -> dict[str, float]:
+        """Figures of samples of few steps, per degradation level: the validation of finishes."""
+        scalars: dict[str, float] = {}
+        for steps in _FEW_STEPS:
+            generator = torch.Generator().manual_seed(self._seed)
+            for level, (z_0, _) in zip(self._validation, self._sources, strict=True):
+                mean = self.statistics.normalise(z_0)
+                samples = self._samples(level, self._velocity(model, mean), self._noisy(mean, generator), steps)
+                scalars |= {f"steps{steps}_{name}": value for name, value in samples.items()}
+        return scalars
+
     def _samples(
         self, level: ValidationSet, velocity: Velocity, source: torch.Tensor, num_steps: int
     ) -> dict[str, float]:
         """PSNR and sharpness of samples of a level, by the level's name."""
         sample = euler(lambda z, t: velocity(z, z.new_full((len(z),), t)), source, num_steps)
         image = self._pairs.networks.decode(self.statistics.denormalise(sample)).cpu()
+        return self._figures(level, image)
+
+    def _figures(self, level: ValidationSet, image: torch.Tensor) -> dict[str, float]:
+        """PSNR and sharpness of pictures (B, 3, S, S) in [0, 1] of a level's faces."""
         sharpness = band_energy(image) / band_energy(torch.from_numpy(level.clean))
         return {
             f"{level.name}_psnr_db": psnr_db(image.numpy(), level.clean),
@@ -203,3 +220,11 @@ class FlowStage:
         distance = (z_1 - z_0).square().mean((0, 2, 3)).sqrt() / std
         values = {"mean": mean, "std": std, "sigma_s": self._noise.sigma_s(distance), "distance": distance}
         return {key: [round(float(entry), 6) for entry in value] for key, value in values.items()}
+
+
+def finish_times(rows: int, first_step: float, generator: torch.Generator) -> torch.Tensor:
+    """Times (rows,) of a finish: 0 for a share `first_step` of the rows, stratified later times for the rest."""
+    first = max(1, round(first_step * rows))
+    low, high = _LATER_TIMES
+    later = stratified_times(rows - first, generator) if rows > first else torch.zeros(0)
+    return torch.cat([torch.zeros(first), low + (high - low) * later])

@@ -68,10 +68,15 @@ class FrozenNetworks:
 
     def decode(self, raw: torch.Tensor) -> torch.Tensor:
         """What `encode` gave back to the image in [0, 1], float32."""
+        with torch.no_grad():
+            return self.picture(raw).clamp(0, 1)
+
+    def picture(self, raw: torch.Tensor) -> torch.Tensor:
+        """What `decode` gives, with gradients and before its bounds."""
         if self._vae is None:
-            return raw.to(self.device).clamp(0, 1)
-        with torch.no_grad(), autocast(self.device):
-            return (self._vae.decode(raw.to(self.device)).float() * 0.5 + 0.5).clamp(0, 1)
+            return raw.to(self.device)
+        with autocast(self.device):
+            return self._vae.decode(raw.to(self.device)).float() * 0.5 + 0.5
 
     def pixel_energy(self, raw: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """How much a unit of each channel weighs in the picture: (C,), the squared columns of the decoder's Jacobian.

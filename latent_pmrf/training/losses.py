@@ -99,6 +99,25 @@ def _amplitude(band: torch.Tensor, window: int) -> torch.Tensor:
     return (F.avg_pool2d(band.square().mean(1, keepdim=True), window) + _LEAST_POWER).sqrt()
 
 
+def repetition(image: torch.Tensor, period: int, window: int) -> torch.Tensor:
+    """Mean square of what repeats every `period` samples, in rows and columns, within windows.
+
+    The mean of a window over all its periods keeps what is the same in each of them; of white noise in n x n periods
+    the n-th part of its amplitude is left. The window's own mean does not count.
+
+    Args:
+        image: (B, C, H, W); what is left over beyond whole windows does not count.
+        period: Samples; 1 repeats nothing.
+        window: Side of a window, a multiple of `period`; where the image is smaller, the most periods it has room for.
+    """
+    window = min(window, *(side // period * period for side in image.shape[-2:]))
+    rows, columns = (side // window for side in image.shape[-2:])
+    whole = image.float()[..., : rows * window, : columns * window]
+    cells = whole.unflatten(3, (columns, -1, period)).unflatten(2, (rows, -1, period))  # (B, C, r, n, p, c, n, p)
+    mean = cells.mean((3, 6))
+    return (mean - mean.mean((3, 5), keepdim=True)).square().mean()
+
+
 def kl_divergence(mean: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
     """KL divergence of N(mean, exp(logvar)) from N(0, 1), averaged over all elements."""
     return 0.5 * (mean.float().square() + logvar.float().exp() - 1.0 - logvar.float()).mean()

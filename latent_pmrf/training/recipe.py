@@ -24,7 +24,7 @@ STAGE_OPTIONS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
     ),
     "flow": (
         frozenset(),
-        frozenset({"adversarial", "copies", "noise_factor", "sigma_s", "source", "space", "weighting"}),
+        frozenset({"adversarial", "copies", "likeness", "noise_factor", "sigma_s", "source", "space", "weighting"}),
     ),
 }
 """Entries of `options` that a stage needs, and those that it may have (see `latent_pmrf.training.setup`)."""

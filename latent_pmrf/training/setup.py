@@ -16,6 +16,7 @@ flow       copies            0              degradations of every photograph to 
            source            posterior_mean see `frozen`
            space             latent         `pixel` trains PMRF
            adversarial                      an adversarial finish, see `adversarial.Adversarial`; without `weighting`
+           likeness                         a likeness finish, see `likeness.Likeness`; likewise, and not both
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from latent_pmrf.training.frozen import FrozenNetworks, Source
 from latent_pmrf.training.identity import IdentityLoss, load_face_embedder
 from latent_pmrf.training.latent_estimator import LatentEstimatorStage
 from latent_pmrf.training.latents import CachedPairs, FreshPairs, PairSource, discard_latents
+from latent_pmrf.training.likeness import Likeness, LikenessFlowStage
 from latent_pmrf.training.loop import Stage, Trainer
 from latent_pmrf.training.perceptual import load_perceptual_loss
 from latent_pmrf.training.processes import ProcessGroup
@@ -209,17 +211,23 @@ def _flow_stage(  # noqa: PLR0913 - the signature of both makers
         if copies
         else FreshPairs(pairs, networks, seed=seed)
     )
-    adversarial = options.pop("adversarial", None)
-    if adversarial is not None and "weighting" in options:
-        raise ValueError("an adversarial finish weighs channels by the picture: leave weighting out, or set it to null")
+    finishes = {name: options.pop(name) for name in ("adversarial", "likeness") if name in options}
+    if finishes and "weighting" in options:
+        raise ValueError("a finish weighs channels by the picture: leave weighting out, or set it to null")
+    if len(finishes) > 1:
+        raise ValueError("adversarial and likeness are two finishes, one after the other: set one of them")
     weighting = _choice("weighting", options.pop("weighting", "uniform"), get_args(Weighting))
     noise = SourceNoise(sigma=options.pop("sigma_s", None), factor=options.pop("noise_factor", None))
     config = _preset(VELOCITY_PRESETS, recipe)
     facts = {"noise": noise, "run_dir": run_dir, **_shared(recipe, validation)}
-    if adversarial is None:
-        return FlowStage(config, drawn, weighting=weighting, **facts)
-    terms = fill(Adversarial, section(adversarial, "adversarial"))
-    return AdversarialFlowStage(config, drawn, adversarial=terms, optim=recipe.optim, **facts)
+    if "adversarial" in finishes:
+        terms = fill(Adversarial, section(finishes["adversarial"], "adversarial"))
+        return AdversarialFlowStage(config, drawn, adversarial=terms, optim=recipe.optim, **facts)
+    if "likeness" in finishes:
+        nearer = fill(Likeness, section(finishes["likeness"], "likeness"))
+        identity = IdentityLoss(load_face_embedder())
+        return LikenessFlowStage(config, drawn, likeness=nearer, identity=identity, **facts)
+    return FlowStage(config, drawn, weighting=weighting, **facts)
 
 
 def _shared(recipe: Recipe, validation: Sequence[ValidationSet]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from latent_pmrf.data.datasets import FacePairs
 from latent_pmrf.data.degradation import DegradationRange
 from latent_pmrf.training.adversarial import Adversarial, AdversarialFlowStage
 from latent_pmrf.training.discriminator import Discriminator, Judged, augmented, discriminator_loss, relativistic
-from latent_pmrf.training.flow import SourceNoise
+from latent_pmrf.training.flow import SourceNoise, finish_times
 from latent_pmrf.training.frozen import FrozenNetworks
 from latent_pmrf.training.latents import CachedPairs
 from latent_pmrf.training.loop import Trainer
@@ -174,7 +174,7 @@ def test_the_discriminator_sees_the_step_before_too(stage, monkeypatch):
 
 
 def test_most_rows_start_at_the_source_and_the_others_on_the_flow_s_own_way(stage):
-    times = stage._times(8, torch.Generator().manual_seed(1))
+    times = finish_times(8, 0.75, torch.Generator().manual_seed(1))
     assert times[:6].tolist() == [0] * 6
     assert ((times[6:] >= 0.1) & (times[6:] <= 0.9)).all()
     mean, _ = (stage.statistics.normalise(z) for z in stage.batch(0))
@@ -201,7 +201,7 @@ class Straight(nn.Module):
 def test_later_rows_are_to_keep_to_the_first_step_and_not_to_the_clean_face(stage, monkeypatch):
     model, errors = Straight(0.7), {}
     for name, t in (("first", torch.zeros(4)), ("later", torch.full((4,), 0.5))):
-        monkeypatch.setattr(stage, "_times", lambda rows, generator, t=t: t)
+        monkeypatch.setattr("latent_pmrf.training.adversarial.finish_times", lambda *_, t=t: t)
         errors[name] = float(stage.loss(model, stage.batch(0), 0)[1]["error"])
     assert errors["first"] > 1e-3
     assert errors["later"] == pytest.approx(0, abs=1e-10)

@@ -76,6 +76,21 @@ def test_the_loss_is_the_squared_distance_and_reaches_the_prediction_alone(loss)
     assert loss(prediction, x, seed=2) != value
 
 
+def test_over_counts_every_face_as_a_share_of_its_own_beginning(loss):
+    clean = tensor(aligned_astronaut(256).clean)
+    far, near = 0.3 * clean + 0.7 * clean.flip(2), 0.9 * clean
+    both, began = torch.cat([clean, clean]), torch.cat([far, near])
+    assert loss.over(began, began, both, 1).item() == pytest.approx(
+        sum((square / (square + 0.01)).item() for square in loss._squares([began], both, 1)[0]) / 2
+    )
+    assert loss.over(began, both, both, 1).item() == pytest.approx(0, abs=1e-6)
+    began.requires_grad_()
+    prediction = far.clone().requires_grad_()
+    loss.over(began[:1], prediction, clean, 1).backward()
+    assert began.grad is None
+    assert prediction.grad.abs().max() > 0
+
+
 def test_following_its_gradient_brings_the_face_nearer(loss):
     x = tensor(aligned_astronaut(128).clean)
     y = tensor(cv2.GaussianBlur(aligned_astronaut(128).clean, (0, 0), 2))

@@ -10,6 +10,7 @@ from latent_pmrf.training.losses import (
     kl_divergence,
     laplacian_pyramid_l1,
     relative_mse,
+    repetition,
 )
 
 
@@ -103,3 +104,35 @@ def test_sharpness_is_measured_in_float32_whatever_the_networks_compute_in():
     expected = band_energy(image)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(band_energy(image), expected)
+
+
+def lattice(period, side=64):
+    """(1, 1, side, side): the same (period, period) tile of mean 0 again and again, of variance 1."""
+    tile = noise(1, 1, period, period)
+    return ((tile - tile.mean()) / tile.std(correction=0)).tile(1, 1, side // period, side // period)
+
+
+@pytest.mark.parametrize(("period", "asked", "kept"), [(8, 8, 1), (4, 8, 1), (8, 16, 1), (16, 8, None)])
+def test_repetition_finds_what_repeats_with_a_period_and_its_parts(period, asked, kept):
+    found = repetition(lattice(period), asked, 32).item()
+    if kept is None:
+        assert 0.05 < found < 0.7  # the mean of its quarters
+    else:
+        assert found == pytest.approx(kept, rel=1e-5)
+
+
+def test_repetition_sees_no_brightness_and_little_noise():
+    windows = torch.arange(4.0).view(1, 1, 2, 2).repeat_interleave(32, 2).repeat_interleave(32, 3)
+    assert repetition(windows, 8, 32).item() == pytest.approx(0, abs=1e-12)
+    assert repetition(noise(4, 3, 64, 64), 8, 32).item() == pytest.approx(1 / 16, rel=0.1)
+
+
+def test_repetition_finds_a_lattice_that_turns_from_window_to_window():
+    halves = torch.cat([lattice(8), -lattice(8)], dim=3)
+    assert repetition(halves, 8, 64).item() == pytest.approx(1, rel=1e-5)
+    assert repetition(halves, 8, 128).item() == pytest.approx(1, rel=1e-5)  # a window is no larger than the picture
+
+
+def test_repetition_leaves_out_what_fills_no_window():
+    image = torch.cat([torch.zeros(1, 1, 64, 64), lattice(8)[..., :8]], dim=3)
+    assert repetition(image, 8, 64) == 0
