@@ -9,6 +9,7 @@ lies on average: nowhere else.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,20 @@ def served_options(num_threads: int, *, spinning: bool = False) -> Any:  # noqa:
     if spinning:
         options.add_session_config_entry("session.intra_op.spin_duration_us", "200")
         options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.enable_mem_pattern = False
+    _share_arena()
+    options.add_session_config_entry("session.use_env_allocators", "1")
     return options
+
+
+@functools.cache
+def _share_arena() -> None:
+    """One arena for the sessions of this process, as in the service."""
+    import onnxruntime
+
+    kind = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR
+    processor = onnxruntime.OrtMemoryInfo("Cpu", kind, 0, onnxruntime.OrtMemType.DEFAULT)
+    onnxruntime.create_and_register_allocator(processor, None)
 
 
 def open_session(content: bytes, num_threads: int = 1) -> Any:  # noqa: ANN401 - onnxruntime is untyped

@@ -11,19 +11,39 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 
 from service.core.errors import Draining, QueueFull
 from service.core.tracing import span_in_trace
 
 _MAX_RETRY_AFTER_S = 60
 _NEWEST_WEIGHT = 0.2
-_REMEMBERED = 0.95  # of the pace, at each departure: some twenty photos
+_REMEMBERED = 0.95  # of the pace, at each departure from a crowd: some twenty photos
 _FEW = 4  # so many are let in however slow it goes: fewer would not show the pace of many
 _SLOWEST_TO_MEAN = 4.0  # of a hundred photos with 1 to 20 faces; `make loadtest` measures it (docs/PERFORMANCE.md)
 
 
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """What a `Pace` had counted when somebody came.
+
+    Attributes:
+        came_s: When that was.
+        crowded_s: Time so far in which there were several.
+        share_s: What of that time each who was there the whole while would have had to himself.
+    """
+
+    came_s: float
+    crowded_s: float
+    share_s: float
+
+
 class Pace:
     """How fast work leaves while there is more than a little of it.
+
+    Each moment is divided among those who are present then: what somebody had of it until he left is the time that he
+    took, however many were served side by side. The time between two departures would say so too, but not of the first
+    that leave a crowd that has just come: all of it has been under way since, and nearly done is not gone.
 
     Args:
         clock: Seconds, monotonic.
@@ -31,26 +51,43 @@ class Pace:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._last_s = clock()
-        self._since_s = 0.0  # busy, since the last departure
-        self._busy_s = 0.0
+        self._now = Arrival(clock(), 0.0, 0.0)
+        self._present = 0
+        self._taken_s = 0.0
         self._departures = 0.0
+
+    @property
+    def present(self) -> int:
+        """Those who have come and not left."""
+        return self._present
 
     @property
     def interval_s(self) -> float:
         """Seconds between two departures; 0 while that is not known."""
-        return self._busy_s / self._departures if self._departures else 0.0
+        return self._taken_s / self._departures if self._departures else 0.0
 
-    def note(self, present: int, *, left: bool = False) -> None:
-        """Somebody has come or left, `present` counting him."""
-        now_s = self._clock()
-        if present >= _FEW:
-            self._since_s += now_s - self._last_s
-            if left:
-                self._busy_s = _REMEMBERED * self._busy_s + self._since_s
-                self._departures = _REMEMBERED * self._departures + 1
-                self._since_s = 0.0
-        self._last_s = now_s
+    def come(self) -> Arrival:
+        """Somebody comes; returns what to give back when he leaves."""
+        self._count()
+        self._present += 1
+        return self._now
+
+    def leave(self, arrival: Arrival) -> None:
+        """He leaves."""
+        self._count()
+        self._present -= 1
+        stay_s, crowded_s = self._now.came_s - arrival.came_s, self._now.crowded_s - arrival.crowded_s
+        if crowded_s > 0:
+            departed = crowded_s / stay_s
+            remembered = _REMEMBERED**departed
+            self._taken_s = remembered * self._taken_s + self._now.share_s - arrival.share_s
+            self._departures = remembered * self._departures + departed
+
+    def _count(self) -> None:
+        now_s, then = self._clock(), self._now
+        crowded_s = now_s - then.came_s if self._present >= _FEW else 0.0
+        share_s = crowded_s / max(1, self._present)
+        self._now = Arrival(now_s, then.crowded_s + crowded_s, then.share_s + share_s)
 
 
 class Admission:
@@ -75,8 +112,7 @@ class Admission:
             raise ValueError("places must be at least 1 and max_waiting at least 0")
         self._places = places
         self._objective_s = objective_s
-        self._pace = Pace(clock)
-        self._present = 0  # in a place or in line, patient ones not counted: they stand in nobody's way
+        self._pace = Pace(clock)  # of those in a place or in line; patient ones stand in nobody's way
         self._max_waiting = max_waiting
         self._clock = clock
         self._room = asyncio.Semaphore(places)
@@ -154,24 +190,22 @@ class Admission:
                 hint="come back after the time in Retry-After",
                 retry_after_s=self._retry_after_s(),
             )
-        expected_s = (self._present + 1) * self._pace.interval_s
+        expected_s = (self._pace.present + 1) * self._pace.interval_s
         excess_s = _SLOWEST_TO_MEAN * expected_s - self._objective_s
-        if self._present >= _FEW and excess_s > 0:
+        if self._pace.present >= _FEW and excess_s > 0:
             raise QueueFull(
-                f"{self._present} photos are ahead, and another one would take about {expected_s:.0f} s or longer",
+                f"{self._pace.present} photos are ahead, and another one would take about {expected_s:.0f} s or longer",
                 hint="come back after the time in Retry-After",
                 retry_after_s=_told_s(excess_s / _SLOWEST_TO_MEAN),
             )
 
     @contextmanager
     def _presence(self) -> Iterator[None]:
-        self._present += 1
-        self._pace.note(self._present)
+        arrival = self._pace.come()
         try:
             yield
         finally:
-            self._pace.note(self._present, left=True)
-            self._present -= 1
+            self._pace.leave(arrival)
 
     @contextmanager
     def _stay(self) -> Iterator[None]:

@@ -11,6 +11,7 @@ from tests.bundle import write_bundle
 from tests.small_graphs import SIDE, residual
 
 SPINNING = ("session.intra_op.allow_spinning", "session.intra_op.spin_duration_us", "session.force_spinning_stop")
+SHARED_ARENA = "session.use_env_allocators"
 SIZE_PX = 32
 
 
@@ -33,9 +34,10 @@ def spinning_of(options):
 
 @pytest.mark.parametrize(("spinning", "expected"), [(False, ["0", None, None]), (True, ["1", "200", "1"])])
 def test_the_bench_runs_networks_as_the_service_does(spinning, expected):
-    served, measured = session_options(3, one_size=True, spinning=spinning), served_options(3, spinning=spinning)
+    served, measured = session_options(3, spinning=spinning), served_options(3, spinning=spinning)
     assert plain(measured) == plain(served)
     assert spinning_of(measured) == spinning_of(served) == expected
+    assert [options.get_session_config_entry(SHARED_ARENA) for options in (measured, served)] == ["1", "1"]
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

@@ -165,8 +165,10 @@ async def refused(admission):
 async def test_who_would_probably_take_too_long_is_refused():
     clock = Clock()
     admission = Admission(16, 16, objective_s=60, clock=clock)
-    await let_go(await crowd(admission, 8), clock, 3.0)  # 3 s each: five of them for 15 s, and 60 s for the slowest
     inside = await crowd(admission, 5)
+    for _ in range(40):  # 3 s each: five of them for 15 s, and 60 s for the slowest
+        await let_go([inside.pop(0)], clock, 3.0)
+        inside += await crowd(admission, 1)
     assert await refused(admission) == 3  # the sixth: 6 * 3 s, and four times that for the slowest
     await let_go(inside[:1], clock, 3.0)
     inside += await crowd(admission, 1)
@@ -184,6 +186,19 @@ async def test_a_few_are_let_in_however_slow_it_goes_and_a_better_pace_is_learnt
     inside = await crowd(admission, 12)
     assert admission.active == 12
     await let_go(inside, clock, 0.1)
+
+
+async def test_the_first_of_a_crowd_that_is_served_side_by_side_tells_no_slow_pace():
+    clock = Clock()
+    admission = Admission(16, 16, objective_s=60, clock=clock)
+    inside = await crowd(admission, 8)
+    await let_go(inside[:1], clock, 8.0)  # the other seven are nearly done
+    assert await refused(admission) is None
+    await let_go(inside[1:], clock, 0.0)
+    inside = await crowd(admission, 15)
+    assert admission.active == 15
+    assert await refused(admission) == 1  # 16 photos of a second each, and four times that for the slowest
+    await let_go(inside, clock, 1.0)
 
 
 async def test_slow_photos_without_company_tell_nothing_of_a_crowd():
