@@ -17,7 +17,7 @@ from latent_pmrf.nets.build import build
 from latent_pmrf.nets.layers import channels_last
 from latent_pmrf.training.device import device_of
 from latent_pmrf.training.identity import IdentityLoss
-from latent_pmrf.training.losses import REGRESSION_LOSSES
+from latent_pmrf.training.losses import REGRESSION_LOSSES, shared_error
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 
@@ -37,6 +37,7 @@ class EstimatorStage:
         loss: str = "relative_mse",
         identity_weight: float = 0.0,
         identity: IdentityLoss | None = None,
+        shared_error_weight: float = 0.0,
     ) -> None:
         if loss not in REGRESSION_LOSSES:
             raise ValueError(f"the option loss must be one of {sorted(REGRESSION_LOSSES)}, not {loss!r}")
@@ -50,6 +51,7 @@ class EstimatorStage:
         self._validation = validation
         self._identity_weight = identity_weight
         self._identity = identity
+        self._shared_error_weight = shared_error_weight
 
     def build(self) -> nn.Module:
         """The network in channels-last, which oneDNN prefers for its convolutions."""
@@ -67,6 +69,10 @@ class EstimatorStage:
         error, reference = ((image.detach().float() - x).square().mean((1, 2, 3)) for image in (estimate, y))
         loss = self._loss(estimate, x, y)
         scalars = {"gain_db": 10 * torch.log10(reference / error).mean()}
+        if self._shared_error_weight > 0:
+            shared = shared_error(estimate, x, y)
+            loss = loss + self._shared_error_weight * shared
+            scalars["shared_error"] = shared.detach()
         if self._identity is not None:
             identity = self._identity.to(x.device)(estimate, x, (self._seed << 32) + index)
             loss = loss + self._identity_weight * identity

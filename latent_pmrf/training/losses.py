@@ -49,6 +49,21 @@ REGRESSION_LOSSES: Mapping[str, Callable[[torch.Tensor, torch.Tensor, torch.Tens
 """Losses of an estimator, of (prediction, target, observed), by their name in a recipe."""
 
 
+def shared_error(prediction: torch.Tensor, target: torch.Tensor, observed: torch.Tensor) -> torch.Tensor:
+    """Mean square over pixels of the mean error over images, each divided as `relative_mse` divides its square.
+
+    A posterior mean errs by nothing on average, so what is left here is what the network does to every image alike, and
+    the n-th part of `relative_mse` for n images, whose minimiser is the same.
+
+    Args:
+        prediction: (B, C, H, W).
+        target: (B, C, H, W).
+        observed: (B, C, H, W), the degraded image.
+    """
+    reference = (observed - target).square().mean((1, 2, 3), keepdim=True) + RELATIVE_MSE_FLOOR
+    return ((prediction.float() - target) / reference.sqrt()).mean(0).square().mean()
+
+
 def laplacian_pyramid_l1(prediction: torch.Tensor, target: torch.Tensor, levels: int = 3) -> torch.Tensor:
     """L1 distance between the bands of two Laplacian pyramids, summed over `levels` octaves.
 

@@ -17,7 +17,7 @@ from latent_pmrf.training.optim import OptimConfig
 T = TypeVar("T")
 
 STAGE_OPTIONS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
-    "estimator": (frozenset(), frozenset({"identity_weight", "loss", "space"})),
+    "estimator": (frozenset(), frozenset({"identity_weight", "loss", "shared_error_weight", "space"})),
     "vae": (
         frozenset({"crop_px"}),
         frozenset({"amplitude_weight", "band_weight", "decoder_only", "kl_weight", "perceptual_weight"}),

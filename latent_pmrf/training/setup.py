@@ -3,6 +3,7 @@
 options of a stage           default
 estimator  loss              relative_mse   see `losses.REGRESSION_LOSSES`
            identity_weight   0              of dlib's face embedding, see `identity.IdentityLoss`
+           shared_error_weight 0            see `losses.shared_error`
            space             pixel          `latent` trains ELIR's estimator, from E(y) to E(x), without `loss`
 vae        crop_px                          side of the training crops
            kl_weight         1e-6           of the mean over the latent's elements

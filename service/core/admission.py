@@ -24,16 +24,16 @@ _SLOWEST_TO_MEAN = 4.0  # of a hundred photos with 1 to 20 faces; `make loadtest
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
-    """What a `Pace` had counted when somebody came.
+class Counted:
+    """What a `Pace` has counted up to a moment.
 
     Attributes:
-        came_s: When that was.
-        crowded_s: Time so far in which there were several.
-        share_s: What of that time each who was there the whole while would have had to himself.
+        at_s: The moment.
+        crowded_s: Time in which there were several.
+        share_s: What of that time one of them had to himself, who was there all the while.
     """
 
-    came_s: float
+    at_s: float
     crowded_s: float
     share_s: float
 
@@ -51,7 +51,7 @@ class Pace:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._now = Arrival(clock(), 0.0, 0.0)
+        self._now = Counted(clock(), 0.0, 0.0)
         self._present = 0
         self._taken_s = 0.0
         self._departures = 0.0
@@ -66,17 +66,17 @@ class Pace:
         """Seconds between two departures; 0 while that is not known."""
         return self._taken_s / self._departures if self._departures else 0.0
 
-    def come(self) -> Arrival:
+    def come(self) -> Counted:
         """Somebody comes; returns what to give back when he leaves."""
         self._count()
         self._present += 1
         return self._now
 
-    def leave(self, arrival: Arrival) -> None:
+    def leave(self, arrival: Counted) -> None:
         """He leaves."""
         self._count()
         self._present -= 1
-        stay_s, crowded_s = self._now.came_s - arrival.came_s, self._now.crowded_s - arrival.crowded_s
+        stay_s, crowded_s = self._now.at_s - arrival.at_s, self._now.crowded_s - arrival.crowded_s
         if crowded_s > 0:
             departed = crowded_s / stay_s
             remembered = _REMEMBERED**departed
@@ -85,9 +85,9 @@ class Pace:
 
     def _count(self) -> None:
         now_s, then = self._clock(), self._now
-        crowded_s = now_s - then.came_s if self._present >= _FEW else 0.0
+        crowded_s = now_s - then.at_s if self._present >= _FEW else 0.0
         share_s = crowded_s / max(1, self._present)
-        self._now = Arrival(now_s, then.crowded_s + crowded_s, then.share_s + share_s)
+        self._now = Counted(now_s, then.crowded_s + crowded_s, then.share_s + share_s)
 
 
 class Admission:

@@ -11,6 +11,7 @@ from latent_pmrf.training.losses import (
     laplacian_pyramid_l1,
     relative_mse,
     repetition,
+    shared_error,
 )
 
 
@@ -29,6 +30,23 @@ def test_relative_mse_tempers_the_weight_of_severe():
     observed = torch.tensor([0.5, 0.1]).view(2, 1, 1, 1).expand(2, 3, 8, 8)
     expected = sum(mse / 4 / (mse + RELATIVE_MSE_FLOOR) for mse in (0.25, 0.01)) / 2
     assert relative_mse(observed / 2, target, observed).item() == pytest.approx(expected)
+
+
+def test_shared_error_is_what_is_done_to_every_image_alike():
+    target, observed = noise(4, 3, 8, 8), noise(4, 3, 8, 8, seed=1)
+    pattern, own = 0.2 * noise(1, 3, 8, 8, seed=2), noise(4, 3, 8, 8, seed=3)
+    scale = ((observed - target).square().mean((1, 2, 3), keepdim=True) + RELATIVE_MSE_FLOOR).sqrt()
+    alike = shared_error(target + scale * pattern, target, observed).item()
+    assert alike == pytest.approx(pattern.square().mean().item(), rel=1e-5)
+    balanced = target + scale * (own - own.mean(0))
+    assert shared_error(balanced, target, observed).item() == pytest.approx(0, abs=1e-9)
+    assert shared_error(balanced + scale * pattern, target, observed).item() == pytest.approx(alike, rel=1e-4)
+
+
+def test_shared_error_of_one_image_is_its_relative_mse():
+    target, observed, prediction = noise(1, 3, 8, 8), noise(1, 3, 8, 8, seed=1), noise(1, 3, 8, 8, seed=2)
+    expected = relative_mse(prediction, target, observed).item()
+    assert shared_error(prediction, target, observed).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_laplacian_l1_ignores_a_shift_of_brightness():

@@ -159,6 +159,16 @@ def test_estimator_losses_by_name(pairs, validation, loss, expected):
         EstimatorStage(UNET, pairs, 2, seed=1, validation=validation, loss="l3")
 
 
+def test_what_an_estimator_does_to_every_face_alike_can_count_more(pairs, validation):
+    plain = EstimatorStage(UNET, pairs, 2, seed=1, validation=validation, loss="mse")
+    stage = EstimatorStage(UNET, pairs, 2, seed=1, validation=validation, loss="mse", shared_error_weight=3.0)
+    y, x = (image / 255 for image in stage.batch(0))
+    value, scalars = stage.loss(lambda image: x + 0.5, (y, x), 0)
+    assert scalars["shared_error"] > 0
+    expected = plain.loss(lambda image: x + 0.5, (y, x), 0)[0] + 3.0 * scalars["shared_error"]
+    assert value.item() == pytest.approx(expected.item())
+
+
 def test_vae_takes_a_perceptual_loss(validation):
     with pytest.raises(ValueError, match="needs a perceptual loss"):
         make_vae_stage(validation, perceptual_weight=0.5)
