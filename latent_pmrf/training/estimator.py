@@ -94,8 +94,9 @@ class EstimatorStage:
         return scalars
 
     def info(self) -> dict[str, Any]:
-        """The weight of the identity loss, if there is one."""
-        return {} if self._identity is None else {"identity_weight": self._identity_weight}
+        """The weights of the terms beside the regression loss, of those that there are."""
+        weights = {"identity_weight": self._identity_weight, "shared_error_weight": self._shared_error_weight}
+        return {name: weight for name, weight in weights.items() if weight > 0}
 
 
 def psnr_db(image: npt.NDArray[np.float32], reference: npt.NDArray[np.float32]) -> float:

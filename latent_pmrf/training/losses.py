@@ -25,10 +25,8 @@ def relative_mse(prediction: torch.Tensor, target: torch.Tensor, observed: torch
         target: (B, C, H, W).
         observed: (B, C, H, W), the degraded image.
     """
-    dims = (1, 2, 3)
-    error = (prediction.float() - target).square().mean(dims)
-    reference = (observed - target).square().mean(dims) + RELATIVE_MSE_FLOOR
-    return (error / reference).mean()
+    error = (prediction.float() - target).square().mean((1, 2, 3))
+    return (error / _reference(target, observed)).mean()
 
 
 def mse(prediction: torch.Tensor, target: torch.Tensor, observed: torch.Tensor) -> torch.Tensor:  # noqa: ARG001
@@ -60,8 +58,13 @@ def shared_error(prediction: torch.Tensor, target: torch.Tensor, observed: torch
         target: (B, C, H, W).
         observed: (B, C, H, W), the degraded image.
     """
-    reference = (observed - target).square().mean((1, 2, 3), keepdim=True) + RELATIVE_MSE_FLOOR
-    return ((prediction.float() - target) / reference.sqrt()).mean(0).square().mean()
+    scale = _reference(target, observed).sqrt().view(-1, 1, 1, 1)
+    return ((prediction.float() - target) / scale).mean(0).square().mean()
+
+
+def _reference(target: torch.Tensor, observed: torch.Tensor) -> torch.Tensor:
+    """(B,) what errors are relative to, see `relative_mse`."""
+    return (observed - target).square().mean((1, 2, 3)) + RELATIVE_MSE_FLOOR
 
 
 def laplacian_pyramid_l1(prediction: torch.Tensor, target: torch.Tensor, levels: int = 3) -> torch.Tensor:

@@ -165,6 +165,7 @@ def test_what_an_estimator_does_to_every_face_alike_can_count_more(pairs, valida
     y, x = (image / 255 for image in stage.batch(0))
     value, scalars = stage.loss(lambda image: x + 0.5, (y, x), 0)
     assert scalars["shared_error"] > 0
+    assert (plain.info(), stage.info()) == ({}, {"shared_error_weight": 3.0})
     expected = plain.loss(lambda image: x + 0.5, (y, x), 0)[0] + 3.0 * scalars["shared_error"]
     assert value.item() == pytest.approx(expected.item())
 
