@@ -44,6 +44,7 @@ class _Job:
         on_progress: Told whenever a face has moved on, or None.
         on_preview: Shown previews of its faces, or None.
         error: Why the job failed, or None.
+        keeps_turn: It has taken turns for so long that its waiting faces are handed out one after another now.
         ended: Set when the results, or an error, can be fetched.
     """
 
@@ -58,6 +59,7 @@ class _Job:
     on_progress: OnProgress | None = None
     on_preview: OnPreview | None = None
     error: ServiceError | None = None
+    keeps_turn: bool = False
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     def report(self) -> None:
@@ -71,21 +73,32 @@ class _Job:
 class MemoryBroker:
     """Implements `service.core.interfaces.Broker` for one event loop.
 
-    Photos of a lane take turns, face by face, so that a group picture does not hold up a portrait. The interactive lane
-    comes first; while it is busy, every fifth face is of the batch lane.
+    Photos of a lane take turns, face by face, so that a group picture does not hold up a portrait. An interactive one
+    that has done so for `turns_s` keeps its next turn to its last face: else it would have only its part of the workers
+    for as long as others come. The interactive lane comes first; while it is busy, every fifth face is of the batch
+    lane.
 
     Args:
         max_queued_faces: Faces that may wait in one lane. A photo with more than that enters an empty lane, because it
             could not be restored otherwise.
         metrics: Told about depth, waiting times and withdrawn faces.
+        turns_s: How long an interactive photo takes turns.
         clock: Seconds, monotonic.
     """
 
-    def __init__(self, *, max_queued_faces: int, metrics: Metrics, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        *,
+        max_queued_faces: int,
+        metrics: Metrics,
+        turns_s: float = math.inf,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         if max_queued_faces < 1:
             raise ValueError(f"max_queued_faces must be at least 1, not {max_queued_faces}")
         self._max_queued_faces = max_queued_faces
         self._metrics = metrics
+        self._turns_s = turns_s
         self._clock = clock
         self._jobs: dict[str, _Job] = {}
         self._lanes: dict[Lane, deque[_Job]] = {lane: deque() for lane in Lane}  # jobs that have waiting faces
@@ -264,10 +277,14 @@ class MemoryBroker:
     def _take_one(self, lane: Lane) -> FaceJob:
         job = self._lanes[lane].popleft()
         face = job.waiting.popleft()
-        if job.waiting:
-            self._lanes[lane].append(job)
-        self._turns.taken(lane)
         job.taken_s[face.face_index] = self._clock()
+        if job.waiting and job.keeps_turn:
+            self._lanes[lane].appendleft(job)
+        elif job.waiting:
+            self._lanes[lane].append(job)
+            waited_s = job.taken_s[face.face_index] - job.submitted_s
+            job.keeps_turn = lane is Lane.INTERACTIVE and waited_s >= self._turns_s
+        self._turns.taken(lane)
         self._metrics.observe_queue_wait(lane.value, job.taken_s[face.face_index] - job.submitted_s)
         self._note_depth(lane)
         return face

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import secrets
 import socket
@@ -59,10 +60,12 @@ class LeaseTerms:
     Attributes:
         lease_s: Seconds without a sign of life after which an item is given to another taker.
         max_deliveries: Takers that may be lost over one item.
+        turns_s: How long an interactive job takes turns with others; then its next turn lasts to its last item.
     """
 
     lease_s: float
     max_deliveries: int
+    turns_s: float = math.inf
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -277,7 +280,8 @@ class Lanes(Generic[_Item]):
     async def _take_now(self, most: int, only: Lane | None = None) -> list[Taken[_Item]]:
         """Run the script once; from its start until the items are ready it is not known what this taker has."""
         lease_ms = max(1, round(self._terms.lease_s * 1000))
-        terms: list[Argument] = [self._taker, most, lease_ms, self._terms.max_deliveries, self._abandoned]
+        turns_ms = "" if math.isinf(self._terms.turns_s) else round(self._terms.turns_s * 1000)
+        terms: list[Argument] = [self._taker, most, lease_ms, self._terms.max_deliveries, self._abandoned, turns_ms]
         async with self._taking:
             terms += ("sure" if self._sure else "unsure", only or "", *self._held.values())
             self._sure = False

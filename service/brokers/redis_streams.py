@@ -41,6 +41,7 @@ class RedisBroker:
         lease_s: Seconds a worker may be silent before its faces are given to others.
         max_deliveries: Workers that may be lost over one face.
         payload_ttl_s: Seconds that pixels stay in the server at most.
+        turns_s: How long an interactive photo takes turns.
 
     Raises:
         ValueError: A value is out of range, or the address is not one.
@@ -56,6 +57,7 @@ class RedisBroker:
         lease_s: float = 30.0,
         max_deliveries: int = 3,
         payload_ttl_s: float = 86400.0,
+        turns_s: float = math.inf,
     ) -> None:
         if max_queued_faces < 1:
             raise ValueError(f"max_queued_faces must be at least 1, not {max_queued_faces}")
@@ -65,7 +67,7 @@ class RedisBroker:
         self._payload_ttl_s = payload_ttl_s
         self._metrics = metrics
         self._keys = QueueKeys(prefix, "faces")
-        terms = LeaseTerms(lease_s, max_deliveries)
+        terms = LeaseTerms(lease_s, max_deliveries, turns_s)
         self._lanes = Lanes(FaceJob, url, self._keys, terms, metrics=metrics, show_lane=self._show_lane)
 
     async def submit(self, faces: Sequence[FaceJob]) -> None:

@@ -69,7 +69,8 @@ class Settings(BaseSettings):
         30.0,
         gt=0,
         allow_inf_nan=False,
-        description="Direct requests that would probably take longer are answered with 429.",
+        description="Direct requests that would probably take longer are answered with 429; for a sixth of it a photo "
+        "of many faces takes turns with others.",
     )
     slots: int = Field(4, gt=0, description="Faces in flight in the sampler.")
     inference_threads: int = Field(0, ge=0, description="Threads of one network call; 0 uses all cores it may.")

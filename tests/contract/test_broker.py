@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from itertools import chain
+import math
+from itertools import chain, groupby
 
 import numpy as np
 import pytest
@@ -23,34 +24,35 @@ PIXEL = 1 / 131070 + 1e-7  # pixels may travel as 16-bit numbers
 
 
 @contextlib.asynccontextmanager
-async def memory(max_queued_faces):
-    broker = MemoryBroker(max_queued_faces=max_queued_faces, metrics=Metrics())
+async def memory(max_queued_faces, turns_s=math.inf):
+    broker = MemoryBroker(max_queued_faces=max_queued_faces, metrics=Metrics(), turns_s=turns_s)
     yield broker
     await broker.close()
 
 
 @contextlib.asynccontextmanager
-async def on_redis(version, max_queued_faces, query=""):
+async def on_redis(version, max_queued_faces, turns_s=math.inf, query=""):
     broker = RedisBroker(
         shared_server(version).url + query,
         max_queued_faces=max_queued_faces,
         metrics=Metrics(),
         prefix=fresh_prefix(),
+        turns_s=turns_s,
     )
     yield broker
     await broker.close()
 
 
-def redis_6_2(max_queued_faces):
-    return on_redis("6.2", max_queued_faces)
+def redis_6_2(max_queued_faces, turns_s=math.inf):
+    return on_redis("6.2", max_queued_faces, turns_s)
 
 
-def redis_7(max_queued_faces):
-    return on_redis("7", max_queued_faces)
+def redis_7(max_queued_faces, turns_s=math.inf):
+    return on_redis("7", max_queued_faces, turns_s)
 
 
-def redis_7_by_resp_3(max_queued_faces):
-    return on_redis("7", max_queued_faces, "?protocol=3")
+def redis_7_by_resp_3(max_queued_faces, turns_s=math.inf):
+    return on_redis("7", max_queued_faces, turns_s, "?protocol=3")
 
 
 BROKERS = [memory, redis_6_2, redis_7, redis_7_by_resp_3]
@@ -156,6 +158,44 @@ async def test_the_interactive_lane_comes_first(broker):
     await broker.submit(photo("batch", 3, lane=Lane.BATCH))
     await broker.submit(photo("interactive", 3))
     assert {job.job_id for job in await broker.take(3, 0)} == {"interactive"}
+
+
+async def test_photos_take_turns_face_by_face(broker):
+    for job_id, num_faces in (("group", 4), ("family", 3), ("portrait", 1)):
+        await broker.submit(photo(job_id, num_faces))
+    taken = [job.job_id[0] for job in await drain(broker)]
+    assert "".join(taken) == "gfp" + "gf" * 2 + "g"
+
+
+async def test_who_has_taken_turns_for_long_enough_keeps_the_next_one(make_broker):
+    async with make_broker(max_queued_faces=64, turns_s=0) as broker:
+        for job_id, num_faces in (("group", 4), ("family", 3), ("portrait", 1)):
+            await broker.submit(photo(job_id, num_faces))
+        taken = [(await broker.take(1, 0))[0]]
+        await broker.submit(photo("late", 1))
+        taken += await drain(broker)
+        assert "".join(job.job_id[0] for job in taken).startswith("gfp")
+        assert [job_id for job_id, _ in groupby(job.job_id for job in taken[3:])] == ["group", "late", "family"]
+        assert sorted(names(taken)) == sorted(
+            [*names(photo("group", 4)), *names(photo("family", 3)), ("portrait", 0), ("late", 0)]
+        )
+
+
+async def test_a_photo_that_keeps_its_turn_can_be_withdrawn(make_broker):
+    async with make_broker(max_queued_faces=64, turns_s=0) as broker:
+        await broker.submit(photo("group", 5))
+        await broker.submit(photo("portrait"))
+        assert names(await broker.take(3, 0)) == [("group", 0), ("portrait", 0), ("group", 1)]
+        await broker.cancel("group")
+        assert await drain(broker) == []
+        assert await broker.depth() == 0
+
+
+async def test_photos_of_the_batch_lane_always_take_turns(make_broker):
+    async with make_broker(max_queued_faces=64, turns_s=0) as broker:
+        await broker.submit(photo("a", 3, lane=Lane.BATCH))
+        await broker.submit(photo("b", 3, lane=Lane.BATCH))
+        assert "".join(job.job_id for job in await drain(broker)) == "ababab"
 
 
 async def test_the_batch_lane_is_never_starved(broker):

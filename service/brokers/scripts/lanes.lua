@@ -1,9 +1,10 @@
 -- Two lanes of jobs, whose items are handed out in turn, on lease. Every script of a queue begins with this text.
 --
--- A lane's stream holds at most one unread entry per job; the job's other items wait in its own list, and the next one
--- enters the stream when the one before is handed out. So photos take turns, face by face. An entry that was handed out
--- stays pending with its taker until it is acknowledged. An entry that was given back is pending with AT_FRONT, and its
--- id lies in the lane's front list.
+-- A lane's stream holds one unread entry per job; the job's other items wait in its own list, and the next one enters the
+-- stream when the one before is handed out. So photos take turns, face by face. An interactive job that has done so for
+-- long enough has all of its items in the stream, one behind the other. An entry that was handed out stays pending with
+-- its taker until it is acknowledged. An entry that was given back is pending with AT_FRONT, and its id lies in the lane's
+-- front list.
 --
 -- Fields of a job:  lane, at (admission, microseconds), n items, w of them waiting, done, keep (ms after the end),
 --                   total and steps of all items, rev (changes told), end and error (once it has ended),
@@ -73,13 +74,14 @@ local function add_waiting(job, lane, count)
   call('PUBLISH', MOVED, 'moved')
 end
 
--- The next item of a job enters its lane.
+-- The next item of a job enters its lane; whether there is one.
 local function enter_next(job, lane)
   local index = call('LPOP', NEXT .. job)
   if index then
     local id = call('XADD', STREAM[lane], '*', 'job', job, 'item', index)
     call('HSET', JOB .. job, 'e:' .. index, id)
   end
+  return index
 end
 
 -- Admit a job whose payloads are stored; `steps` holds index, number of steps, index, number of steps, ...

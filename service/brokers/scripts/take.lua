@@ -3,17 +3,19 @@
 -- An item with one delivery left is on trial: its taker has nothing else meanwhile. Otherwise one that ends its takers
 -- would drag those down that happened to be with it each time.
 --
--- ARGV: taker, most items, lease in ms, most deliveries, error of jobs that are given up, whether the taker knows all that
---       it has ('sure'; after a lost reply it does not), the only lane to take from or '', entries that it knows it has ...
+-- ARGV: taker, most items, lease in ms, most deliveries, error of jobs that are given up, ms that interactive jobs take
+--       turns ('' for ever), whether the taker knows all that it has ('sure'; after a lost reply it does not), the only
+--       lane to take from or '', entries that it knows it has ...
 -- Returns the items (job, index, entry, lane, waited ms), reclaimed items per lane, jobs given up (job, items that
 -- waited), and the view.
 
 local taker, most, lease_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local max_deliveries, abandoned, sure, only = tonumber(ARGV[4]), ARGV[5], ARGV[6] == 'sure', ARGV[7]
+local max_deliveries, abandoned, turns_ms = tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
+local sure, only = ARGV[7] == 'sure', ARGV[8]
 local INTERACTIVE_PER_BATCH = 4
 
 local reclaimed, given_up, known = {}, {}, {}
-for at = 8, #ARGV do
+for at = 9, #ARGV do
   known[ARGV[at]] = true
 end
 
@@ -148,13 +150,16 @@ while #items < most and not trial do
   end
   local job, index = item_of(lane, id)
   if job then
-    local waited_ms = string.format('%.3f', (now - tonumber(call('HGET', JOB .. job, 'at'))) / 1000)
+    local waited_ms = (now - tonumber(call('HGET', JOB .. job, 'at'))) / 1000
+    local told_ms = string.format('%.3f', waited_ms)
     add_waiting(job, lane, -1)
-    call('HSET', JOB .. job, 'k:' .. index, exact(now), 'q:' .. index, waited_ms)
+    call('HSET', JOB .. job, 'k:' .. index, exact(now), 'q:' .. index, told_ms)
     if is_from_stream then
-      enter_next(job, lane)
+      repeat
+        local entered = enter_next(job, lane)
+      until not (entered and lane == 'interactive' and turns_ms and waited_ms >= turns_ms)
     end
-    items[#items + 1] = {job, index, id, lane, waited_ms}
+    items[#items + 1] = {job, index, id, lane, told_ms}
   end
 end
 return {items, #reclaimed > 0 and reclaimed or {0, 0}, given_up, view()}

@@ -39,6 +39,19 @@ async def test_a_group_picture_does_not_hold_up_a_portrait():
     ]
 
 
+async def test_a_group_picture_that_has_waited_for_long_keeps_its_turn():
+    now = [0.0]
+    broker = MemoryBroker(max_queued_faces=64, metrics=Metrics(), turns_s=5, clock=lambda: now[0])
+    await broker.submit(photo("group", 6))
+    await broker.submit(photo("family", 4))
+    taken = await broker.take(2, 0)
+    now[0] = 4.9
+    taken += await broker.take(2, 0)
+    now[0] = 5.0
+    taken += await broker.take(6, 0)
+    assert "".join(job.job_id[0] for job in taken) == "gfgf" + "gf" + "ggg" + "f"
+
+
 async def test_every_fifth_face_is_of_the_batch_lane_while_both_are_busy():
     broker = make_broker()
     await broker.submit(photo("interactive", 20))
