@@ -1,10 +1,10 @@
 """`make bench-gateway`: what the service does besides networks, and how fast, with networks that cost nothing.
 
-    null bundle -> a service of its own -> photos in a row: milliseconds by stage
-                                        -> photos side by side: photos a second, and processor time of each
+    a service of its own -> photos in a row: milliseconds by stage
+                         -> photos side by side: photos a second, and processor time of each
 
-Once with a decoder and a detector that cost nothing either, once with the real ones. The sender is on the same machine,
-and its processor time is told apart.
+With a backend, a decoder and a detector that cost nothing; then with networks that cost nothing, called in onnxruntime;
+then with the real decoder and detector. The sender is on the same machine, and its processor time is told apart.
 """
 
 from __future__ import annotations
@@ -106,7 +106,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         file.write_bytes(photo)
         bundle = write_null_bundle(Path(folder) / "bundle", like, given.model_repository / _DETECTOR)
         settings = {"LATENT_PMRF_MODEL_REPOSITORY": str(bundle), "LATENT_PMRF_RESULT_CACHE_BYTES": "0"}
-        commands = {"null networks, decoder and detector": (*_NULL_STAGES, str(file)), "null networks": SERVE}
+        commands = {
+            "null backend, decoder and detector": (*_NULL_STAGES, str(file)),
+            "null networks, decoder and detector": (*_NULL_STAGES, str(file), "--networks"),
+            "null networks": SERVE,
+        }
         for name, command in commands.items():
             with running_service(settings, command) as service:
                 measured.append(measure(name, service, photo, given.photos, given.at_once))

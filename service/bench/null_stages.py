@@ -1,9 +1,9 @@
-"""`python -m service.bench.null_stages PHOTO`: the service, with a decoder and a detector that cost nothing.
+"""`python -m service.bench.null_stages PHOTO`: the service, with decoder, detector and networks that cost nothing.
 
     PHOTO, decoded and searched once at the start -> the answer to whatever is uploaded later
 
-Networks are the bundle's: with those of `service.bench.null_bundle`, what is left is form, queue, alignment, sampler,
-paste, encoder and answer.
+What is left is form, queue, alignment, sampler, paste, encoder and answer. With `--networks` the bundle's networks are
+called; with those of `service.bench.null_bundle`, what onnxruntime and its threads cost is added.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from service.backends.ort_session import OrtBackend
+from service.bench.null_backend import NullBackend
 from service.composition.gateway import StandIns, restore_photos
 from service.composition.http import tcp_socket
 from service.core.detector import DETECTOR
@@ -70,8 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("photo", type=Path, metavar="PHOTO")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--networks", action="store_true", help="call the bundle's networks")
     given = parser.parse_args(arguments)
     settings = load_settings()
+    backend = None if given.networks else NullBackend(load_manifest(settings.model_repository))
     known = asyncio.run(learn(given.photo.read_bytes(), settings))
     with tcp_socket(given.host) as listener:
         listener.bind((given.host, given.port))
@@ -82,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 listener,
                 lambda text: print(text, flush=True),  # noqa: T201 - for whoever started it
                 with_worker=True,
-                stand_ins=StandIns(known.decode, known),
+                stand_ins=StandIns(known.decode, known, backend),
             )
         )
     return int(bool(ended.failures))

@@ -53,15 +53,17 @@ _UPLOADS_PER_PHOTO = 4
 
 @dataclass(frozen=True, slots=True)
 class StandIns:
-    """What benches put in place of the stages that make pixels of a file and find the faces in them.
+    """What benches put in place of the stages that make pixels of a file and find the faces in them, and of networks.
 
     Attributes:
         decode: Called on a thread.
         detector: Called on the event loop.
+        backend: Of the networks; None for the settings'.
     """
 
     decode: Decode
     detector: Detector
+    backend: InferenceBackend | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +157,8 @@ async def restoring(
             decoding(settings, metrics, None if stand_ins is None else stand_ins.decode)
         )
         only = None if with_worker else (DETECTOR,)
-        backend = WatchedBackend(await open_backend(settings, manifest, metrics, only=only))
+        given = None if stand_ins is None else stand_ins.backend
+        backend = WatchedBackend(given or await open_backend(settings, manifest, metrics, only=only))
         parts.push_async_callback(backend.close)
         await parts.enter_async_context(loops.running("watchdog", partial(watch, backend, settings.call_timeout_s)))
         faces = open_faces(settings, manifest, metrics)
