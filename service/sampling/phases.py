@@ -98,7 +98,7 @@ class Phases:
         on_call: Told of every call that has ended well: network, faces, Unix time of its beginning.
 
     Raises:
-        ManifestMismatch: A network's inputs or outputs are not called as they are called here.
+        ManifestMismatch: A network's inputs or outputs are not called as they are called here, or have no sizes.
     """
 
     def __init__(self, backend: InferenceBackend, manifest: Manifest, on_call: OnCall | None = None) -> None:
@@ -107,6 +107,7 @@ class Phases:
         self._on_call = on_call
         self._specs = {name: manifest.networks[name] for name in _called(manifest)}
         self._picture_values = 3 * manifest.image_size_px**2
+        self._state_shape = _state_shape(manifest)
         self._in_latent_space = manifest.space == "latent"
         velocity_inputs = [tensor.name for tensor in manifest.networks["velocity"].inputs]
         self._mean_conditioned = _SOURCE_MEAN in velocity_inputs
@@ -125,14 +126,18 @@ class Phases:
         Raises:
             ServiceError: A network call failed.
         """
-        images = await self._compute(len(jobs), _to_unit, [job.crop for job in jobs])
-        means, estimator_ms = await self._call("estimator", jobs, image=images)
-        timings_ms = {"estimator": estimator_ms}
-        pictures = await self._compute(len(jobs), self._between, means, images)
-        raw = images
-        if self._in_latent_space:
-            raw, timings_ms["vae_encoder"] = await self._call("vae_encoder", jobs, image=images)
-        return await asyncio.to_thread(self._sources, jobs, pictures, raw, timings_ms)
+        noises = asyncio.ensure_future(asyncio.to_thread(self._noises, jobs))  # as long as a network on an accelerator
+        try:
+            images = await self._compute(len(jobs), _to_unit, [job.crop for job in jobs])
+            means, estimator_ms = await self._call("estimator", jobs, image=images)
+            timings_ms = {"estimator": estimator_ms}
+            pictures = await self._compute(len(jobs), self._between, means, images)
+            raw = images
+            if self._in_latent_space:
+                raw, timings_ms["vae_encoder"] = await self._call("vae_encoder", jobs, image=images)
+            return await self._compute(len(jobs), self._sources, jobs, pictures, raw, await noises, timings_ms)
+        finally:
+            noises.cancel()
 
     async def advance(self, faces: Sequence[FlowFace]) -> list[FlowFace]:
         """One Euler step of each face, at its own time and of its own length.
@@ -197,14 +202,22 @@ class Phases:
             images -= np.float32(1)
         return pictures
 
+    def _noises(self, jobs: Sequence[FaceJob]) -> list[F32Array]:
+        return [source_noise(self._state_shape, job.seed, job.face_index) for job in jobs]
+
     def _sources(
-        self, jobs: Sequence[FaceJob], pictures: F32Array, raw: F32Array, timings_ms: Mapping[str, float]
+        self,
+        jobs: Sequence[FaceJob],
+        pictures: F32Array,
+        raw: F32Array,
+        noises: Sequence[F32Array],
+        timings_ms: Mapping[str, float],
     ) -> list[FlowFace]:
+        """The faces at the beginning of their way; the noises become its states."""
         source_means = raw - self._mean
         source_means /= self._std
         faces = []
-        for job, picture, source_mean in zip(jobs, pictures, source_means, strict=True):
-            z_0 = source_noise(source_mean.shape, job.seed, job.face_index)
+        for job, picture, source_mean, z_0 in zip(jobs, pictures, source_means, noises, strict=True):
             z_0 *= self._sigma_s[0]
             z_0 += source_mean
             faces.append(FlowFace(job, picture, source_mean, z_0, 0, timings_ms))
@@ -265,6 +278,20 @@ def _estimate(face: FlowFace, z_next: F32Array, velocity: F32Array) -> F32Array:
 def _called(manifest: Manifest) -> list[str]:
     """Networks that are called in the bundle's space."""
     return [name for name in _SIGNATURES if manifest.space == "latent" or not name.startswith("vae_")]
+
+
+def _state_shape(manifest: Manifest) -> tuple[int, ...]:
+    """(C, h, w) of the flow's space."""
+    if manifest.space != "latent":
+        return 3, manifest.image_size_px, manifest.image_size_px
+    sizes = manifest.networks["vae_encoder"].outputs[0].shape[1:]
+    found = tuple(size for size in sizes if isinstance(size, int))
+    if found != sizes:
+        raise ManifestMismatch(
+            f"networks.vae_encoder.outputs: the sampler needs sizes, the manifest has {sizes}",
+            hint="export the bundle again",
+        )
+    return found
 
 
 def _check_names(manifest: Manifest) -> None:

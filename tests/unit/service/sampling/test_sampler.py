@@ -257,6 +257,15 @@ def test_a_bundle_with_other_tensor_names_is_refused(network):
         make_sampler(networks=networks)
 
 
+def test_a_bundle_without_sizes_is_refused():
+    networks = dict(tiny_manifest().networks)
+    (output,) = networks["vae_encoder"].outputs
+    nameless = output.model_copy(update={"shape": ("batch", 2, "height", "width")})
+    networks["vae_encoder"] = networks["vae_encoder"].model_copy(update={"outputs": (nameless,)})
+    with pytest.raises(ManifestMismatch, match=r"networks\.vae_encoder\.outputs"):
+        make_sampler(networks=networks)
+
+
 async def test_timings_name_every_network():
     (face,) = await restore(make_sampler(), face_job())
     assert set(face.timings_ms) == set(NETWORKS)
