@@ -56,7 +56,12 @@ def measure(trained: Trained, image_size_px: int, *, repeats: int, num_threads: 
         image_size_px: Side of the face crops.
         repeats: Measured calls of each.
         num_threads: Threads of each; PyTorch's setting stays afterwards.
+
+    Raises:
+        ValueError: There are less than two calls: they have no quartiles.
     """
+    if repeats < 2:
+        raise ValueError(f"repeats must be at least 2, for quartiles, not {repeats}")
     torch.set_num_threads(num_threads)
     for spec in graph_specs(trained, image_size_px):
         session = open_session(to_onnx(spec), num_threads)

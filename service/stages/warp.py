@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 _LOBES = 3  # of the kernel of the low pass, as in Lanczos' resampling
 _SMOOTH_FROM = 1.1  # up to here the cubic kernel alone is nearer to the ideal low pass
-_FINE = 3  # odd, so that the source's pixels are on the finer grid, too
+_FINE, _FINEST = 3, 15  # odd, so that the source's pixels are on the finer grid, too
 _FINE_FROM = 2.5  # smaller enlargements keep more detail by the cubic kernel at every pixel
 # Beside antialiased Lanczos on photographs, boxes of as many pixels as the map shrinks by keep half of the detail.
 _BOX_SHRINK = 2.5
@@ -125,7 +125,7 @@ def _low_pass(shrink: float) -> npt.NDArray[np.float64]:
 
 def _finer(part: Picture, enlarge: float) -> tuple[Picture, int]:
     """A picture on a grid `n` times as fine, from its first to its last pixel, where those are; and `n`."""
-    fine = max(_FINE, 2 * int(enlarge / 2) + 1)
+    fine = min(max(_FINE, 2 * int(enlarge / 2) + 1), _FINEST)
     larger = cv2.resize(part, None, fx=fine, fy=fine, interpolation=cv2.INTER_CUBIC)
     around = fine // 2  # of the first and the last pixel, where nothing is known of what is beyond
     return _same(larger[around:-around, around:-around], part), fine

@@ -1,6 +1,12 @@
 import pytest
 
+from export.cli import main
 from export.timing import HEADER, Timing, table_row
+
+
+def test_one_call_has_no_quartiles(capsys):
+    assert main(["bench", "--repeats", "1", "--threads", "1"]) == 2
+    assert "error: repeats must be at least 2, for quartiles, not 1" in capsys.readouterr().err
 
 
 def test_ratio_compares_medians_so_that_one_slow_call_does_not_count():

@@ -128,6 +128,22 @@ def test_waves_that_both_pictures_can_hold_keep_height_and_place(factor, degrees
     assert np.sqrt(np.square(error).mean()) < 0.065 / 2  # a half is the wave's own root mean square
 
 
+@pytest.mark.parametrize("factor", [30.0, 1e5, 1e8])
+def test_a_few_pixels_fill_a_target_however_much_they_are_enlarged(factor):
+    source = gradient(40, 40)
+    affine = compose(translation(32, 32), compose(scaling(factor, factor), translation(-20, -20)))
+    inverse = invert(affine)
+    came = inverse[0, 0] * np.arange(64.0) + inverse[0, 2]
+    np.testing.assert_allclose(warp(source, affine, 64, 64), came + 3 * came[:, None], atol=0.24)
+
+
+def test_a_small_picture_is_enlarged_up_to_its_mirrored_border():
+    source = np.array([[10.0, 30.0], [10.0, 30.0]], np.float32)
+    result = warp(source, scaling(8, 8), 32, 16)
+    assert (result[:, 4:12].min(), result[:, 4:12].max()) == pytest.approx((10, 30), abs=1.5)
+    np.testing.assert_allclose(result[:, 12:20], result[:, 4:12][:, ::-1], atol=0.5)
+
+
 def test_beyond_the_border_is_the_mirror_image():
     source = pixels(60, 60)
     result = warp(source, translation(20, 0), 60, 60)
