@@ -1,11 +1,17 @@
 """In which order every queue hands out faces: lanes, and turns of photos."""
 
+import contextlib
 from itertools import groupby
 
 import pytest
 
+from service.composition.queues import open_faces
+from service.core.metrics import Metrics
+from service.core.settings import Settings
 from service.core.types import Lane
+from tests.bundle import tiny_manifest
 from tests.contract.test_broker import BROKERS, drain, names, photo
+from tests.redis_servers import fresh_prefix, shared_server
 
 
 @pytest.fixture(params=BROKERS, ids=lambda factory: factory.__name__)
@@ -80,3 +86,15 @@ async def test_a_worker_with_room_for_interactive_faces_only_gets_no_others(brok
     assert {job.job_id for job in await broker.take(3, 0)} == {"batch", "interactive"}
     await broker.close()
     assert await broker.take_interactive(4) == []
+
+
+@pytest.mark.parametrize("version", [None, "6.2", "7"], ids=["memory", "redis 6.2", "redis 7"])
+@pytest.mark.parametrize(("objective_s", "expected"), [(6e-6, "gfggff"), (600.0, "gfgfgf")])
+async def test_photos_take_turns_for_a_sixth_of_the_latency_objective(version, objective_s, expected):
+    shared = {} if version is None else {"redis_url": shared_server(version).url, "redis_prefix": fresh_prefix()}
+    async with contextlib.AsyncExitStack() as stack:
+        faces = open_faces(Settings(latency_objective_s=objective_s, **shared), tiny_manifest(), Metrics())
+        stack.push_async_callback(faces.close)
+        await faces.broker.submit(photo("group", 3))
+        await faces.broker.submit(photo("family", 3))
+        assert "".join(job.job_id[0] for job in await drain(faces.broker)) == expected
