@@ -95,11 +95,11 @@ def warp(source: Picture, affine: F64Matrix, width_px: int, height_px: int) -> P
     margin = (2 if smooth is None else 2 + len(smooth) // 2) * box + 2
     x0, x1 = _span(left, right, margin, box, source.shape[1])
     y0, y1 = _span(top, bottom, margin, box, source.shape[0])
-    box = min(box, x1 - x0, y1 - y0)
-    part = source[y0:y1, x0:x1]
+    part = _at_least_two_pixels(source[y0:y1, x0:x1])
+    box = min(box, part.shape[0] // 2, part.shape[1] // 2)
     placed = compose(affine, translation(x0, y0))
     if box > 1:
-        columns, rows = (x1 - x0) // box, (y1 - y0) // box
+        rows, columns = part.shape[0] // box, part.shape[1] // box
         whole = part[: rows * box, : columns * box]
         part = _same(cv2.resize(whole, (columns, rows), interpolation=cv2.INTER_AREA), source)
         placed = compose(placed, scaling(box, box))
@@ -112,6 +112,14 @@ def warp(source: Picture, affine: F64Matrix, width_px: int, height_px: int) -> P
         flags = cv2.INTER_LINEAR
     size = (width_px, height_px)
     return _same(cv2.warpAffine(part, placed, size, flags=flags, borderMode=cv2.BORDER_REFLECT_101), source)
+
+
+def _at_least_two_pixels(part: Picture) -> Picture:
+    """A row or column alone is doubled: its mirror image is itself, and OpenCV's cubic warp never ends with one."""
+    for axis in (0, 1):
+        if part.shape[axis] == 1:
+            part = _same(np.repeat(part, 2, axis), part)
+    return part
 
 
 def _low_pass(shrink: float) -> npt.NDArray[np.float64]:

@@ -144,6 +144,13 @@ def test_a_small_picture_is_enlarged_up_to_its_mirrored_border():
     np.testing.assert_allclose(result[:, 12:20], result[:, 4:12][:, ::-1], atol=0.5)
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 1), (1, 300, 3), (300, 1), (2, 2), (3, 3, 3)])
+@pytest.mark.parametrize("factor", [1e-5, 0.02, 0.3, 1.0, 7.0, 900.0])
+def test_a_source_of_a_pixel_s_width_is_resampled_and_never_hangs(shape, factor):
+    grey = np.full(shape, 100, np.uint8)
+    np.testing.assert_array_equal(warp(grey, turn(37, factor), 33, 29), np.full((29, 33, *shape[2:]), 100))
+
+
 def test_beyond_the_border_is_the_mirror_image():
     source = pixels(60, 60)
     result = warp(source, translation(20, 0), 60, 60)
