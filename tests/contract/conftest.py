@@ -1,4 +1,4 @@
-"""Every queue of photos, for the tests that all of them have to pass; overlays of Kubernetes with a component more."""
+"""Every queue, for the tests that all of them have to pass; overlays of Kubernetes with a component more."""
 
 from __future__ import annotations
 
@@ -7,8 +7,22 @@ import shutil
 import pytest
 import yaml
 
+from tests.face_queues import BROKERS
 from tests.job_queues import JOB_QUEUES
 from tests.kubernetes import FOLDER, build
+
+
+@pytest.fixture(params=BROKERS, ids=lambda factory: factory.__name__)
+def make_broker(request):
+    """A factory of one implementation."""
+    return request.param
+
+
+@pytest.fixture
+async def broker(make_broker):
+    """A queue of faces with room."""
+    async with make_broker(max_queued_faces=64) as made:
+        yield made
 
 
 @pytest.fixture(params=JOB_QUEUES, ids=lambda factory: factory.__name__)

@@ -1,85 +1,26 @@
-"""What every queue promises. A new broker joins by its factory in `BROKERS`."""
+"""What every queue promises. A new broker joins by its factory in `tests.face_queues.BROKERS`."""
 
 import asyncio
 import contextlib
-import math
 from itertools import chain
 
 import numpy as np
 import pytest
 
-from service.brokers.memory import MemoryBroker
-from service.brokers.redis_streams import RedisBroker
 from service.core.errors import Cancelled, DeadlineExceeded, Draining, InferenceFailed, QueueFull
 from service.core.interfaces import Broker
 from service.core.jobs import Progress
-from service.core.metrics import Metrics
 from service.core.types import Lane, RestoredFace
-from tests.fakes import face_job
-from tests.redis_servers import fresh_prefix, shared_server
+from tests.face_queues import drain, names, photo
 
 SOON_S = 0.02
 LONG_S = 30.0
 PIXEL = 1 / 131070 + 1e-7  # pixels may travel as 16-bit numbers
 
 
-@contextlib.asynccontextmanager
-async def memory(max_queued_faces, turns_s=math.inf):
-    broker = MemoryBroker(max_queued_faces=max_queued_faces, metrics=Metrics(), turns_s=turns_s)
-    yield broker
-    await broker.close()
-
-
-@contextlib.asynccontextmanager
-async def on_redis(version, max_queued_faces, turns_s=math.inf, query=""):
-    broker = RedisBroker(
-        shared_server(version).url + query,
-        max_queued_faces=max_queued_faces,
-        metrics=Metrics(),
-        prefix=fresh_prefix(),
-        turns_s=turns_s,
-    )
-    yield broker
-    await broker.close()
-
-
-def redis_6_2(max_queued_faces, turns_s=math.inf):
-    return on_redis("6.2", max_queued_faces, turns_s)
-
-
-def redis_7(max_queued_faces, turns_s=math.inf):
-    return on_redis("7", max_queued_faces, turns_s)
-
-
-def redis_7_by_resp_3(max_queued_faces, turns_s=math.inf):
-    return on_redis("7", max_queued_faces, turns_s, "?protocol=3")
-
-
-BROKERS = [memory, redis_6_2, redis_7, redis_7_by_resp_3]
-
-
-@pytest.fixture(params=BROKERS, ids=lambda factory: factory.__name__)
-def make_broker(request):
-    return request.param
-
-
-@pytest.fixture
-async def broker(make_broker):
-    async with make_broker(max_queued_faces=64) as made:
-        yield made
-
-
-def photo(job_id, num_faces=1, **fields):
-    return [face_job(job_id, index, grey=3 * index, **fields) for index in range(num_faces)]
-
-
 def restored(job, shade=0.5):
     picture = np.full((4, 4, 3), shade, np.float32)
     return RestoredFace(job.job_id, job.face_index, picture, picture, {"velocity": 5.0})
-
-
-def names(jobs):
-    return [(job.job_id, job.face_index) for job in jobs]
 
 
 def at_work(jobs, steps=1):
@@ -92,13 +33,6 @@ async def until(condition):
             return
         await asyncio.sleep(0.005)
     pytest.fail("it never came to that")
-
-
-async def drain(broker):
-    taken = []
-    while jobs := await broker.take(8, 0):
-        taken += jobs
-    return taken
 
 
 def test_it_implements_the_protocol(broker):

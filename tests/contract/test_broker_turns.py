@@ -10,19 +10,8 @@ from service.core.metrics import Metrics
 from service.core.settings import Settings
 from service.core.types import Lane
 from tests.bundle import tiny_manifest
-from tests.contract.test_broker import BROKERS, drain, names, photo
+from tests.face_queues import drain, names, photo
 from tests.redis_servers import fresh_prefix, shared_server
-
-
-@pytest.fixture(params=BROKERS, ids=lambda factory: factory.__name__)
-def make_broker(request):
-    return request.param
-
-
-@pytest.fixture
-async def broker(make_broker):
-    async with make_broker(max_queued_faces=64) as made:
-        yield made
 
 
 async def test_the_interactive_lane_comes_first(broker):

@@ -7,17 +7,10 @@ import pytest
 
 from service.core.jobs import JobState
 from service.core.types import FacePreview
-from tests.contract.test_broker import BROKERS
 from tests.fakes import face_job
 from tests.job_queues import LONG_S, SOON_S, photo, result_of
 
 TRIAL = 63  # the face of a preview that is shown to see whether anybody looks
-
-
-@pytest.fixture(params=BROKERS, ids=lambda factory: factory.__name__)
-async def broker(request):
-    async with request.param(max_queued_faces=64) as made:
-        yield made
 
 
 def preview_of(job_id, face_index=0, steps_done=1, **fields):
