@@ -11,6 +11,7 @@ from PIL import Image
 from service.core.errors import InvalidOption
 from service.core.types import DecodedImage, OutputFormat, U8Image
 from service.stages.containers.icc import profile_for, to_srgb
+from service.stages.containers.jpeg_writer import write_jpeg
 from service.stages.containers.png_chunks import jfif_density
 from service.stages.containers.png_colour import profile_of_chunks
 from service.stages.containers.png_writer import write_png
@@ -18,7 +19,6 @@ from service.stages.samples import Samples, as_samples, to_8bit
 
 _MAX_SIDE_PX = {OutputFormat.JPEG: 65_500, OutputFormat.WEBP: 16_383}
 _FULL_COLOUR_QUALITY = 90  # from here on JPEG keeps the colour planes at full resolution
-_DENSITY_AT = 13  # in a JPEG file: Pillow's begin with a JFIF segment
 _QUALITY = 95
 _WEBP_EFFORT = 2  # 0 to 6; above, files shrink by a few per cent while the time doubles
 _WEBP_LOSSLESS_EFFORT = 25  # 0 to 100; above, files shrink by no per cent while the time doubles
@@ -76,17 +76,14 @@ def _jpeg(image: DecodedImage, quality: int) -> bytes:
     colour = to_8bit(_colour(image))
     if image.alpha is not None:
         colour = _over_white(colour, to_8bit(image.alpha))
-    buffer = io.BytesIO()
-    Image.fromarray(colour).save(
-        buffer,
-        "JPEG",
-        quality=quality,
-        subsampling="4:4:4" if quality >= _FULL_COLOUR_QUALITY else "4:2:0",
+    return write_jpeg(
+        colour,
+        quality,
+        full_colour=quality >= _FULL_COLOUR_QUALITY,
         icc_profile=image.icc_profile,
-        exif=b"" if image.exif is None else b"Exif\0\0" + image.exif,
+        exif=image.exif,
+        density=jfif_density(image.png_chunks),
     )
-    data, density = buffer.getvalue(), jfif_density(image.png_chunks)
-    return data[:_DENSITY_AT] + density + data[_DENSITY_AT + len(density) :]
 
 
 def _webp(image: DecodedImage, quality: int, *, lossless: bool) -> bytes:
