@@ -19,6 +19,7 @@ from service.api.app import create_app
 from service.api.context import ApiContext
 from service.backends.watched import WatchedBackend
 from service.composition.access import open_access
+from service.composition.allocator import keep_arrays
 from service.composition.decoders import Decode, decoding
 from service.composition.ending import Ending
 from service.composition.http import Ended, address_of, serve_until_told
@@ -223,6 +224,7 @@ async def restore_photos(
     """
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # bodies it cannot read are the caller's affair
     tls = load_tls(settings)
+    keep_arrays()
     with Ending(settings.grace_s) as ending:
         async with restoring(settings, ending, with_worker=with_worker, stand_ins=stand_ins) as process:
             ending.hear_signals()

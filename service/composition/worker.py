@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from service.backends.watched import WatchedBackend
+from service.composition.allocator import keep_arrays
 from service.composition.ending import Ending
 from service.composition.http import Ended, address_of, serve_until_told
 from service.composition.loops import Loops, part_with
@@ -142,6 +143,7 @@ async def restore_faces(
         DependencyUnavailable: No Triton server was ready in time.
         UnusableSettings: `redis_url` is not the address of a server, or Triton's client is not installed.
     """
+    keep_arrays()
     with Ending(settings.grace_s) as ending:
         async with worker_process(settings, ending, networks) as process:
             ending.hear_signals()

@@ -26,5 +26,6 @@ def euler_step(x_t: F32Array, v_t: F32Array, num_steps: Sequence[int]) -> F32Arr
         num_steps: K of each row.
     """
     per_row = np.asarray(num_steps, np.float32).reshape(-1, *[1] * (x_t.ndim - 1))
-    stepped: F32Array = x_t + v_t / per_row
+    stepped: F32Array = v_t / per_row
+    stepped += x_t
     return stepped

@@ -187,7 +187,9 @@ class Phases:
 
     async def _decoded(self, states: Sequence[F32Array], jobs: Sequence[FaceJob]) -> tuple[F32Array, dict[str, float]]:
         """The pictures of states, and the call's milliseconds; it is told of for `jobs`."""
-        raw = np.stack(states) * self._std + self._mean
+        raw = np.stack(states)
+        raw *= self._std
+        raw += self._mean
         if not self._in_latent_space:
             return await self._compute(len(states), _to_pictures, raw), {}
         pictures, call_ms = await self._call("vae_decoder", jobs, latent=raw)

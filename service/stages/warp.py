@@ -16,7 +16,7 @@ import numpy.typing as npt
 _LOBES = 3  # of the kernel of the low pass, as in Lanczos' resampling
 _SMOOTH_FROM = 1.1  # up to here the cubic kernel alone is nearer to the ideal low pass
 _FINE, _FINEST = 3, 15  # odd, so that the source's pixels are on the finer grid, too
-_FINE_FROM = 2.5  # smaller enlargements keep more detail by the cubic kernel at every pixel
+_FINE_FROM = 1.25  # smaller enlargements are as fast by the cubic kernel at every pixel, and the identity stays exact
 # Beside antialiased Lanczos on photographs, boxes of as many pixels as the map shrinks by keep half of the detail.
 _BOX_SHRINK = 2.5
 
@@ -71,9 +71,9 @@ def warp(source: Picture, affine: F64Matrix, width_px: int, height_px: int) -> P
 
     Where the map shrinks by more than a little, the source is averaged over whole-pixel boxes, as large as leave the
     target its detail, and smoothed by Lanczos' kernel, so that detail finer than the target's pixels turns grey instead
-    of into false patterns. The interpolation is cubic. Where the map enlarges by much, the source is first enlarged
-    without turning it, to a grid on which linear interpolation is as good, which takes half the time. Beyond the
-    source's border its mirror image is used.
+    of into false patterns. The interpolation is cubic. Where the map enlarges, the source is first enlarged without turning
+    it, sharpened by what linear interpolation on the finer grid takes away, which is nearer to Lanczos' kernel than a
+    cubic one at every pixel, in half to three quarters of the time. Beyond the source's border its mirror image is used.
 
     Args:
         source: (H, W) or (H, W, C), uint8, uint16 or float32.
@@ -132,9 +132,12 @@ def _low_pass(shrink: float) -> npt.NDArray[np.float64]:
 
 
 def _finer(part: Picture, enlarge: float) -> tuple[Picture, int]:
-    """A picture on a grid `n` times as fine, from its first to its last pixel, where those are; and `n`."""
+    """A picture on a grid `n` times as fine, for linear interpolation, from its first to its last pixel; and `n`."""
     fine = min(max(_FINE, 2 * int(enlarge / 2) + 1), _FINEST)
-    larger = cv2.resize(part, None, fx=fine, fy=fine, interpolation=cv2.INTER_CUBIC)
+    edge = (float(np.sinc(1 / (2 * fine))) ** -2 - 1) / 4  # restores the picture's finest waves, as long as two pixels
+    sharpen = np.array([-edge, 1 + 2 * edge, -edge])
+    sharp = cv2.sepFilter2D(part, -1, sharpen, sharpen, borderType=cv2.BORDER_REFLECT_101)
+    larger = cv2.resize(sharp, None, fx=fine, fy=fine, interpolation=cv2.INTER_CUBIC)
     around = fine // 2  # of the first and the last pixel, where nothing is known of what is beyond
     return _same(larger[around:-around, around:-around], part), fine
 

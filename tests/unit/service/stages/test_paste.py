@@ -19,8 +19,8 @@ from tests.pictures import pixels
 
 SIZE_PX = 64
 LARGE = pixels(320, 240)
-SPECKLED = np.asarray(
-    Image.fromarray(np.random.default_rng(1).integers(30, 226, (15, 20, 3), dtype=np.uint8)).resize((320, 240), 3)
+SPECKLED = np.asarray(  # of ten pixels: slopes so steep that a shift stands out of the rounding to 8 bits
+    Image.fromarray(np.random.default_rng(1).integers(30, 226, (24, 32, 3), dtype=np.uint8)).resize((320, 240), 3)
 )
 
 

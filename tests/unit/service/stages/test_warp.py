@@ -107,6 +107,22 @@ def test_a_face_that_is_shrunk_keeps_the_detail_that_lanczos_keeps(side_px, leas
     assert kept[0] / kept[1] > least_kept
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize("side_px", [670, 920, 1230, 1640])
+def test_a_face_that_is_enlarged_is_nearer_to_lanczos_than_a_cubic_kernel_is(side_px, dtype):
+    face = data.astronaut()
+    aim = np.asarray(Image.fromarray(face).resize((side_px, side_px), Image.Resampling.LANCZOS), np.float32)
+    affine, source = scaling(side_px / 512, side_px / 512), face.astype(dtype)
+    cubic = cv2.warpAffine(source, affine, (side_px, side_px), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
+    inside = slice(8, -8)
+    found, usual = (
+        np.square(picture.astype(np.float32).clip(0, 255) - aim)[inside, inside].mean()
+        for picture in (warp(source, affine, side_px, side_px), cubic)
+    )
+    assert found < 0.9 * usual
+    assert 10 * np.log10(255**2 / found) > 49.5
+
+
 @pytest.mark.parametrize("degrees", [0, 17, -135])
 @pytest.mark.parametrize("factor", [0.13, 0.3, 0.4, 0.57, 0.8, 0.95, 1.0, 1.7, 3.2, 7.0])
 def test_waves_that_both_pictures_can_hold_keep_height_and_place(factor, degrees):
