@@ -7,11 +7,11 @@ memory as any answer does, so that reading them costs what it costs, and making 
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from service.core.errors import InferenceFailed
 from service.core.interfaces import Tensors
 from service.core.manifest import Manifest
-from service.core.types import F32Array
 
 
 class NullBackend:
@@ -28,9 +28,9 @@ class NullBackend:
             name: {tensor.name: tuple(map(int, tensor.shape[1:])) for tensor in spec.outputs}
             for name, spec in manifest.networks.items()
         }
-        self._answers: dict[tuple[str, int], dict[str, F32Array]] = {}
+        self._answers: dict[tuple[str, int], dict[str, npt.NDArray[np.float32]]] = {}
 
-    async def infer(self, network: str, inputs: Tensors) -> dict[str, F32Array]:
+    async def infer(self, network: str, inputs: Tensors) -> dict[str, npt.NDArray[np.generic]]:
         """Zeros for as many rows as there are; all calls share them, and nobody can write to them.
 
         Raises:
@@ -43,7 +43,7 @@ class NullBackend:
         if answer is None:
             answer = {name: _zeros(rows, *shape) for name, shape in self._shapes[network].items()}
             self._answers[network, rows] = answer
-        return dict(answer)
+        return {**answer}
 
     async def ready(self) -> bool:
         """It always is."""
@@ -53,7 +53,7 @@ class NullBackend:
         """It has nothing."""
 
 
-def _zeros(*shape: int) -> F32Array:
+def _zeros(*shape: int) -> npt.NDArray[np.float32]:
     zeros = np.full(shape, 0, np.float32)  # unlike `np.zeros`, whose pages are all the same one until they are written
     zeros.setflags(write=False)
     return zeros

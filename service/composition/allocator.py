@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # parameters of glibc's mallopt(3)
-_LARGEST_KEPT_BYTES = 16 * 1024**2  # four crops of 512 pixels in float32 are 12 MB; arrays of large photos are given back
+_LARGEST_KEPT_BYTES = 16 * 1024**2  # four crops of 512 px in float32 are 12 MB; a photo's are given back
 _MOST_KEPT_BYTES = 2 * _LARGEST_KEPT_BYTES  # at the end of a thread's heap
 _OPERATORS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
 
@@ -15,8 +15,8 @@ _OPERATORS = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLE
 def keep_arrays(environment: Mapping[str, str] = os.environ) -> bool:
     """Let arrays of a few faces reuse memory of those before them.
 
-    By itself glibc gives such memory back at once, and the kernel clears every page of it anew: nearly a fifth of the
-    time that a gateway needs for a photo, for some 100 MB that a busy process keeps.
+    By itself glibc gives such memory back at once, and the kernel clears every page of it anew: a seventh of the time
+    that a gateway needs for a photo, for some 100 MB that a busy process keeps (docs/profiles/gateway.md).
 
     Args:
         environment: Where an operator may have said it differently; then nothing is done.

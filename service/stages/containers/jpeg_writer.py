@@ -1,7 +1,7 @@
 """Samples -> JPEG: grey or RGB, with profile, EXIF and density.
 
 OpenCV compresses, byte for byte as Pillow does (both call libjpeg-turbo), but lets go of the interpreter's lock
-meanwhile: Pillow keeps it, and the event loop waits 4 ms for a photo of a megapixel. What OpenCV writes of profiles is
+meanwhile: Pillow keeps it in pieces of up to 6 ms, and the event loop waits for each. What OpenCV writes of profiles is
 one segment, too short for many, so the segments are put in here.
 """
 
@@ -22,7 +22,7 @@ _ICC = b"ICC_PROFILE\0"
 _ICC_BYTES = 65_533 - len(_ICC) - 2  # of a profile in one segment, beside its place among them
 
 
-def write_jpeg(
+def write_jpeg(  # noqa: PLR0913 - what a file holds
     samples: U8Image,
     quality: int,
     *,
@@ -54,7 +54,7 @@ def write_jpeg(
     written, encoded = cv2.imencode(".jpg", samples, options)
     if not written:
         raise ValueError(f"a picture of {samples.shape} cannot be written")
-    data = memoryview(encoded).cast("B")
+    data = encoded.data
     head = bytearray(data[:_HEAD_BYTES])
     head[_DENSITY_AT : _DENSITY_AT + len(density)] = density
     return b"".join([head, *_segments(icc_profile, exif), data[_HEAD_BYTES:]])
