@@ -1,7 +1,7 @@
 """A backend that answers every call at once with zeros: what is left is the service without its networks.
 
-As with Triton, calls run side by side; nothing is sent anywhere. The zeros of so many rows are made once and lie in
-memory as any answer does, so that reading them costs what it costs, and making them nothing.
+As with Triton, calls run side by side; nothing is sent anywhere. The zeros are made once and lie in memory as any
+answer does, so that reading them costs what it costs, and making them nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class NullBackend:
             name: {tensor.name: tuple(map(int, tensor.shape[1:])) for tensor in spec.outputs}
             for name, spec in manifest.networks.items()
         }
-        self._answers: dict[tuple[str, int], dict[str, npt.NDArray[np.float32]]] = {}
+        self._zeros: dict[tuple[int, ...], npt.NDArray[np.float32]] = {}
 
     async def infer(self, network: str, inputs: Tensors) -> dict[str, npt.NDArray[np.generic]]:
         """Zeros for as many rows as there are; all calls share them, and nobody can write to them.
@@ -39,11 +39,7 @@ class NullBackend:
         if network not in self._shapes:
             raise InferenceFailed(f"{network}: there is no such network")
         rows = len(next(iter(inputs.values())))
-        answer = self._answers.get((network, rows))
-        if answer is None:
-            answer = {name: _zeros(rows, *shape) for name, shape in self._shapes[network].items()}
-            self._answers[network, rows] = answer
-        return {**answer}
+        return {name: self._rows_of(shape, rows) for name, shape in self._shapes[network].items()}
 
     async def ready(self) -> bool:
         """It always is."""
@@ -52,8 +48,9 @@ class NullBackend:
     async def close(self) -> None:
         """It has nothing."""
 
-
-def _zeros(*shape: int) -> npt.NDArray[np.float32]:
-    zeros = np.full(shape, 0, np.float32)  # unlike `np.zeros`, whose pages are all the same one until they are written
-    zeros.setflags(write=False)
-    return zeros
+    def _rows_of(self, shape: tuple[int, ...], rows: int) -> npt.NDArray[np.float32]:
+        if shape not in self._zeros or len(self._zeros[shape]) < rows:
+            # Unlike those of `np.zeros`, whose pages are all the same one until they are written to.
+            self._zeros[shape] = np.full((rows, *shape), 0, np.float32)
+            self._zeros[shape].setflags(write=False)
+        return self._zeros[shape][:rows]

@@ -224,7 +224,9 @@ async def restore_photos(
     """
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # bodies it cannot read are the caller's affair
     tls = load_tls(settings)
-    keep_arrays()
+    computes = with_worker and not settings.triton_urls and (stand_ins is None or stand_ins.backend is None)
+    if not computes:  # beside networks in this process nobody would see the time, and everybody the memory
+        keep_arrays()
     with Ending(settings.grace_s) as ending:
         async with restoring(settings, ending, with_worker=with_worker, stand_ins=stand_ins) as process:
             ending.hear_signals()

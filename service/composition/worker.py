@@ -143,7 +143,8 @@ async def restore_faces(
         DependencyUnavailable: No Triton server was ready in time.
         UnusableSettings: `redis_url` is not the address of a server, or Triton's client is not installed.
     """
-    keep_arrays()
+    if settings.triton_urls:
+        keep_arrays()
     with Ending(settings.grace_s) as ending:
         async with worker_process(settings, ending, networks) as process:
             ending.hear_signals()
