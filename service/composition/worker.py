@@ -25,6 +25,7 @@ from service.core.manifest import Manifest, load_manifest
 from service.core.metrics import Metrics
 from service.core.settings import Settings
 from service.sampling.sampler import Sampler
+from service.stages.colour import with_colour_of
 from service.worker import Worker
 
 OpenNetworks = Callable[[Settings, Manifest, Metrics], Awaitable[InferenceBackend]]
@@ -89,7 +90,7 @@ async def working(  # noqa: PLR0913 - the parts that a worker is made of
     settings: Settings, manifest: Manifest, metrics: Metrics, backend: InferenceBackend, faces: FaceQueue, loops: Loops
 ) -> AsyncIterator[None]:
     """A worker in this process for the duration of the block; where others look for it, it says that it is alive."""
-    sampler = Sampler(backend, manifest, settings.slots, metrics=metrics)
+    sampler = Sampler(backend, manifest, settings.slots, metrics=metrics, look=with_colour_of)
     beat_s = min(_LONGEST_BEAT_S, settings.lease_s / _BEATS_PER_LEASE)
     worker = Worker(faces.broker, sampler, metrics=metrics, beat_s=beat_s)
     async with contextlib.AsyncExitStack() as parts:

@@ -1,6 +1,6 @@
 """Previews of faces on their way: decoded when there is room, dropped when there is none.
 
-    FlowFace.estimate -> vae_decoder -> JPEG -> FacePreview
+    FlowFace.estimate -> vae_decoder -> the photo's colour -> JPEG -> FacePreview
 
 Nothing waits for a preview, and none waits in a line: a step that is due while another preview is made is passed over.
 A photo that has the sampler to itself pays for its previews with its own time. As soon as others are there, previews
@@ -12,13 +12,13 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image
 
 from service.core.errors import ServiceError
-from service.core.types import F32Array, FacePreview
+from service.core.types import F32Array, FacePreview, U8Image
 from service.sampling.phases import FlowFace, Phases
 
 SHARE_IN_COMPANY = 0.02
@@ -28,6 +28,9 @@ SIDE_PX = 160
 _QUALITY = 75
 _AT_ONCE = 4  # faces of one call
 
+Look = Callable[[F32Array, U8Image], F32Array]
+"""What a decoded picture, (S, S, 3) in [0, 1], looks like in the photo that its (S, S, 3) crop was cut from."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -36,10 +39,12 @@ class Previews:
 
     Args:
         phases: Decodes.
+        look: Of a face as its result will have it, beyond [0, 1] or not; None shows what the networks give.
     """
 
-    def __init__(self, phases: Phases) -> None:
+    def __init__(self, phases: Phases, look: Look | None = None) -> None:
         self._phases = phases
+        self._look = look
         self._making: asyncio.Task[list[FacePreview]] | None = None
         self._not_before_s = 0.0
         self._seen: dict[tuple[str, int], int] = {}  # steps at which faces that are here were seen last
@@ -92,20 +97,21 @@ class Previews:
         finally:
             took_s = loop.time() - begin_s
             self._not_before_s = loop.time() + took_s * (1 / SHARE_IN_COMPANY - 1)
-        files = await asyncio.to_thread(_files_of, pictures)
+        files = await asyncio.to_thread(self._files_of, pictures, [face.job.crop for face in faces])
         return [
             FacePreview(face.job.job_id, face.job.face_index, face.steps_done, face.job.num_steps, data)
             for face, data in zip(faces, files, strict=True)
         ]
 
-
-def _files_of(pictures: Sequence[F32Array]) -> list[bytes]:
-    return [_jpeg(picture) for picture in pictures]
+    def _files_of(self, pictures: Sequence[F32Array], crops: Sequence[U8Image]) -> list[bytes]:
+        if self._look is None:
+            return [_jpeg(picture) for picture in pictures]
+        return [_jpeg(self._look(picture, crop)) for picture, crop in zip(pictures, crops, strict=True)]
 
 
 def _jpeg(picture: F32Array) -> bytes:
-    """A small file of an (S, S, 3) picture in [0, 1]."""
-    image = Image.fromarray(np.rint(picture * 255).astype(np.uint8))
+    """A small file of an (S, S, 3) picture; values beyond [0, 1] are clipped."""
+    image = Image.fromarray(np.rint(picture.clip(0, 1) * 255).astype(np.uint8))
     image.thumbnail((SIDE_PX, SIDE_PX))
     file = io.BytesIO()
     image.save(file, "JPEG", quality=_QUALITY)

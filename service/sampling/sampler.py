@@ -29,7 +29,7 @@ from service.core.metrics import Metrics
 from service.core.types import FaceJob, FaceKey, FacePreview, Lane, RestoredFace
 from service.sampling.observation import Observation
 from service.sampling.phases import FlowFace, Phase, Phases, isolated
-from service.sampling.previews import Previews
+from service.sampling.previews import Look, Previews
 from service.sampling.schedule import CallShape, Schedule
 from service.sampling.slots import Slot
 
@@ -53,6 +53,7 @@ class Sampler:
         slots: Faces in flight at once, batch faces not counted that are parked for interactive ones. More than fit one
             call let short faces go before long ones when there is much to do.
         metrics: Told about slots, steps and time per face; traces and the log are told of faces, too.
+        look: How previews are to look, see `Previews`.
         clock: Unix time, for deadlines.
 
     Raises:
@@ -60,13 +61,14 @@ class Sampler:
         ValueError: `slots` is below 1.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of a sampler
         self,
         backend: InferenceBackend,
         manifest: Manifest,
         slots: int,
         *,
         metrics: Metrics,
+        look: Look | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         if slots < 1:
@@ -81,7 +83,7 @@ class Sampler:
         self._clock = clock
         self._slots: list[Slot] = []
         self._calls: dict[asyncio.Task[_Results], tuple[Phase, list[Slot]]] = {}
-        self._previews = Previews(self._phases)
+        self._previews = Previews(self._phases, look)
         metrics.slots(slots)
 
     @property

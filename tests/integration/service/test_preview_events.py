@@ -31,9 +31,16 @@ def embedded(tmp_path_factory):
         yield running.client
 
 
-def restored_with_events(client, **options):
-    where = ask(client, degraded_astronaut(), {**OPTIONS, **options}, **NOW).headers["location"]
+def restored_with_events(client, photo=None, **options):
+    where = ask(client, photo or degraded_astronaut(), {**OPTIONS, **options}, **NOW).headers["location"]
     return where, events_of(client, where)
+
+
+def picture_of(preview):
+    kind, _, data = preview["image"].partition(",")
+    assert kind == "data:image/jpeg;base64"
+    assert len(data) < 20_000
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
 
 
 def check(client, where, events):
@@ -54,10 +61,7 @@ def check(client, where, events):
     xs, ys = (middle @ [(a, b), (c, d)] + (e, f)).astype(int).T
     off = []
     for preview in (previews[0], previews[-1]):
-        kind, _, data = preview["image"].partition(",")
-        assert kind == "data:image/jpeg;base64"
-        assert len(data) < 20_000
-        seen = np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))) / 255
+        seen = picture_of(preview) / 255
         columns, rows = (middle * (seen.shape[1], seen.shape[0])).astype(int).T
         off.append(np.abs(seen[rows, columns] - result[ys, xs]).mean())
     assert off[1] < off[0]
@@ -66,6 +70,15 @@ def check(client, where, events):
 
 def test_a_face_is_seen_on_its_way(embedded):
     check(embedded, *restored_with_events(embedded, preview="true"))
+
+
+def test_a_face_of_a_photo_without_colour_is_seen_without(embedded):
+    grey = io.BytesIO()
+    Image.open(io.BytesIO(degraded_astronaut())).convert("L").save(grey, "PNG")
+    _, events = restored_with_events(embedded, grey.getvalue(), preview="true")
+    seen = [picture_of(data) for name, _, data in events if name == "preview"]
+    assert len(seen) >= 3
+    assert max(np.ptp(picture, axis=2).max() for picture in seen) <= 2
 
 
 def test_who_does_not_ask_is_shown_nothing(embedded):

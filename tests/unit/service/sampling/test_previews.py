@@ -13,8 +13,8 @@ from tests.bundle import tiny_manifest
 from tests.fakes import AnalyticBackend, face_job
 
 
-def make_sampler(backend, size_px=64):
-    return Sampler(backend, tiny_manifest(size_px, sigma_s=(0.0,)), 4, metrics=Metrics())
+def make_sampler(backend, size_px=64, **parts):
+    return Sampler(backend, tiny_manifest(size_px, sigma_s=(0.0,)), 4, metrics=Metrics(), **parts)
 
 
 async def watch(sampler, *jobs):
@@ -38,6 +38,17 @@ async def test_a_preview_is_what_the_velocity_leads_to():
     seen, (end,) = await watch(make_sampler(backend), face_job(grey=153, num_steps=5, preview_every=1))
     assert [(preview.steps_done, preview.num_steps) for preview in seen] == [(1, 5), (2, 5), (3, 5), (4, 5)]
     assert [shade(preview) for preview in seen] == pytest.approx([end.result.sample.mean()] * 4, abs=0.01)
+    assert end.result.sample.mean() == pytest.approx(0.8, abs=0.01)
+
+
+async def test_a_preview_looks_as_its_result_will_and_results_are_left_alone():
+    def look(picture, crop):
+        return picture + crop / np.float32(255)  # 0.8 and 0.6, clipped where they go beyond 1
+
+    backend = AnalyticBackend(lambda x_t, t: 0 * x_t + 0.4)
+    job = face_job(grey=153, num_steps=2, preview_every=1)
+    (preview,), (end,) = await watch(make_sampler(backend, look=look), job)
+    assert shade(preview) == pytest.approx(1.0, abs=0.01)
     assert end.result.sample.mean() == pytest.approx(0.8, abs=0.01)
 
 
