@@ -35,7 +35,8 @@ class Row:
         way: HTTP or gRPC.
         load: Share of what saturates the service.
         offered_per_s: Requests sent a second.
-        restored_per_s: Photos restored a second, from the first arrival to the last answer.
+        asked_per_s: Requests a second, from the first arrival to the last answer: no more can be restored of them.
+        restored_per_s: Photos restored a second, in the same time.
         good_per_s: Of those, within the objective.
         percentiles_s: Latency of restored photos from the intended time, by percentile; empty when none was.
         refused: Requests that admission turned away.
@@ -52,6 +53,7 @@ class Row:
     way: str
     load: float
     offered_per_s: float
+    asked_per_s: float
     restored_per_s: float
     good_per_s: float
     percentiles_s: dict[int, float]
@@ -98,6 +100,7 @@ def row_of(way: str, load: float, samples: Sequence[Sample], seen: Observation, 
         way=way,
         load=load,
         offered_per_s=len(samples) / offered_s,
+        asked_per_s=len(samples) / lasted_s,
         restored_per_s=len(restored) / lasted_s,
         good_per_s=sum(latency <= objective_s for latency in latencies) / lasted_s,
         percentiles_s=steps,
@@ -137,11 +140,11 @@ def verdict(rows: Sequence[Row], objective_s: float) -> str:
         past = [row for row in mine if row.load > 1]
         if past and peak:
             # What chance offered too little of cannot have given the peak.
-            least = min(row.good_per_s / min(peak, row.offered_per_s) for row in past)
+            least = min(row.good_per_s / min(peak, row.asked_per_s) for row in past)
             slowest = max(row.percentiles_s.get(99, 0.0) for row in past)
             lines.append(
                 f"{way}, past saturation: least goodput {least:.0%} of the peak ({peak:.2f} a second) or of what was "
-                f"offered, if less, p99 of what was restored at most {slowest:.2f} s (objective {objective_s:g} s), "
+                f"asked, if less, p99 of what was restored at most {slowest:.2f} s (objective {objective_s:g} s), "
                 f"answers that were wrong: "
                 f"{sum(sum(row.wrong.values()) for row in mine)}."
             )

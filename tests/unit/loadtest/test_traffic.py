@@ -102,6 +102,8 @@ def test_a_row_counts_what_was_restored_in_time_refused_given_up_and_wrong():
     samples = [*samples_of(OK, OK, "queue_full", GAVE_UP), *samples_of("corrupt_image", expected="corrupt_image")]
     samples += samples_of("internal")
     row = row_of("HTTP", 1.5, samples, Observation(), objective_s=2.5)
+    assert row.offered_per_s == pytest.approx(6 / 4)
+    assert row.asked_per_s == pytest.approx(6 / 9)
     assert row.restored_per_s == pytest.approx(2 / 9)
     assert row.good_per_s == pytest.approx(1 / 9)  # latencies are 2 and 3 s
     assert (row.refused, row.gave_up, row.wrong) == (1, 1, {"internal": 1})
@@ -145,11 +147,18 @@ def test_past_saturation_goodput_is_compared_with_the_peak(tmp_path):
 
 def test_what_chance_offered_too_little_of_need_not_give_the_peak():
     row = row_of("HTTP", 0.8, samples_of(OK, OK), Observation(), objective_s=5)
-    peak = dataclasses.replace(row, load=2.5, offered_per_s=4.0, good_per_s=2.0)
-    less = dataclasses.replace(row, load=1.2, offered_per_s=1.5, good_per_s=1.5)
+    peak = dataclasses.replace(row, load=2.5, asked_per_s=4.0, good_per_s=2.0)
+    less = dataclasses.replace(row, load=1.2, asked_per_s=1.5, good_per_s=1.5)
     assert "least goodput 100% of the peak (2.00 a second)" in verdict([peak, less], 5)
     lost = dataclasses.replace(less, good_per_s=0.75)
     assert "least goodput 50% of the peak" in verdict([peak, lost], 5)
+
+
+def test_the_time_to_the_last_answer_is_held_against_nobody():
+    peak = dataclasses.replace(row_of("HTTP", 2.5, samples_of(OK, OK), Observation(), objective_s=5), good_per_s=9.0)
+    all_came = row_of("HTTP", 1.2, samples_of(OK, OK, OK), Observation(), objective_s=5)
+    assert all_came.good_per_s < all_came.offered_per_s
+    assert "least goodput 100% of the peak" in verdict([peak, all_came], 5)
 
 
 def test_one_in_ten_of_the_everyday_mix_is_of_no_use():
