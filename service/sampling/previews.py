@@ -88,6 +88,7 @@ class Previews:
         begin_s = loop.time()
         try:
             pictures = await self._phases.glance(faces)
+            files = await asyncio.to_thread(self._files_of, pictures, [face.job.crop for face in faces])
         except ServiceError as error:
             logger.warning("no preview is made: %s", error.detail)
             return []
@@ -97,7 +98,6 @@ class Previews:
         finally:
             took_s = loop.time() - begin_s
             self._not_before_s = loop.time() + took_s * (1 / SHARE_IN_COMPANY - 1)
-        files = await asyncio.to_thread(self._files_of, pictures, [face.job.crop for face in faces])
         return [
             FacePreview(face.job.job_id, face.job.face_index, face.steps_done, face.job.num_steps, data)
             for face, data in zip(faces, files, strict=True)

@@ -73,9 +73,9 @@ def warp(source: Picture, affine: F64Matrix, width_px: int, height_px: int) -> P
 
     Where the map shrinks by more than a little, the source is averaged over whole-pixel boxes, as large as leave the
     target its detail, and smoothed by Lanczos' kernel, so that detail finer than the target's pixels turns grey instead
-    of into false patterns. The interpolation is cubic. Where the map enlarges, the source is first enlarged without
-    turning it, sharpened by what linear interpolation on the finer grid takes away: that is nearer to Lanczos' kernel
-    than a cubic one at every pixel. Beyond the source's border its mirror image is used.
+    of into false patterns. The interpolation is cubic. Where the map enlarges by much, the source is first enlarged
+    without turning it, and sharpened by what linear interpolation on the finer grid takes away: that is nearer to
+    Lanczos' kernel than a cubic one at every pixel. Beyond the source's border its mirror image is used.
 
     Args:
         source: (H, W) or (H, W, C), uint8, uint16 or float32.

@@ -132,3 +132,13 @@ async def test_who_is_withdrawn_is_seen_no_more_and_what_is_abandoned_ends():
         await sampler.step()
     assert [job.job_id for job in await sampler.abandon()] == ["other"]
     assert sampler.take_previews() == []
+
+
+async def test_a_look_that_fails_costs_its_preview_and_no_face(caplog):
+    def look(_picture, _crop):
+        raise ValueError("no colour")
+
+    seen, (end,) = await watch(make_sampler(AnalyticBackend(), look=look), face_job(num_steps=3, preview_every=1))
+    assert seen == []
+    assert np.isfinite(end.result.sample).all()
+    assert "unexpected error with a preview" in caplog.text
