@@ -105,11 +105,11 @@ def warp(source: Picture, affine: F64Matrix, width_px: int, height_px: int) -> P
         whole = part[: rows * box, : columns * box]
         part = _same(cv2.resize(whole, (columns, rows), interpolation=cv2.INTER_AREA), source)
         placed = compose(placed, scaling(box, box))
-    flags = cv2.INTER_CUBIC
+    flags, oblique = cv2.INTER_CUBIC, _is_oblique(affine)
     if smooth is not None:
         part = _same(cv2.sepFilter2D(part, -1, smooth, smooth, borderType=cv2.BORDER_REFLECT_101), source)
-    elif shrink * (_FINE_FROM_8BIT if source.dtype == np.uint8 and _is_oblique(affine) else _FINE_FROM) < 1:
-        part, fine = _finer(part, 1 / shrink, sharpen=_is_oblique(affine))
+    elif shrink * (_FINE_FROM_8BIT if source.dtype == np.uint8 and oblique else _FINE_FROM) < 1:
+        part, fine = _finer(part, 1 / shrink, sharpen=oblique)
         placed = compose(placed, np.array([[1 / fine, 0, 0], [0, 1 / fine, 0]]))
         flags = cv2.INTER_LINEAR
     size = (width_px, height_px)

@@ -17,7 +17,11 @@ from service.stages.containers.png_chunks import density_of_jfif
 SIGNATURE = b"\xff\xd8\xff"
 MAX_SCANS = 100  #: a progressive file has about ten; thousands of empty scans only burn time
 
-_SOS, _EOI, _APP0, _APP1, _APP2, _APP14, _COM = 0xDA, 0xD9, 0xE0, 0xE1, 0xE2, 0xEE, 0xFE
+APP1, APP2 = 0xE1, 0xE2  #: segments of EXIF and of profiles
+EXIF_PREFIX = b"Exif\0\0"
+ICC_PREFIX = b"ICC_PROFILE\0"
+
+_SOS, _EOI, _APP0, _APP14, _COM = 0xDA, 0xD9, 0xE0, 0xEE, 0xFE
 _DCT_FRAMES = {0xC0, 0xC1, 0xC2}
 _OTHER_FRAMES = {0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
 _ALONE = {0x01, *range(0xD0, 0xD8)}
@@ -26,8 +30,6 @@ _METADATA = {*range(0xE0, 0xF0), _COM} - {_APP0, _APP14}  # JFIF and Adobe segme
 _MARKER_IN_SCAN = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])", re.DOTALL)
 # Between segments libjpeg passes over whatever is no marker.
 _MARKER = re.compile(rb"\xff([^\x00\xff])", re.DOTALL)
-_EXIF_PREFIX = b"Exif\0\0"
-_ICC_PREFIX = b"ICC_PROFILE\0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +130,9 @@ def _collect(data: bytes) -> _Parts:
 
 def _keep_metadata(parts: _Parts, segment: _Segment) -> None:
     head = bytes(segment.body[:14])
-    if segment.marker == _APP1 and head.startswith(_EXIF_PREFIX) and parts.exif is None:
-        parts.exif = bytes(segment.body[len(_EXIF_PREFIX) :])
-    elif segment.marker == _APP2 and head.startswith(_ICC_PREFIX) and len(head) == 14:
+    if segment.marker == APP1 and head.startswith(EXIF_PREFIX) and parts.exif is None:
+        parts.exif = bytes(segment.body[len(EXIF_PREFIX) :])
+    elif segment.marker == APP2 and head.startswith(ICC_PREFIX) and len(head) == 14:
         parts.icc[head[12]] = bytes(segment.body[14:])
         parts.icc_count = head[13]
 

@@ -13,13 +13,11 @@ import cv2
 import numpy as np
 
 from service.core.types import U8Image
+from service.stages.containers.jpeg import APP1, APP2, EXIF_PREFIX, ICC_PREFIX
 
 _HEAD_BYTES = 20  # SOI and the JFIF segment, which every file of libjpeg begins with
 _DENSITY_AT = 13  # behind the segment's name and version
-_APP1, _APP2 = 0xE1, 0xE2
-_EXIF = b"Exif\0\0"
-_ICC = b"ICC_PROFILE\0"
-_ICC_BYTES = 65_533 - len(_ICC) - 2  # of a profile in one segment, beside its place among them
+_ICC_BYTES = 65_533 - len(ICC_PREFIX) - 2  # of a profile in one segment, beside its place among them
 
 
 def write_jpeg(  # noqa: PLR0913 - what a file holds
@@ -62,11 +60,11 @@ def write_jpeg(  # noqa: PLR0913 - what a file holds
 
 def _segments(icc_profile: bytes | None, exif: bytes | None) -> Iterator[bytes]:
     if exif is not None:
-        yield _segment(_APP1, _EXIF + exif)
+        yield _segment(APP1, EXIF_PREFIX + exif)
     if icc_profile is not None:
         parts = [icc_profile[at : at + _ICC_BYTES] for at in range(0, len(icc_profile), _ICC_BYTES)]
         for number, part in enumerate(parts, 1):
-            yield _segment(_APP2, _ICC + bytes([number, len(parts)]) + part)
+            yield _segment(APP2, ICC_PREFIX + bytes([number, len(parts)]) + part)
 
 
 def _segment(marker: int, body: bytes) -> bytes:

@@ -116,9 +116,9 @@ def lanczos_of(source, affine, side_px):
     """By six times six weights at every pixel; the affine map must not shrink."""
     x, y = np.meshgrid(*2 * [np.arange(float(side_px))])
     inverse = invert(affine)
+    at = [inverse[axis, 0] * x + inverse[axis, 1] * y + inverse[axis, 2] for axis in (0, 1)]
     total, weight = 0.0, 0.0
     for row, column in np.ndindex(6, 6):
-        at = [inverse[axis, 0] * x + inverse[axis, 1] * y + inverse[axis, 2] for axis in (0, 1)]
         near = [np.floor(each).astype(int) - 2 + step for each, step in zip(at, (column, row), strict=True)]
         here = np.prod([np.sinc(p - n) * np.sinc((p - n) / 3) for p, n in zip(at, near, strict=True)], axis=0)
         total += here[:, :, None] * source[near[1], near[0]]
