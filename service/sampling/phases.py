@@ -323,11 +323,8 @@ def _to_unit(crops: Sequence[U8Image]) -> F32Array:
 
 
 def _from_pm1(images: F32Array) -> F32Array:
-    """(B, S, S, 3) in [0, 1] of (B, 3, S, S) in [-1, 1]; clipped."""
-    pictures = _merged(images)
-    pictures += np.float32(1)
-    pictures /= np.float32(2)
-    return pictures.clip(0.0, 1.0, out=pictures)
+    """(B, S, S, 3) in [0, 1] of (B, 3, S, S) in [-1, 1]; clipped. Plane by plane: one fits into a core's cache."""
+    return _merged([[_unit_of_pm1(plane) for plane in planes] for planes in images])
 
 
 def _to_pictures(images: F32Array) -> F32Array:
@@ -336,9 +333,14 @@ def _to_pictures(images: F32Array) -> F32Array:
     return pictures.clip(0.0, 1.0, out=pictures)
 
 
-def _merged(images: F32Array) -> F32Array:
+def _unit_of_pm1(plane: F32Array) -> F32Array:
+    half = np.asarray(cv2.addWeighted(plane, 0.5, plane, 0.0, 0.5), np.float32)
+    return half.clip(0.0, 1.0, out=half)
+
+
+def _merged(images: Sequence[Sequence[F32Array]] | F32Array) -> F32Array:
     """(B, S, S, 3) of (B, 3, S, S)."""
-    pictures = np.empty((len(images), *images.shape[2:], 3), np.float32)
+    pictures = np.empty((len(images), *images[0][0].shape, 3), np.float32)
     for picture, planes in zip(pictures, images, strict=True):
         cv2.merge(list(planes), picture)
     return pictures

@@ -18,7 +18,6 @@ from itertools import combinations
 import cv2
 import numpy as np
 
-from service.core.errors import InferenceFailed
 from service.core.types import AlignedFace, Background, DecodedImage, F32Array
 from service.stages.enlarge import enlarged
 from service.stages.samples import Samples, read_only, writable
@@ -94,7 +93,7 @@ def paste(
 
     Args:
         image: The photo; not changed unless `consume` says so.
-        faces: Crops with their restored versions, (S, S, 3) RGB in [0, 1]; values beyond are clipped.
+        faces: Crops with their restored versions, (S, S, 3) RGB in [0, 1], finite; values beyond are clipped.
         upscale: Size of the result over the size of the photo, at least 1.
         background: How the photo around the faces is resized.
         consume: The caller gives the photo up: at `upscale` 1 its array becomes the result's, and no copy is made (most
@@ -105,7 +104,6 @@ def paste(
 
     Raises:
         ValueError: `upscale` is below 1, or a restored crop has another shape than its aligned one.
-        InferenceFailed: A restored crop holds values that are not finite.
     """
     if not upscale >= 1:
         raise ValueError(f"upscale must be at least 1, got {upscale}")
@@ -142,8 +140,6 @@ def face_mask(size_px: int) -> F32Array:
 def _layer(aligned: AlignedFace, restored: F32Array, image: DecodedImage, enlarge: F64Matrix, frame: _Box) -> _Layer:
     if restored.shape != aligned.crop.shape:
         raise ValueError(f"the restored crop is {restored.shape}, the aligned one {aligned.crop.shape}")
-    if not np.isfinite(restored).all():
-        raise InferenceFailed("a restored face holds values that are not finite")
     crop = np.clip(restored, 0, 1, dtype=np.float32)
     crop *= np.float32(np.iinfo(image.pixels.dtype).max)
     affine = compose(enlarge, invert(aligned.affine))

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from service.core.errors import InferenceFailed
 from service.core.types import RestoredFace
 from service.stages.blend import blend
 
@@ -41,4 +42,13 @@ def test_the_face_is_not_written_to(face):
 @pytest.mark.parametrize("fidelity", [-0.1, 1.1, float("nan")])
 def test_fidelity_out_of_range(face, fidelity):
     with pytest.raises(ValueError, match="fidelity"):
+        blend(face, fidelity)
+
+
+@pytest.mark.parametrize("fidelity", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("part", ["sample", "posterior_mean"])
+def test_a_network_that_went_wrong_ends_here(face, part, value, fidelity):
+    getattr(face, part)[3, 4, 1] = value
+    with pytest.raises(InferenceFailed, match="finite"):
         blend(face, fidelity)
