@@ -200,7 +200,7 @@ def _batch(given: argparse.Namespace, settings: Settings, console: Console) -> C
         try:
             from service.archive.command import restore_archive
         except ImportError as error:
-            raise UnusableSettings(f"--engine ray needs Ray: pip install 'latent-pmrf[ray]' ({error})") from error
+            raise UnusableSettings.without_extra("--engine ray needs Ray", "ray", error) from error
         return restore_archive(given, fields, settings, console)
     from service.batch.command import BatchRequest, restore_folder
 

@@ -139,5 +139,5 @@ class RayEngine:
                 "no worker process has told anything",
                 code="worker_lost",
                 title="Ray's workers do not work",
-                hint="is latent-pmrf[ray] installed on every node, and the bundle at the same path? See Ray's logs",
+                hint="is the extra `ray` installed on every node, and the bundle at the same path? See Ray's logs",
             )

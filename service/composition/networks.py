@@ -100,4 +100,4 @@ def _extra(name: str, what: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise UnusableSettings(f"{ENV_PREFIX}{what}: pip install 'latent-pmrf[{name}]' ({error})") from error
+        raise UnusableSettings.without_extra(f"{ENV_PREFIX}{what}", name, error) from error

@@ -22,6 +22,11 @@ _SECRET_BYTES = range(24, 65)  # what the Standard Webhooks scheme allows
 class UnusableSettings(ValueError):
     """What the operator has set is wrong, or does not suffice; the message names it."""
 
+    @classmethod
+    def without_extra(cls, what: str, extra: str, error: ImportError) -> UnusableSettings:
+        """What was set needs an extra that is not installed: how to install it."""
+        return cls(f"{what}: in its folder, .venv/bin/python -m pip install --editable '.[{extra}]' ({error})")
+
 
 class LogFormat(StrEnum):
     """Forms of the log."""

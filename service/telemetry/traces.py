@@ -91,9 +91,7 @@ def _exporter() -> SpanExporter:
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     except ImportError as error:
-        raise UnusableSettings(
-            f"{_ENDPOINTS[1]} needs OpenTelemetry's SDK: pip install 'latent-pmrf[tracing]' ({error})"
-        ) from error
+        raise UnusableSettings.without_extra(f"{_ENDPOINTS[1]} needs OpenTelemetry's SDK", "tracing", error) from error
     try:
         return OTLPSpanExporter()
     except (OSError, ValueError) as error:

@@ -75,11 +75,12 @@ class NoticeSender:
             logger.warning("notice %s is not delivered: %s", notice.notice_id, error)
             return Delivery.REFUSED
         except (httpx.TransportError, OSError) as error:  # OSError: also the name is not found, or time is up
-            logger.info("notice %s, attempt %d: %r", notice.notice_id, notice.attempt, error)
+            logger.info("notice %s, attempt %d: %r", notice.notice_id, notice.attempt + 1, error)
             return Delivery.FAILED
-        if status == HTTPStatus.GONE:
-            return Delivery.GONE
-        return Delivery.DELIVERED if status // 100 == _SUCCESS else Delivery.FAILED
+        if status // 100 == _SUCCESS:
+            return Delivery.DELIVERED
+        logger.info("notice %s, attempt %d: answered by %d", notice.notice_id, notice.attempt + 1, status)
+        return Delivery.GONE if status == HTTPStatus.GONE else Delivery.FAILED
 
     async def close(self) -> None:
         """Release the connections."""

@@ -29,7 +29,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 needs_ray = pytest.mark.skipif(
-    importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install 'latent-pmrf[ray]'"
+    importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install --editable '.[ray]'"
 )
 
 
@@ -127,7 +127,7 @@ def test_without_ray_the_message_says_what_to_install(arithmetic_bundle, tmp_pat
         text=True,
         check=False,
     )
-    assert (done.returncode, "pip install 'latent-pmrf[ray]'" in done.stderr) == (USAGE, True)
+    assert (done.returncode, "pip install --editable '.[ray]'" in done.stderr) == (USAGE, True)
     assert not (tmp_path / "out").exists()
 
 

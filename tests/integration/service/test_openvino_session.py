@@ -207,4 +207,4 @@ settings = Settings(model_repository=bundle, inference_runtime="openvino")
 asyncio.run(open_backend(settings, load_manifest(bundle), Metrics(), only=["estimator"]))
 """
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
-    assert "needs OpenVINO: pip install 'latent-pmrf[openvino]'" in done.stderr
+    assert "needs OpenVINO: in its folder, .venv/bin/python -m pip install --editable '.[openvino]'" in done.stderr

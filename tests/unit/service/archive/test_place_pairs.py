@@ -5,7 +5,7 @@ from service.batch.journal import Journal, State
 from service.core.errors import InvalidOption, NotFound
 from service.core.types import OutputFormat
 
-fs = pytest.importorskip("pyarrow.fs", reason="pyarrow is not installed: pip install 'latent-pmrf[ray]'")
+fs = pytest.importorskip("pyarrow.fs", reason="pyarrow is not installed: pip install --editable '.[ray]'")
 Place = pytest.importorskip("service.archive.places").Place
 PlacePair = pytest.importorskip("service.archive.photos").PlacePair
 

@@ -2,7 +2,7 @@ import pytest
 
 from service.core.errors import InvalidOption
 
-fs = pytest.importorskip("pyarrow.fs", reason="pyarrow is not installed: pip install 'latent-pmrf[ray]'")
+fs = pytest.importorskip("pyarrow.fs", reason="pyarrow is not installed: pip install --editable '.[ray]'")
 Place = pytest.importorskip("service.archive.places").Place
 
 

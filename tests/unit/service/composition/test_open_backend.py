@@ -69,4 +69,5 @@ def test_without_tritons_client_servers_cannot_be_used_and_the_rest_can(bundle):
         return subprocess.run(script, cwd=ROOT, capture_output=True, text=True, check=False)
 
     assert run("").returncode == 0
-    assert "needs Triton's client: pip install 'latent-pmrf[triton]'" in run("grpc://127.0.0.1:9").stderr
+    assert "needs Triton's client: in its folder" in (told := run("grpc://127.0.0.1:9").stderr)
+    assert "pip install --editable '.[triton]'" in told

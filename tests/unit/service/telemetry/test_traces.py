@@ -69,7 +69,7 @@ except UnusableSettings as error:
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     first, second = done.stdout.splitlines()
     assert first == "fine"
-    assert "pip install 'latent-pmrf[tracing]'" in second
+    assert "pip install --editable '.[tracing]'" in second
 
 
 @pytest.mark.parametrize(("name", "expected"), [(None, "latent-pmrf-test"), ("mine", "mine")])

@@ -107,8 +107,11 @@ async def test_while_a_secret_is_replaced_both_verify(receiver):
         ("599", Delivery.FAILED),
     ],
 )
-async def test_what_an_answer_means(receiver, answer, expected):
+async def test_what_an_answer_means(receiver, answer, expected, caplog):
+    caplog.set_level("INFO", "service.webhooks")
     assert await deliver(f"{receiver.address}/{answer}") is expected
+    told = f"notice msg_job, attempt 1: answered by {answer}" in caplog.text
+    assert told is (expected is not Delivery.DELIVERED)
 
 
 async def test_a_redirect_is_not_followed(receiver):
