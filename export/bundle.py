@@ -18,7 +18,7 @@ from typing import Any
 
 from export.manifest import BundleFacts, build_manifest, network_file, provenance, write_manifest
 from export.networks import NETWORKS, graph_specs
-from export.parity import Gate, Parity, check_network, check_pipeline, reference_sample
+from export.parity import Gate, Parity, check_network, check_pipeline, compared_steps, reference_sample, told_steps
 from export.telling import Say
 from export.to_onnx import to_onnx
 from export.trained import Trained, round_weights
@@ -75,9 +75,10 @@ def write_bundle(
             path.write_bytes(content)
         write_configurations(staging, manifest)
         write_manifest(staging / "manifest.json", manifest)
-        levels = check_pipeline(trained.restorer, staging, facts.default_num_steps, gate.levels)
-        say(f"pipeline, {facts.default_num_steps} steps: a pixel differs by at most {levels:.1e} levels of 8 bits")
-        manifest["provenance"] = provenance(facts, trained, Parity(errors, levels, facts.default_num_steps, rounding))
+        steps = compared_steps(facts.default_num_steps, facts.max_num_steps)
+        levels = check_pipeline(trained.restorer, staging, steps, gate.levels)
+        say(f"pipeline, {told_steps(steps)}: a pixel differs by at most {levels:.1e} levels of 8 bits")
+        manifest["provenance"] = provenance(facts, trained, Parity(errors, levels, steps, rounding))
         write_manifest(staging / "manifest.json", manifest)
         move_into(staging, repository)
         for name in NETWORKS - files.keys():

@@ -140,7 +140,7 @@ def provenance(facts: BundleFacts, trained: Trained, parity: Parity) -> dict[str
             "weights": "rounded to float16, computed in float32" if facts.half_storage else "float32",
             "parity_relative_error": {name: float(f"{error:.1e}") for name, error in parity.relative_error.items()},
             "parity_pipeline_levels": float(f"{parity.levels:.1e}"),
-            "parity_pipeline_num_steps": parity.num_steps,
+            "parity_pipeline_num_steps": list(parity.num_steps),
             "rounding_rms_levels": float(f"{parity.rounding_levels:.1e}"),
             "tools": {
                 name: importlib.metadata.version(name) for name in ("torch", "onnx", "onnxscript", "onnxruntime")
@@ -156,7 +156,7 @@ def set_defaults(
 
     Args:
         repository: The bundle.
-        num_steps: Default number of steps; None takes what `quality` recommends, or keeps the present one.
+        num_steps: Default number of steps; None takes what `quality` recommends; without it, the present one stays.
         fidelity: Default fidelity; likewise.
         quality: `results.json` of `make evaluate` for these very networks. Its rows become the manifest's quality; rows
             of the default output only if they were measured with the defaults that the manifest has afterwards.
@@ -165,7 +165,8 @@ def set_defaults(
         The manifest as it is now.
 
     Raises:
-        ValueError: A value is out of range, or the results belong to other networks; nothing is written.
+        ValueError: A value is out of range, or the results belong to other networks, or they recommend nothing and a
+            value is missing; nothing is written.
         FileNotFoundError: There is no manifest or no such file.
     """
     path = repository / "manifest.json"
@@ -175,8 +176,10 @@ def set_defaults(
         hashes = {name: network["sha256"] for name, network in manifest["networks"].items()}
         if results["bundle"].get("networks") != hashes:
             raise ValueError(f"{quality} was not measured on the networks of {repository}: run make evaluate again")
-        num_steps = results["choice"]["num_steps"] if num_steps is None else num_steps
-        fidelity = results["choice"]["fidelity"] if fidelity is None else fidelity
+        if num_steps is None or fidelity is None:
+            choice = _recommended(results, quality)
+            num_steps = choice["num_steps"] if num_steps is None else num_steps
+            fidelity = choice["fidelity"] if fidelity is None else fidelity
     if num_steps is not None:
         manifest["default_num_steps"] = num_steps
     if fidelity is not None:
@@ -197,6 +200,16 @@ def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.write_text(json.dumps(manifest, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     partial.replace(path)
+
+
+def _recommended(results: Mapping[str, Any], path: Path | None) -> dict[str, Any]:
+    """The choice of a measurement that looked at everything a default has to hold."""
+    choice: dict[str, Any] = results["choice"]
+    if choice["num_steps"] is None:
+        raise ValueError(f"{path} recommends no defaults, for no blend holds what one must: give steps and fidelity")
+    if any(row["identity"] is None for row in results["rows"]):
+        raise ValueError(f"{path} was measured without identity, which a default must hold: give steps and fidelity")
+    return choice
 
 
 def _quality(results: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from export.networks import GraphSpec, TensorFace
 from latent_pmrf.evaluation.bundle import BundleRestorer, source_noise
 from latent_pmrf.flow.statistics import LatentStatistics
+from latent_pmrf.nets.preconditioning import Preconditioning
 from latent_pmrf.restorer import Restored, Restorer
 
 F32Array = npt.NDArray[np.float32]
@@ -32,6 +33,7 @@ PIPELINE_SEEDS = (1, 2)
 """Of the source noise of the pipeline's comparison."""
 
 _SEED = 20261124
+_FEW_STEPS = 5
 
 
 class ParityError(Exception):
@@ -60,14 +62,14 @@ class Parity:
     Attributes:
         relative_error: Worst error of each network.
         levels: Largest difference of a restored pixel, in 8-bit levels.
-        num_steps: Euler steps of that pipeline.
+        num_steps: Euler steps of the pipelines that were compared.
         rounding_levels: Root mean square change of a restored pixel by the rounding of the weights, in 8-bit levels:
             no error of the export, but what the smaller file costs.
     """
 
     relative_error: dict[str, float]
     levels: float
-    num_steps: int
+    num_steps: tuple[int, ...]
     rounding_levels: float
 
 
@@ -140,11 +142,21 @@ def check_network(spec: GraphSpec, content: bytes, statistics: LatentStatistics,
     return worst
 
 
-def check_pipeline(restorer: Restorer, repository: Path, num_steps: int, tolerance_levels: float) -> float:
+def compared_steps(default: int, most: int) -> tuple[int, ...]:
+    """Numbers of Euler steps to compare: the default, and a few where that is less: one step sees t = 0 alone."""
+    return tuple(sorted({default, max(default, min(_FEW_STEPS, most))}))
+
+
+def told_steps(num_steps: Sequence[int]) -> str:
+    """How a line of progress names them."""
+    return f"{' and '.join(map(str, num_steps))} steps"
+
+
+def check_pipeline(restorer: Restorer, repository: Path, num_steps: Sequence[int], tolerance_levels: float) -> float:
     """Compare an exported bundle with the reference pipeline, with the same noise.
 
     Returns:
-        Largest difference of a pixel of sample or posterior mean, in 8-bit levels.
+        Largest difference of a pixel of the posterior mean or of a sample, in 8-bit levels.
 
     Raises:
         ParityError: It is above the tolerance.
@@ -152,9 +164,11 @@ def check_pipeline(restorer: Restorer, repository: Path, num_steps: int, toleran
     bundle = BundleRestorer(repository, num_threads=1)
     images = pipeline_images(restorer, bundle.spec.image_size_px).permute(0, 2, 3, 1).numpy()
     means = bundle.estimate(images)
-    sample = bundle.transport(bundle.source(means, PIPELINE_SEEDS), num_steps)
-    expected = reference_sample(restorer, bundle.spec.image_size_px, num_steps)
-    pairs = ((expected.sample, sample), (expected.posterior_mean, means))
+    source = bundle.source(means, PIPELINE_SEEDS)
+    pairs = []
+    for steps in num_steps:
+        expected = reference_sample(restorer, bundle.spec.image_size_px, steps)
+        pairs += [(expected.sample, bundle.transport(source, steps)), (expected.posterior_mean, means)]
     levels = max(float(np.abs(a.permute(0, 2, 3, 1).numpy() - b).max()) * 255 for a, b in pairs)
     if not levels <= tolerance_levels:
         raise ParityError(f"pipeline: a pixel differs by {levels:.3g} levels of 8 bits, more than {tolerance_levels:g}")
@@ -168,14 +182,13 @@ def reference_sample(restorer: Restorer, image_size_px: int, num_steps: int) -> 
     return restorer.restore(pipeline_images(restorer, image_size_px), noise, num_steps)
 
 
-def draw(face: TensorFace, rows: int, statistics: LatentStatistics, seed: int) -> torch.Tensor:
+def draw(face: TensorFace, rows: int, statistics: LatentStatistics, generator: torch.Generator) -> torch.Tensor:
     """Draw inputs such as the network meets in service.
 
     Pictures are smooth fields with a little noise, in their range; `x_t` and `source_mean` are such pictures in pixel
     space, and standard normal, as normalised latents are, in latent space; `latent` has the statistics of raw latents;
     times are spread over [0, 1].
     """
-    generator = torch.Generator().manual_seed(seed)
     if face.picture:
         low, high = face.range or (0.0, 1.0)
         field = F.interpolate(torch.rand(rows, 3, 6, 6, generator=generator), face.shape[1:], mode="bicubic")
@@ -188,8 +201,17 @@ def draw(face: TensorFace, rows: int, statistics: LatentStatistics, seed: int) -
 
 
 def draw_all(spec: GraphSpec, rows: int, statistics: LatentStatistics, seed: int) -> list[torch.Tensor]:
-    """Draw every input of a network, in its order."""
-    return [draw(face, rows, statistics, seed) for face in spec.inputs]
+    """Draw every input of a network, in its order.
+
+    The state of a velocity that sees its source's mean lies as far from that as such states lie at their times.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    drawn = {face.name: draw(face, rows, statistics, generator) for face in spec.inputs}
+    known = getattr(spec.module, "preconditioning", None)
+    if isinstance(known, Preconditioning):
+        offset = torch.randn(drawn["x_t"].shape, generator=generator)
+        drawn["x_t"] = drawn["source_mean"] + offset / known(drawn["t"]).c_in
+    return list(drawn.values())
 
 
 def feeds_of(spec: GraphSpec, tensors: Sequence[torch.Tensor]) -> dict[str, F32Array]:
@@ -200,7 +222,7 @@ def feeds_of(spec: GraphSpec, tensors: Sequence[torch.Tensor]) -> dict[str, F32A
 def pipeline_images(restorer: Restorer, image_size_px: int) -> torch.Tensor:
     """The drawn images of the pipeline's comparison, one for each of `PIPELINE_SEEDS`."""
     face = TensorFace("image", (3, image_size_px, image_size_px), (0.0, 1.0), picture=True)
-    return draw(face, len(PIPELINE_SEEDS), restorer.statistics, _SEED)
+    return draw(face, len(PIPELINE_SEEDS), restorer.statistics, torch.Generator().manual_seed(_SEED))
 
 
 @dataclass(frozen=True, slots=True)

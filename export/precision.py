@@ -6,6 +6,7 @@ A bundle, whatever runs its networks, goes in; its least PSNR beside the referen
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,17 +51,17 @@ class FiniteRestorer(BundleRestorer):
         return result
 
 
-def check_precision(restorer: Restorer, bundle: FiniteRestorer, num_steps: int, gate: PrecisionGate) -> float:
+def check_precision(restorer: Restorer, bundle: FiniteRestorer, num_steps: Sequence[int], gate: PrecisionGate) -> float:
     """Hold a bundle against its float32 reference.
 
     Args:
         restorer: The reference in PyTorch.
         bundle: The same networks in the precision at hand.
-        num_steps: Euler steps of the comparison.
+        num_steps: Numbers of Euler steps that are compared.
         gate: What must hold.
 
     Returns:
-        The least PSNR of a sample or posterior mean, in dB.
+        The least PSNR of a posterior mean or of a sample of any of those numbers of steps, in dB.
 
     Raises:
         ParityError: It is below the gate's, or a network overflows.
@@ -68,9 +69,11 @@ def check_precision(restorer: Restorer, bundle: FiniteRestorer, num_steps: int, 
     side = bundle.spec.image_size_px
     images = pipeline_images(restorer, side).permute(0, 2, 3, 1).numpy()
     means = bundle.estimate(images)
-    samples = bundle.transport(bundle.source(means, PIPELINE_SEEDS), num_steps)
-    expected = reference_sample(restorer, side, num_steps)
-    pairs = ((expected.posterior_mean, means), (expected.sample, samples))
+    source = bundle.source(means, PIPELINE_SEEDS)
+    pairs = []
+    for steps in num_steps:
+        expected = reference_sample(restorer, side, steps)
+        pairs += [(expected.posterior_mean, means), (expected.sample, bundle.transport(source, steps))]
     least = min(
         psnr_db(theirs, ours)
         for reference, found in pairs

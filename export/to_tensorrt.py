@@ -18,6 +18,7 @@ from typing import Any
 
 from export.engine import BuildOptions, EngineError, EngineSession, Shapes, build_engine, gpu_name, require_tensorrt
 from export.half import Precision, to_half
+from export.parity import told_steps
 from export.precision import FiniteRestorer, PrecisionGate, check_precision
 from export.telling import Say
 from export.tensorrt_operators import objections
@@ -101,14 +102,15 @@ def write_engines(
         "gpu": gpu_name(),
         "version_compatible": options.version_compatible,
         "hardware_compatible": options.hardware_compatible,
-        "num_steps": original.num_steps,
+        "num_steps": list(original.compared_steps),
         "ran_on_gpu": True,
     }
     with staged(original, target, plans, PLAN, record) as staging, ExitStack() as engines:
         bundle = FiniteRestorer(staging, open_session=lambda plan: engines.enter_context(EngineSession(plan)))
         least_db = _gated(original, bundle, gate)
         record["least_psnr_db"] = {"tensorrt": round(least_db, 1)}
-        say(f"engines, {original.num_steps} steps: {least_db:.1f} dB beside PyTorch, finite at extreme inputs")
+        steps = told_steps(original.compared_steps)
+        say(f"engines, {steps}: {least_db:.1f} dB beside PyTorch, finite at extreme inputs")
         return publish(staging, target, record, original, say)
 
 
@@ -116,6 +118,6 @@ def _gated(original: Original, bundle: FiniteRestorer, gate: PrecisionGate) -> f
     from polygraphy.exception import PolygraphyException
 
     try:
-        return check_precision(original.trained.restorer, bundle, original.num_steps, gate)
+        return check_precision(original.trained.restorer, bundle, original.compared_steps, gate)
     except PolygraphyException as error:
         raise EngineError(f"an engine could not be run: {error}") from error

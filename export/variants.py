@@ -21,6 +21,7 @@ from typing import Any
 from export.bundle import move_into
 from export.half import Precision, emulate, half_operators, to_half
 from export.manifest import write_manifest
+from export.parity import compared_steps, told_steps
 from export.precision import FiniteRestorer, PrecisionGate, check_precision
 from export.telling import Say
 from export.trained import Trained, load_trained
@@ -54,6 +55,11 @@ class Original:
     def num_steps(self) -> int:
         """Euler steps of the bundle's default."""
         return int(self.manifest["default_num_steps"])
+
+    @property
+    def compared_steps(self) -> tuple[int, ...]:
+        """Numbers of Euler steps by which variants are held against it."""
+        return compared_steps(self.num_steps, int(self.manifest["max_num_steps"]))
 
     @property
     def _networks(self) -> Mapping[str, Any]:
@@ -106,11 +112,12 @@ def write_half(original: Original, target: Path, precision: Precision, gate: Pre
     emulated = {name: emulate(content) for name, content in files.items()}
     with staged(original, target, emulated, "model.onnx", {}) as staging:
         emulated_db = _gated(original, FiniteRestorer(staging, 1), gate)
-    say(f"emulated, {original.num_steps} steps: {emulated_db:.1f} dB beside PyTorch, finite at extreme inputs")
+    steps = told_steps(original.compared_steps)
+    say(f"emulated, {steps}: {emulated_db:.1f} dB beside PyTorch, finite at extreme inputs")
     record: dict[str, Any] = {
         "products": precision,
         "least_psnr_db": {"emulated": round(emulated_db, 1), "onnxruntime_cpu": None},
-        "num_steps": original.num_steps,
+        "num_steps": list(original.compared_steps),
         "ran_on_gpu": False,
     }
     with staged(original, target, files, "model.onnx", record) as staging:
@@ -194,7 +201,7 @@ def publish(staging: Path, target: Path, record: Mapping[str, Any], original: Or
 
 
 def _gated(original: Original, bundle: FiniteRestorer, gate: PrecisionGate) -> float:
-    return check_precision(original.trained.restorer, bundle, original.num_steps, gate)
+    return check_precision(original.trained.restorer, bundle, original.compared_steps, gate)
 
 
 def _on_cpu(repository: Path) -> FiniteRestorer | None:

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from latent_pmrf.data.degradation import Degradation
-from latent_pmrf.evaluation.dataset import ValidationFace, shrink
+from latent_pmrf.evaluation.dataset import ValidationFace
+from latent_pmrf.evaluation.folders import shrink
 from latent_pmrf.evaluation.template import FFHQ_512, REFERENCE_SIZE_PX, similarity
 
 U8Image = npt.NDArray[np.uint8]

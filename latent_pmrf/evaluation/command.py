@@ -39,7 +39,8 @@ from latent_pmrf.evaluation.survey_report import survey_markdown, write_survey
 _FLOOR_MISSED = 1
 _UNUSABLE = 2
 _LINE_EVERY_S = 15.0
-_SURVEY_ONLY = ("weights", "fidelities", "clean", "reference")
+_SURVEY_ONLY = ("weights", "fidelities", "clean", "reference", "landmarks", "device")
+_LANDMARKS, _DEVICE = 68, "cpu"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,8 +76,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"weights of a measure, once for each of {', '.join(WEIGHTS)}: ONNX, TorchScript or the public file",
     )
     group.add_argument("--fidelities", type=_fraction, nargs="+", help="blends to measure; default: 0, 0.1, ... 1")
-    group.add_argument("--landmarks", type=int, choices=(68, 5), default=68, help="dlib's landmarks")
-    group.add_argument("--device", default="cpu", help="where torch runs the given weights")
+    group.add_argument("--landmarks", type=int, choices=(68, 5), help=f"dlib's landmarks; default: {_LANDMARKS}")
+    group.add_argument("--device", help=f"where torch runs the given weights; default: {_DEVICE}")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -132,14 +133,14 @@ def _run_survey(args: argparse.Namespace, console: Console) -> int:
     num_threads = args.threads or os.cpu_count() or 1
     bundle = BundleRestorer(args.bundle, num_threads)
     folder = scan_folder(args.data, args.clean, args.reference, args.limit)
-    learned = load_learned(_given_weights(args.weights or []), args.device)
+    learned = load_learned(_given_weights(args.weights or []), args.device or _DEVICE)
     defaults = SurveyPlan()
     plan = SurveyPlan(
         num_steps=tuple(args.steps or defaults.num_steps),
         fidelities=tuple(args.fidelities or defaults.fidelities),
         seed=args.seeds[0],
         num_threads=num_threads,
-        num_landmarks=None if args.no_identity or not dlib_is_installed() else args.landmarks,
+        num_landmarks=None if args.no_identity or not dlib_is_installed() else args.landmarks or _LANDMARKS,
     )
     for key, reason in reasons_to_skip(plan, folder, learned, bundle.spec.image_size_px).items():
         _say(console, f"without {key}: {reason}")

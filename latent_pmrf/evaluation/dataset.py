@@ -1,4 +1,4 @@
-"""Validation faces: `clean/NAME.jpg` and `LEVEL/NAME.png`, shrunk to a bundle's size."""
+"""Validation faces: `clean/NAME.*` and `LEVEL/NAME.*`, shrunk to a bundle's size."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+
+from latent_pmrf.evaluation.folders import CLEAN, pictures_in, read_face, spread
 
 U8Image = npt.NDArray[np.uint8]
 
@@ -41,42 +42,23 @@ def load_faces(root: Path, size_px: int, limit: int | None = None) -> list[Valid
         limit: Take this many, spread evenly over the names, so that every source set stays.
 
     Raises:
-        ValueError: There are no faces, one lacks a degraded version, or one is smaller than `size_px`.
+        ValueError: There are no faces, one lacks a degraded version, or a picture cannot be read, is not square or is
+            smaller than `size_px`.
     """
-    paths = sorted((root / "clean").glob("*.jpg"))
-    if not paths:
-        raise ValueError(f"no faces in {root / 'clean'}")
-    if limit is not None and limit < len(paths):
-        paths = [paths[round(position)] for position in np.linspace(0, len(paths) - 1, max(1, limit))]
+    clean = pictures_in(root / CLEAN)
+    if not clean:
+        raise ValueError(f"no faces in {root / CLEAN}")
+    levels = {level: pictures_in(root / level) for level in LEVELS}
+    names = [list(clean)[index] for index in spread(len(clean), limit)]
+    for level, pictures in levels.items():
+        if lonely := [name for name in names if name not in pictures]:
+            raise ValueError(f"{clean[lonely[0]]} has no degraded version in {root / level}")
     return [
         ValidationFace(
-            name=path.stem,
-            source_set=path.stem.rpartition("_")[0] or path.stem,
-            clean=_load(path, size_px),
-            degraded={level: _load(root / level / f"{path.stem}.png", size_px) for level in LEVELS},
+            name=name,
+            source_set=name.rpartition("_")[0] or name,
+            clean=read_face(clean[name], size_px),
+            degraded={level: read_face(pictures[name], size_px) for level, pictures in levels.items()},
         )
-        for path in paths
+        for name in names
     ]
-
-
-def shrink(image: U8Image, size_px: int) -> U8Image:
-    """Shrink a square uint8 picture by Lanczos; unchanged at its own size.
-
-    Raises:
-        ValueError: The picture is not square or smaller than `size_px`.
-    """
-    height, width = image.shape[:2]
-    if height != width or height < size_px:
-        raise ValueError(f"a picture of {width}x{height} cannot be shrunk to {size_px} px a side")
-    if height == size_px:
-        return image
-    return np.asarray(Image.fromarray(image).resize((size_px, size_px), Image.Resampling.LANCZOS), dtype=np.uint8)
-
-
-def _load(path: Path, size_px: int) -> U8Image:
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB"), dtype=np.uint8)
-    except FileNotFoundError as error:
-        raise ValueError(f"{path} does not exist") from error
-    return shrink(pixels, size_px)

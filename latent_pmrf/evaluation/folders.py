@@ -17,8 +17,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from latent_pmrf.evaluation.dataset import shrink
-
 U8Image = npt.NDArray[np.uint8]
 
 CLEAN = "clean"
@@ -138,6 +136,20 @@ def read_face(path: Path, size_px: int, *, enlarge: bool = False) -> U8Image:
         return shrink(np.asarray(picture, dtype=np.uint8), size_px)
     except ValueError as error:
         raise ValueError(f"{path}: {error}; evaluation takes aligned, square faces") from error
+
+
+def shrink(image: U8Image, size_px: int) -> U8Image:
+    """Shrink a square uint8 picture by Lanczos; unchanged at its own size.
+
+    Raises:
+        ValueError: The picture is not square or smaller than `size_px`.
+    """
+    height, width = image.shape[:2]
+    if height != width or height < size_px:
+        raise ValueError(f"a picture of {width}x{height} cannot be shrunk to {size_px} px a side")
+    if height == size_px:
+        return image
+    return np.asarray(Image.fromarray(image).resize((size_px, size_px), Image.Resampling.LANCZOS), dtype=np.uint8)
 
 
 def _pair(degraded: Mapping[str, Path], clean: Mapping[str, Path] | None, limit: int | None) -> tuple[FaceFile, ...]:

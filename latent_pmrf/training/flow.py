@@ -6,6 +6,7 @@ flow lives in pixel space.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -68,7 +69,8 @@ class FlowStage:
     but which carry most of the picture, count as much as the others.
 
     Raises:
-        ValueError: The statistics are those of other networks, or the network is of another number of channels.
+        ValueError: The statistics are those of other networks or of another source noise, or the network is of another
+            number of channels.
     """
 
     name = "flow"
@@ -195,14 +197,15 @@ class FlowStage:
 
     def _measure(self, path: Path) -> tuple[LatentStatistics, torch.Tensor]:
         """Statistics of the space, and the root mean square (C,) of z_1 - z_0 there."""
-        networks = {"source": self._pairs.networks.source, **self._pairs.networks.digests()}
+        networks = self._pairs.networks
+        origin = {"source": networks.source, "noise": dataclasses.asdict(self._noise), **networks.digests()}
         if path.exists():
             found = json.loads(path.read_text())
-            changed = sorted(name for name, value in networks.items() if found.get(name, value) != value)
+            changed = sorted(name for name, value in origin.items() if found.get(name, value) != value)
             if changed or "distance" not in found:
                 raise ValueError(f"{path} is of another {', '.join(changed) or 'version'}: restart the stage")
         else:
-            found = {**self._measure_pairs(), **networks}
+            found = {**self._measure_pairs(), **origin}
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, found)
         mean, std, sigma_s, distance = (tuple(found[name]) for name in ("mean", "std", "sigma_s", "distance"))

@@ -167,16 +167,20 @@ class IdentityLoss(nn.Module):
 
     @torch.no_grad()
     def distances(self, images: npt.NDArray[np.float32], others: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Distances (N,) of the embeddings of two (N, 3, S, S) batches in [0, 1], all chips at the median placement."""
-        grid = _chip_grid(torch.zeros(1, 3))
+        """Distances (N,) of the embeddings of two (N, 3, S, S) batches in [0, 1], all chips at the median placement.
+
+        In float32 under any autocast: it is a figure to compare runs by.
+        """
         device = self.embedder.mean.device
+        grid = _chip_grid(torch.zeros(1, 3)).to(device)
 
         def embed(image: npt.NDArray[np.float32]) -> torch.Tensor:
-            embedding: torch.Tensor = self.embedder(_chips(torch.from_numpy(image[None]).to(device), grid.to(device)))
+            embedding: torch.Tensor = self.embedder(_chips(torch.from_numpy(image[None]).to(device), grid))
             return embedding[0]
 
-        pairs = zip(images, others, strict=True)
-        return np.array([float((embed(one) - embed(other)).norm()) for one, other in pairs], dtype=np.float32)
+        with torch.autocast(device.type, enabled=False):
+            pairs = zip(images, others, strict=True)
+            return np.array([float((embed(one) - embed(other)).norm()) for one, other in pairs], dtype=np.float32)
 
 
 def _chip_grid(jitter: torch.Tensor) -> torch.Tensor:
@@ -186,7 +190,8 @@ def _chip_grid(jitter: torch.Tensor) -> torch.Tensor:
     theta = torch.zeros(count, 2, 3)
     theta[:, 0, 0] = theta[:, 1, 1] = side
     theta[:, :, 2] = torch.tensor(_CHIP_CENTRE) * 2 - 1 + 2 * _SHIFT_JITTER * jitter[:, :2]
-    return F.affine_grid(theta, [count, 3, CHIP_SIZE_PX, CHIP_SIZE_PX], align_corners=False)
+    with torch.autocast("cpu", enabled=False):  # it is a product, and bfloat16 would round places to half a pixel
+        return F.affine_grid(theta, [count, 3, CHIP_SIZE_PX, CHIP_SIZE_PX], align_corners=False)
 
 
 def _chips(images: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:

@@ -8,10 +8,12 @@ import torch
 
 from export.bundle import write_bundle
 from export.manifest import BundleFacts
-from export.parity import Gate
+from export.networks import graph_specs
+from export.parity import Gate, ParityError, check_network, check_pipeline
 from export.trained import load_trained, round_weights
 from latent_pmrf.cli import main
 from latent_pmrf.evaluation.bundle import BundleRestorer, source_noise
+from latent_pmrf.nets.preconditioning import Preconditioning
 from latent_pmrf.training.checkpoint import load_weights
 from service.backends.ort_session import OrtBackend
 from service.core.manifest import load_manifest
@@ -56,9 +58,7 @@ async def test_all_three_make_the_same_picture(exported):
         for seed, num_steps in enumerate(steps)
     ]
     faces = await served(repository, jobs)
-    trained, bundle = load_trained(runs), BundleRestorer(repository, num_threads=1)
-    for network in trained.networks.values():
-        round_weights(network)
+    trained, bundle = reference_of(runs), BundleRestorer(repository, num_threads=1)
     for job, face in zip(jobs, faces, strict=True):
         picture = job.crop[None].astype(np.float32) / np.float32(255)
         y = torch.from_numpy(picture.transpose(0, 3, 1, 2))
@@ -68,6 +68,37 @@ async def test_all_three_make_the_same_picture(exported):
         np.testing.assert_allclose(face.sample[None], evaluated, atol=1e-6)
         np.testing.assert_allclose(evaluated, reference, atol=1e-4)
         assert np.abs(face.sample - face.posterior_mean).max() > 0.01
+
+
+@pytest.fixture
+def guess_is_off_later(monkeypatch):
+    """The networks in PyTorch guess another velocity than the graphs, but not at t = 0."""
+    true = Preconditioning.forward
+
+    def forward(self, t):
+        known = true(self, t)
+        return dataclasses.replace(known, c_skip=known.c_skip * (1 + 0.2 * t[:, None, None, None]))
+
+    monkeypatch.setattr(Preconditioning, "forward", forward)
+
+
+def reference_of(runs):
+    trained = load_trained(runs)
+    for network in trained.networks.values():
+        round_weights(network)
+    return trained
+
+
+@pytest.mark.usefixtures("guess_is_off_later")
+def test_a_graph_that_is_wrong_between_the_ends_fails_the_gate(exported):
+    runs, repository = exported
+    trained = reference_of(runs)
+    velocity = graph_specs(trained, SIDE_PX)[2]
+    with pytest.raises(ParityError, match="velocity, batch 1: relative error"):
+        check_network(velocity, (repository / "velocity/1/model.onnx").read_bytes(), trained.statistics, 1e-4)
+    assert check_pipeline(trained.restorer, repository, (1,), 0.25) < 0.25
+    with pytest.raises(ParityError, match="pipeline: a pixel differs"):
+        check_pipeline(trained.restorer, repository, (1, 5), 0.25)
 
 
 def test_the_manifest_names_the_third_input(exported):

@@ -12,7 +12,7 @@ from export.cli import main
 from export.cpu_bench import EAGER, CpuBench
 from export.manifest import BundleFacts, build_manifest, set_defaults
 from export.networks import graph_specs
-from export.parity import Gate, ParityError, check_network, check_pipeline, draw
+from export.parity import Gate, ParityError, check_network, check_pipeline, compared_steps, draw
 from export.timing import BATCH_SIZES
 from export.to_onnx import to_onnx
 from export.trained import load_trained, round_weights
@@ -45,7 +45,8 @@ def bundle_copy(exported, tmp_path):
 
 def results_for(repository, **changes):
     manifest = json.loads((repository / "manifest.json").read_text())
-    rows = [{"level": "severe", "method": method, "psnr": 20.0} for method in ("input", "estimator", "default")]
+    methods = ("input", "estimator", "default")
+    rows = [{"level": "severe", "method": method, "psnr": 20.0, "identity": 0.5} for method in methods]
     return {
         "bundle": {"networks": {name: entry["sha256"] for name, entry in manifest["networks"].items()}},
         "default": {"num_steps": 3, "fidelity": 0.25},
@@ -102,7 +103,7 @@ def test_reference_and_bundle_restore_the_same_faces(exported):
     runs, repository = exported
     trained, bundle, seeds = rounded(runs), BundleRestorer(repository, num_threads=1), [11, 12, 13]
     face = graph_specs(trained, SIDE_PX)[0].inputs[0]
-    y = draw(face, len(seeds), trained.statistics, seed=4)
+    y = draw(face, len(seeds), trained.statistics, torch.Generator().manual_seed(4))
     noise = torch.from_numpy(np.stack([source_noise((4, 24, 24), seed) for seed in seeds]))
     expected = trained.restorer.restore(y, noise, num_steps=4)
     means = bundle.estimate(y.permute(0, 2, 3, 1).numpy())
@@ -153,6 +154,13 @@ def test_network_that_overflows_fails_the_gate(exported):
         check_network(graph_specs(trained, SIDE_PX)[3], content, trained.statistics, tolerance=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("default", "most", "compared"), [(1, 100, (1, 5)), (3, 4, (3, 4)), (1, 1, (1,)), (5, 50, (5,)), (25, 50, (25,))]
+)
+def test_a_few_steps_are_compared_where_the_default_is_fewer(default, most, compared):
+    assert compared_steps(default, most) == compared
+
+
 def test_graph_in_the_wrong_place_fails_the_gate(exported):
     trained = rounded(exported[0])
     content = (exported[1] / "vae_encoder/1/model.onnx").read_bytes()
@@ -162,10 +170,10 @@ def test_graph_in_the_wrong_place_fails_the_gate(exported):
 
 def test_pipeline_of_other_statistics_fails_the_gate(exported):
     trained = rounded(exported[0])
-    assert check_pipeline(trained.restorer, exported[1], 3, 0.25) <= 0.25
+    assert check_pipeline(trained.restorer, exported[1], (3,), 0.25) <= 0.25
     shifted = dataclasses.replace(trained.statistics, sigma_s=(0.5,) * 4)
     with pytest.raises(ParityError, match="pipeline"):
-        check_pipeline(dataclasses.replace(trained, statistics=shifted).restorer, exported[1], 3, 0.25)
+        check_pipeline(dataclasses.replace(trained, statistics=shifted).restorer, exported[1], (3,), 0.25)
 
 
 def test_the_bundle_has_the_configurations_of_its_manifest(exported):
@@ -197,7 +205,7 @@ def test_recommended_defaults_come_with_the_quality_that_still_holds(bundle_copy
 
 def test_quality_of_the_default_is_kept_when_it_was_measured(bundle_copy, tmp_path):
     results = write_results(tmp_path, **results_for(bundle_copy, choice={"num_steps": None, "fidelity": None}))
-    manifest = set_defaults(bundle_copy, quality=results)
+    manifest = set_defaults(bundle_copy, num_steps=3, fidelity=0.25, quality=results)
     assert (manifest["default_num_steps"], manifest["default_fidelity"]) == (3, 0.25)
     assert [row["method"] for row in manifest["quality"]["rows"]] == ["input", "estimator", "default"]
 
@@ -215,6 +223,21 @@ def test_impossible_defaults_are_refused_and_not_written(bundle_copy, capsys, ar
     before = content_of(bundle_copy)
     assert main(["set-defaults", "--model-repository", str(bundle_copy), *arguments]) == 2
     assert message in capsys.readouterr().err
+    assert content_of(bundle_copy) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"choice": {"num_steps": None, "fidelity": None}}, "recommends no defaults"),
+        ({"rows": [{"level": "severe", "method": "input", "psnr": 20.0, "identity": None}]}, "without identity"),
+    ],
+)
+def test_a_measurement_that_recommends_nothing_sets_no_defaults(bundle_copy, tmp_path, changes, message):
+    before = content_of(bundle_copy)
+    results = write_results(tmp_path, **results_for(bundle_copy, **changes))
+    with pytest.raises(ValueError, match=message):
+        set_defaults(bundle_copy, num_steps=5, quality=results)
     assert content_of(bundle_copy) == before
 
 

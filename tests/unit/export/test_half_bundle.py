@@ -12,7 +12,7 @@ from onnx import numpy_helper
 
 from export.cli import main
 from export.half import emulate, to_half
-from export.parity import ParityError, open_session
+from export.parity import ParityError, compared_steps, open_session
 from export.precision import FiniteRestorer, PrecisionGate, check_precision
 from export.variants import load_original, publish, staged, write_half
 from service.core.manifest import load_manifest
@@ -60,6 +60,7 @@ def test_the_manifest_says_what_was_run_and_what_was_not(written):
     precision, _, manifest, said = written
     record = manifest["provenance"]["export"]["precision"]
     assert (record["products"], record["ran_on_gpu"]) == (precision, False)
+    assert record["num_steps"] == list(compared_steps(manifest["default_num_steps"], manifest["max_num_steps"]))
     measured = record["least_psnr_db"]
     assert measured["emulated"] >= 45
     if precision == "float16":
@@ -139,14 +140,14 @@ def test_a_network_that_overflows_in_float16_is_refused_and_has_room_in_bfloat16
 
 def test_pictures_of_other_weights_fail_the_gate(original):
     restorer, bundle = original.trained.restorer, FiniteRestorer(original.repository, 1)
-    assert check_precision(restorer, bundle, 1, PrecisionGate()) > 80
+    assert check_precision(restorer, bundle, (1,), PrecisionGate()) > 80
     bias = original.trained.estimator.get_parameter(next(iter(dict(original.trained.estimator.named_parameters()))))
     kept = bias.clone()
     try:
         with torch.no_grad():
             bias.add_(0.05)
         with pytest.raises(ParityError, match="a picture has"):
-            check_precision(restorer, bundle, 1, PrecisionGate())
+            check_precision(restorer, bundle, (1,), PrecisionGate())
     finally:
         with torch.no_grad():
             bias.copy_(kept)

@@ -5,7 +5,8 @@ import pytest
 
 from latent_pmrf.evaluation.bundle import BundleRestorer, Source, parse_spec, read_manifest, source_noise
 from latent_pmrf.evaluation.card_faces import astronaut, generated_faces
-from latent_pmrf.evaluation.dataset import ValidationFace, load_faces, shrink
+from latent_pmrf.evaluation.dataset import ValidationFace, load_faces
+from latent_pmrf.evaluation.folders import shrink
 from latent_pmrf.evaluation.restoration import photo_seed, restore_faces
 from tests.bundle import CHANNELS, PATCH
 
@@ -128,14 +129,21 @@ def test_a_limit_keeps_every_source_set(val_dir):
 
 
 def test_faces_that_cannot_be_used_are_named(val_dir, tmp_path):
-    with pytest.raises(ValueError, match="no faces in"):
+    with pytest.raises(ValueError, match="clean is not a folder"):
         load_faces(tmp_path, 64)
     with pytest.raises(ValueError, match="512x512 cannot be shrunk to 1024"):
         load_faces(val_dir, 1024)
-    (tmp_path / "clean").mkdir()
-    (tmp_path / "clean" / "a_1.jpg").write_bytes((val_dir / "clean" / "faker_000.jpg").read_bytes())
-    with pytest.raises(ValueError, match=r"moderate/a_1\.png does not exist"):
+    for folder in ("clean", "moderate", "severe"):
+        (tmp_path / folder).mkdir()
+    with pytest.raises(ValueError, match="no faces in"):
         load_faces(tmp_path, 64)
+    picture = (val_dir / "clean" / "faker_000.jpg").read_bytes()
+    (tmp_path / "clean" / "a_1.jpg").write_bytes(picture)
+    (tmp_path / "moderate" / "a_1.jpeg").write_bytes(picture)
+    with pytest.raises(ValueError, match=r"a_1\.jpg has no degraded version in .*severe"):
+        load_faces(tmp_path, 64)
+    (tmp_path / "severe" / "a_1.webp").write_bytes(picture)
+    assert [face.name for face in load_faces(tmp_path, 64)] == ["a_1"]
 
 
 def test_restoration_is_the_same_in_any_batch(make_bundle, val_dir):

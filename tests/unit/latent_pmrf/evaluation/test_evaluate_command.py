@@ -71,7 +71,7 @@ def test_given_weights_and_clean_faces_are_used(make_bundle, val_dir, tmp_path, 
         (["--weights", "lpips=nowhere.onnx"], "nowhere.onnx does not exist"),
         (["--model-card", "card.md"], "--model-card: only the report of the floors"),
         (["--seeds", "1", "2"], "--seeds: only the report of the floors"),
-        (["--floors"], "no faces in"),
+        (["--floors"], "clean is not a folder"),
     ],
 )
 def test_a_survey_that_cannot_be_made_is_told_in_a_line(make_bundle, val_dir, tmp_path, capsys, options, message):
@@ -79,9 +79,10 @@ def test_a_survey_that_cannot_be_made_is_told_in_a_line(make_bundle, val_dir, tm
     assert message in capsys.readouterr().out
 
 
-def test_options_that_the_floors_do_not_know_are_refused(make_bundle, val_dir, tmp_path, capsys):
-    assert main([*survey_arguments(make_bundle(), val_dir, tmp_path / "out"), "--fidelities", "0"]) == 2
-    assert "--fidelities: add --no-floors" in capsys.readouterr().out
+@pytest.mark.parametrize(("option", "value"), [("--fidelities", "0"), ("--landmarks", "5"), ("--device", "cpu")])
+def test_options_that_the_floors_do_not_know_are_refused(make_bundle, val_dir, tmp_path, capsys, option, value):
+    assert main([*survey_arguments(make_bundle(), val_dir, tmp_path / "out"), option, value]) == 2
+    assert f"{option}: add --no-floors" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

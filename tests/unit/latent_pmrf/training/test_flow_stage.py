@@ -124,7 +124,14 @@ def test_flow_starts_from_normalised_latents_and_noise_in_proportion(flow):
 
 def test_flow_keeps_the_statistics_of_its_first_start(pairs, validation, tmp_path):
     first = flow_stage(pairs, validation, tmp_path)
-    assert flow_stage(pairs, validation, tmp_path, noise=SourceNoise(factor=0.9)).statistics == first.statistics
+    assert flow_stage(pairs, validation, tmp_path, seed=6).statistics == first.statistics
+
+
+@pytest.mark.parametrize("noise", [SourceNoise(factor=0.9), SourceNoise(sigma=0.3)])
+def test_statistics_of_another_noise_are_refused(pairs, validation, tmp_path, noise):
+    flow_stage(pairs, validation, tmp_path)
+    with pytest.raises(ValueError, match=r"latent_statistics\.json is of another noise: restart the stage"):
+        flow_stage(pairs, validation, tmp_path, noise=noise)
 
 
 def test_statistics_of_other_networks_are_refused(pairs, validation, tmp_path):

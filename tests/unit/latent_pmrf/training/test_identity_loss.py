@@ -12,7 +12,7 @@ from latent_pmrf.evaluation.card_faces import astronaut as aligned_astronaut
 from latent_pmrf.evaluation.identity import FaceIdentifier, identity_distance
 from latent_pmrf.training.device import to_device
 from latent_pmrf.training.estimator import EstimatorStage
-from latent_pmrf.training.identity import CHIP_SIZE_PX, IdentityLoss, load_face_embedder
+from latent_pmrf.training.identity import CHIP_SIZE_PX, IdentityLoss, _chip_grid, load_face_embedder
 from tests.tiny_stages import UNET, validated
 
 CHIP = (CHIP_SIZE_PX, CHIP_SIZE_PX)
@@ -59,6 +59,15 @@ def test_distances_are_near_to_those_that_evaluation_measures_by_landmarks(loss,
     images = [tensor(image).numpy() for image in (blurred, clean)]
     assert measured > 0.2
     assert loss.distances(*images)[0] == pytest.approx(measured, rel=0.2)
+
+
+def test_autocast_neither_moves_the_chips_nor_rounds_a_distance(loss):
+    clean = tensor(aligned_astronaut(256).clean).numpy()
+    jitter = torch.tensor([[0.3, -0.7, 0.9]])
+    grid, distance = _chip_grid(jitter), loss.distances(clean, clean[..., ::-1].copy())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(_chip_grid(jitter), grid, atol=0, rtol=0)
+        np.testing.assert_array_equal(loss.distances(clean, clean[..., ::-1].copy()), distance)
 
 
 def test_the_loss_is_the_squared_distance_and_reaches_the_prediction_alone(loss):
