@@ -106,6 +106,9 @@ class Worker:
     async def _admit(self) -> None:
         """Fill the free slots; wait for faces only while there is nothing else to do."""
         for job in await self._take():
+            if job.key in self._held:  # of an attempt before, not wanted any more, in a call that has not ended
+                await self._broker.hand_back([job])
+                continue
             self._held[job.key] = job
             try:
                 self._sampler.admit(job)
@@ -180,8 +183,12 @@ class Worker:
         async def beat() -> None:
             while True:
                 await asyncio.sleep(self._beat_s)
-                with contextlib.suppress(ServiceError):
+                try:
                     self._sampler.withdraw(await self._broker.beat(self._sampler.steps_done))
+                except ServiceError:
+                    continue
+                except Exception:
+                    logger.exception("unexpected error while leases were renewed")
 
         beating = asyncio.create_task(beat(), name="beat")
         try:

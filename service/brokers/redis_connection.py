@@ -39,9 +39,6 @@ _NOT_NOW = (
 
 _ALONE = {"knock", "spend", "correct"}  # scripts that know no queue
 
-OUT_OF_MEMORY = "out_of_memory"
-"""`extra["reason"]` of a DependencyUnavailable: the server has no room for more, nothing was written."""
-
 
 @dataclass(frozen=True, slots=True)
 class Script:
@@ -170,8 +167,7 @@ def _unavailable(error: Exception) -> DependencyUnavailable | None:
     if isinstance(error, exceptions.ConnectionError | exceptions.TimeoutError | OSError):
         return DependencyUnavailable("the queue's server does not answer", hint="try again later")
     if _is_one_of(error, *_NO_ROOM):
-        detail = "the queue's server is out of memory"
-        return DependencyUnavailable(detail, hint="try again later", reason=OUT_OF_MEMORY)
+        return DependencyUnavailable("the queue's server is out of memory", hint="try again later")
     if _is_one_of(error, *_NOT_NOW):
         return DependencyUnavailable("the queue's server cannot do this now", hint="try again later")
     return None

@@ -17,14 +17,12 @@ from typing import Any
 from service.brokers.codec import decode, encode
 from service.brokers.intake import retry_after_s
 from service.brokers.keys import DEFAULT_PREFIX, QueueKeys
-from service.brokers.redis_connection import OUT_OF_MEMORY
 from service.brokers.redis_lanes import POLL_S, Lanes, LeaseTerms
 from service.brokers.redis_listener import Ear
 from service.brokers.redis_outbox import RedisOutbox, notice_id_of
 from service.brokers.redis_previews import is_preview, preview_in, show_previews
 from service.core.errors import (
     Cancelled,
-    DependencyUnavailable,
     Draining,
     IdempotencyConflict,
     NotFinished,
@@ -131,9 +129,10 @@ class RedisJobQueue:
             raise IdempotencyConflict(
                 "the key was used before, for another photo or other options", hint="send another Idempotency-Key"
             )
-        if answer == b"full":
+        if answer in {b"full", b"no memory"}:
+            waits = f"{waiting} photos wait in the {job.lane.value} lane"
             raise QueueFull(
-                f"{waiting} photos wait in the {job.lane.value} lane",
+                waits if answer == b"full" else "the memory for photos and results is full",
                 hint="come back after the time in Retry-After",
                 retry_after_s=retry_after_s(float(seconds_per_photo), 1),
             )
@@ -207,13 +206,8 @@ class RedisJobQueue:
             DependencyUnavailable: The server does not answer.
         """
         ttl_ms = _ms(self._limits.result_ttl_s)
-        try:
-            expires_ms = await self._lanes.run("keep", restoration.report.id, encode(restoration), ttl_ms)
-        except DependencyUnavailable as error:
-            if error.extra.get("reason") != OUT_OF_MEMORY:
-                raise
-            return None
-        return StoredResult(restoration, int(expires_ms) / 1000)
+        expires_ms = await self._lanes.run("keep", restoration.report.id, encode(restoration), ttl_ms)
+        return None if expires_ms is None else StoredResult(restoration, int(expires_ms) / 1000)
 
     async def status(self, job_id: str) -> JobStatus:
         """Where a job is.

@@ -3,10 +3,11 @@
 -- ARGV: job, lane, most photos waiting, payload, its time to live in ms, ms to keep the job after its end, webhook or '',
 --       id of the notice about its end, digest of the idempotency key or '', fingerprint, its origin or '', whether the
 --       photo is kept after its end ('kept').
--- Returns 'admitted', 'joined', 'conflict' or 'full'; the job, photos that waited before, seconds a photo takes, and the
--- view. Running twice for one job is running once.
+-- Returns 'admitted', 'joined', 'conflict', 'full' or 'no memory'; the job, photos that waited before, seconds a photo
+-- takes, and the view. Running twice for one job is running once.
 
 local job, lane, limit, payload, payload_ttl_ms, keep_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[6]
+local MOST_MEMORY = 0.8 -- what is left is for the faces of photos that are admitted, and for what must be told of them
 local webhook, notice, idempotency, fingerprint, origin = ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11]
 
 local function answer(kind, admitted)
@@ -24,6 +25,9 @@ if idempotency ~= '' then
 end
 if call('EXISTS', JOB .. job) == 1 then
   return answer('admitted', job)
+end
+if memory_taken() > MOST_MEMORY then
+  return answer('no memory', job)
 end
 open_lanes()
 if not has_room(waiting_in(lane), 1, limit) then

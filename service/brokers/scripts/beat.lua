@@ -4,6 +4,7 @@
 -- Returns the positions, from 1, of the items that the taker does not have (any more).
 
 local taker = ARGV[1]
+go_on()
 local unwanted, moved = {}, {}
 for at = 2, #ARGV, 3 do
   local job, index, steps = ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2])

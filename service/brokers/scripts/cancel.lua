@@ -3,6 +3,7 @@
 -- ARGV: job. Returns the view.
 
 local job = ARGV[1]
+go_on()
 local found = call('HMGET', JOB .. job, 'at', 'end')
 if found[1] and not found[2] then
   conclude(job, 'cancelled', '')

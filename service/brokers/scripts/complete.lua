@@ -3,6 +3,7 @@
 -- ARGV: worker, job, index, result, time to live of a result in ms.
 
 local worker, job, index, result, ttl_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+go_on()
 local lane, id, since = lease_of(job, index, worker)
 if not lane then
   return 0

@@ -4,6 +4,7 @@
 -- Returns the number of items that are withdrawn for it while they waited, and the view.
 
 local taker, job, index, error, reason = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+go_on()
 local lane, id, since = lease_of(job, index, taker)
 if not lane then
   return {0, view()}

@@ -3,6 +3,7 @@
 -- ARGV: gateway, job, result. Returns the view.
 
 local gateway, job, result = ARGV[1], ARGV[2], ARGV[3]
+go_on()
 local lane, _, since = lease_of(job, 0, gateway)
 if lane then
   call('SET', RESULT .. job .. ':0', result, 'PX', call('HGET', JOB .. job, 'keep'))

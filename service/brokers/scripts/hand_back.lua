@@ -3,6 +3,7 @@
 -- ARGV: taker, then per item: job, index. Returns the view.
 
 local taker = ARGV[1]
+go_on()
 for at = 2, #ARGV, 2 do
   local lane, id = lease_of(ARGV[at], ARGV[at + 1], taker)
   if lane then

@@ -1,8 +1,12 @@
 -- Keep the result of a photo that never was in the queue.
 --
--- ARGV: job, result, ms to keep it. Returns when it expires, Unix time in ms.
+-- ARGV: job, result, ms to keep it. Returns when it expires, Unix time in ms; nothing where work may want the memory.
 
+local MOST_MEMORY = 0.5
 local job, result, keep_ms = ARGV[1], ARGV[2], ARGV[3]
+if memory_taken() > MOST_MEMORY then
+  return false
+end
 local now = now_us()
 local expires_ms = exact(now / 1000 + tonumber(keep_ms))
 call('SET', RESULT .. job .. ':0', result, 'PX', keep_ms)

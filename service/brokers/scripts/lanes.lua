@@ -12,8 +12,9 @@
 --                   photos: progress, webhook, notice (the id that its notice will have), its origin, idempotency,
 --                   upload ('kept' if it outlives the job's end)
 --
--- The server refuses some writes when it is out of memory. The first write of each script is one of those, so that a
--- script runs as a whole or not at all. Time is the server's: clocks of takers need not agree.
+-- The server refuses some writes when it is out of memory, and looks before a script's first write alone, so that a script
+-- runs as a whole or not at all. Scripts that bring work begin with one of those. Scripts that bring it on, and so make
+-- room, begin with `go_on`. Time is the server's: clocks of takers need not agree.
 
 local STATE, SWEPT, DEAD, OVERDUE = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local STREAM = {interactive = KEYS[5], batch = KEYS[6]}
@@ -37,6 +38,18 @@ end
 
 local function exact(number)
   return string.format('%.0f', number)
+end
+
+-- A write that needs no memory and changes nothing: what comes behind it is not refused.
+local function go_on()
+  call('PERSIST', STATE)
+end
+
+-- The share of the server's memory that is taken; 0 where it has no limit.
+local function memory_taken()
+  local told = call('INFO', 'memory')
+  local most = tonumber(string.match(told, '\nmaxmemory:(%d+)'))
+  return most > 0 and tonumber(string.match(told, '\nused_memory:(%d+)')) / most or 0
 end
 
 -- Make sure that the lanes exist. Groups begin at 0: what was there before the first taker came is not skipped.

@@ -3,6 +3,7 @@
 -- ARGV: taker.
 
 local taker = ARGV[1]
+go_on()
 open_lanes()
 give_back(taker, {})
 for _, lane in ipairs(LANES) do

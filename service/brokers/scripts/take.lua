@@ -125,6 +125,7 @@ local function held()
   return count, trial
 end
 
+go_on()
 open_lanes()
 sweep()
 if not sure then

@@ -8,7 +8,7 @@ import pytest
 
 from service.brokers.redis_jobs import RedisJobQueue, SharedJobLimits
 from service.brokers.redis_streams import RedisBroker
-from service.core.errors import Cancelled, DeadlineExceeded, DependencyUnavailable
+from service.core.errors import Cancelled, DeadlineExceeded, DependencyUnavailable, InferenceFailed, QueueFull
 from service.core.jobs import Idempotency, JobState
 from service.core.metrics import Metrics
 from service.core.types import RestoredFace
@@ -205,29 +205,54 @@ async def test_an_emptied_server_is_a_new_queue(server, make_broker):
     assert len(await broker.results("new", LONG_S)) == 1
 
 
-async def test_a_full_memory_refuses_work_and_changes_nothing(server, make_broker, queue):
+async def test_a_full_memory_refuses_what_comes_and_lets_go_on_what_is_there(server, make_broker, queue):
     broker = make_broker()
     await broker.submit(photo("a", 2))
     (job,) = await broker.take(1, LONG_S)
+    for job_id in ("begun", "unwanted", "forgotten", "bad"):
+        await queue.admit(photo_job(job_id))
+    await queue.take(0)
     server.tell("CONFIG", "SET", "maxmemory", "1")
-    for call in (
-        broker.submit(photo("b")),
-        broker.complete(restored(job)),
-        broker.hand_back([job]),
-        broker.take(1, 0),
-        queue.admit(photo_job("c")),
-    ):
-        with pytest.raises(DependencyUnavailable, match="out of memory"):
-            await call
+    with pytest.raises(DependencyUnavailable, match="out of memory"):
+        await broker.submit(photo("b"))
+    with pytest.raises(QueueFull, match="memory"):
+        await queue.admit(photo_job("c"))
     assert await queue.keep(result_of("direct")) is None
-    assert await broker.depth() == 1
-    server.tell("CONFIG", "SET", "maxmemory", "0")
     assert await broker.beat({job.key: 1}) == set()
-    await broker.complete(restored(job))
-    for other in await drain(broker):
-        await broker.complete(restored(other))
+    await broker.hand_back([job])
+    assert await broker.depth() == 2
+    for face in await drain(broker):
+        await broker.complete(restored(face))
     assert len(await broker.results("a", LONG_S)) == 2
+    await queue.finish(result_of("begun"))
+    assert (await queue.result("begun")).restoration == result_of("begun")
+    assert (await queue.cancel("unwanted")).state is JobState.CANCELLED
+    await queue.delete("forgotten")
+    await queue.fail((await queue.take(0)).job_id, InferenceFailed("not finite"))
+    assert (await queue.status("bad")).state is JobState.FAILED
     assert await queue.depth() == 0
+    server.tell("CONFIG", "SET", "maxmemory", "0")
+    await broker.submit(photo("b"))
+    assert (await queue.admit(photo_job("c"))).is_new
+
+
+async def test_memory_is_left_for_the_faces_of_photos_that_are_admitted(server, make_broker, queue):
+    broker = make_broker()
+
+    def take_up(share):
+        used = next(line for line in server.tell("INFO", "memory").splitlines() if line.startswith("used_memory:"))
+        server.tell("CONFIG", "SET", "maxmemory", str(round(int(used.removeprefix("used_memory:")) / share)))
+
+    take_up(0.3)
+    assert await queue.keep(result_of("early")) is not None
+    take_up(0.65)
+    assert await queue.keep(result_of("late")) is None
+    await queue.admit(photo_job("a"))
+    take_up(0.9)
+    with pytest.raises(QueueFull, match="the memory for photos and results is full") as refused:
+        await queue.admit(photo_job("b"))
+    assert refused.value.extra["retry_after_s"] >= 1
+    await broker.submit(photo("a"))
 
 
 async def test_a_replica_cannot_do_it_now(server, make_broker):

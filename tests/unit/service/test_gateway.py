@@ -277,6 +277,34 @@ async def test_a_caller_s_deadline_does_not_prolong_the_service_s():
         assert latest_s <= broker.jobs["mine"][0].deadline_s < latest_s + 500
 
 
+class Inherited(EchoBroker):
+    """Faces are there already, of a gateway that was lost; so often their deadline has passed."""
+
+    def __init__(self, times):
+        super().__init__()
+        self.times = times
+
+    async def results(self, job_id, timeout_s, on_progress=None, on_preview=None):
+        if len(self.withdrawn) < self.times:
+            raise DeadlineExceeded("the deadline passed while the face was queued")
+        return await super().results(job_id, timeout_s, on_progress, on_preview)
+
+
+async def test_faces_of_a_lost_gateway_are_begun_again_with_a_deadline_of_their_own():
+    broker = Inherited(1)
+    with gateway_with(broker=broker) as gateway:
+        restoration = await gateway.restore(photo(), EXACT, job_id="mine")
+    assert outcomes(restoration) == [("restored", None)]
+    assert broker.withdrawn == ["mine"]
+
+
+async def test_they_are_begun_again_once():
+    broker = Inherited(9)
+    with gateway_with(broker=broker) as gateway, pytest.raises(DeadlineExceeded):
+        await gateway.restore(photo(), EXACT, job_id="mine")
+    assert broker.withdrawn == ["mine", "mine"]
+
+
 async def test_the_deadline_covers_the_line():
     admission = Admission(1, 1)
     with gateway_with(admission=admission, request_timeout_s=0.1) as gateway:

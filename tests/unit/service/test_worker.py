@@ -88,6 +88,24 @@ async def test_a_withdrawn_photo_frees_its_slots():
         assert parts.metric('restore_cancelled_total{phase="running"} 2.0')
 
 
+async def test_a_photo_that_is_begun_again_waits_until_its_withdrawn_face_has_left():
+    """With calls side by side, what another attempt left is in a long one while others turn."""
+    gate = asyncio.Event()
+    async with running(AnalyticBackend(gates={"vae_decoder": gate})) as parts:
+        other = asyncio.create_task(parts.restore(face_job("other", num_steps=20)))
+        before = asyncio.create_task(parts.restore(face_job("again", num_steps=1)))
+        await parts.backend.called["vae_decoder"].wait()
+        await parts.broker.cancel("again")
+        again = asyncio.create_task(parts.restore(face_job("again", grey=51)))
+        with pytest.raises(Cancelled):
+            await before
+        while parts.sampler.steps_done["other", 0] < 20:  # noqa: ASYNC110 - what is waited for sets no event
+            await asyncio.sleep(0)
+        gate.set()
+        ((face,), (_,)) = await asyncio.gather(again, other)
+        assert face.posterior_mean.mean() == pytest.approx(0.2)
+
+
 async def test_a_photo_that_waited_too_long_is_not_begun():
     async with running() as parts:
         with pytest.raises(DeadlineExceeded):
