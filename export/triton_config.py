@@ -26,6 +26,11 @@ DETECTOR = "detector"
 #: Parameter of a configuration; `service.backends.triton_contract` reads it.
 SHA256_PARAMETER = "latent_pmrf.sha256"
 
+# Parameter of Triton's onnxruntime backend. Its README now prefers an `execution_accelerators` entry, but the backend
+# overwrites that by its default wherever it finds parameters without this one.
+_CONVOLUTIONS = "cudnn_conv_algo_search"
+_BY_HEURISTICS = "1"
+
 _ENGINE_SUFFIX = ".plan"
 _TYPES = {"float32": "TYPE_FP32", "float16": "TYPE_FP16", "bfloat16": "TYPE_BF16"}
 _MAX_QUEUE_DELAY_US = 500
@@ -80,9 +85,10 @@ def config_pbtxt(name: str, network: Mapping[str, Any], profile: Profile = Profi
         ("dynamic_batching", _batching(sizes)),
         *(("model_warmup", _warm_up(rows, network["inputs"])) for rows in warm_rows),
     ]
+    if profile is Profile.GPU and any(_has_free_sizes(tensor) for tensor in network["inputs"]):
+        message.append(_parameter(_CONVOLUTIONS, _BY_HEURISTICS))  # they are chosen anew for every size
     if network.get("sha256"):
-        value = [("string_value", network["sha256"])]
-        message.append(("parameters", [("key", SHA256_PARAMETER), ("value", value)]))
+        message.append(_parameter(SHA256_PARAMETER, network["sha256"]))
     return "# Written by `export.triton_config` from manifest.json.\n" + "\n".join(_lines(message)) + "\n"
 
 
@@ -172,6 +178,14 @@ def _warm_up(rows: int, inputs: Sequence[Mapping[str, Any]]) -> _Message:
         value = [("data_type", _Word(_TYPES[tensor["dtype"]])), ("dims", dims), ("zero_data", _Word("true"))]
         samples.append(("inputs", [("key", tensor["name"]), ("value", value)]))
     return [("name", f"batch of {rows}"), ("batch_size", rows), *samples]
+
+
+def _has_free_sizes(tensor: Mapping[str, Any]) -> bool:
+    return any(not isinstance(size, int) for size in tensor["shape"][1:])
+
+
+def _parameter(key: str, value: str) -> tuple[str, _Message]:
+    return "parameters", [("key", key), ("value", [("string_value", value)])]
 
 
 def _float32(name: str, shape: Sequence[int | str]) -> dict[str, Any]:

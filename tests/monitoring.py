@@ -16,6 +16,8 @@ ALERTS = ROOT / "docker" / "prometheus" / "alerts.yml"
 DASHBOARDS = sorted((ROOT / "docker" / "grafana" / "dashboards").glob("*.json"))
 RECORDED = ROOT / "tests" / "recorded"
 _RATE_INTERVAL = "10s"
+_WAITING = re.compile(r"\brestore_queue_(?:depth|oldest_age_seconds)\b(\{[^}]*\})?")
+_NO_WORKER = 'job!="latent-pmrf-worker"'
 _NAME = re.compile(r"\b(?:restore|nv|process)_[a-z_]+\b|\bup\b")
 _COMPARISON = re.compile(r"\s(==|!=|<=|>=|<|>)\s(?!bool)")
 _ABSENT = re.compile(r"^absent\((.*)\)$")
@@ -81,6 +83,11 @@ def panel_queries() -> list[Query]:
 def alert_queries() -> list[Query]:
     """Every alert's condition in a form that answers 0 or 1; of `absent(x)`, whether there is an x."""
     return [Query(rule["alert"], _COMPARISON.sub(r" \1 bool ", _present(rule["expr"]))) for rule in alerts()]
+
+
+def asks_no_worker_what_waits(query: Query) -> bool:
+    """Whether a query takes depth and age of the queues from processes that look all the time."""
+    return all(_NO_WORKER in selector for selector in _WAITING.findall(query.expr))
 
 
 def recorded_triton_metrics() -> list[str]:

@@ -8,7 +8,9 @@ from service.core.metrics import Metrics
 from tests.monitoring import (
     DASHBOARDS,
     GPU_METRICS,
+    Query,
     alert_queries,
+    asks_no_worker_what_waits,
     boards,
     names_in,
     panel_queries,
@@ -37,6 +39,18 @@ def test_every_metric_that_is_asked_for_exists(query):
     triton = names_in(recorded_triton_metrics()[0]) | GPU_METRICS
     assert query.metrics - set().union(*OWN.values()) - triton - {"up"} == set()
     assert query.metrics
+
+
+@pytest.mark.parametrize("query", [*panel_queries(), *alert_queries()], ids=lambda query: query.where)
+def test_workers_are_not_asked_what_waits(query):
+    assert asks_no_worker_what_waits(query)
+
+
+def test_who_asks_workers_what_waits_is_noticed():
+    asked = "sum(restore_queue_depth) + max(restore_queue_oldest_age_seconds{%s})"
+    assert not asks_no_worker_what_waits(Query("", asked % 'job!="latent-pmrf-worker"'))
+    assert not asks_no_worker_what_waits(Query("", 'restore_queue_depth{lane="batch"}'))
+    assert asks_no_worker_what_waits(Query("", 'restore_queue_depth{lane="batch",job!="latent-pmrf-worker"}'))
 
 
 def test_every_metric_of_the_service_is_shown():

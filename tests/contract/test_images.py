@@ -213,7 +213,12 @@ def test_settings_are_the_service_s_and_lead_to_services_that_are_there(name, se
 def test_redis_never_evicts_and_keeps_what_it_has_confirmed(services):
     command = services["redis"]["command"]
     options = dict(zip(command[1::2], command[2::2], strict=True))
-    assert options == {"--appendonly": "yes", "--appendfsync": "always", "--maxmemory-policy": "noeviction"}
+    assert options == {
+        "--appendonly": "yes",
+        "--appendfsync": "always",
+        "--maxmemory": "1gb",  # beyond it work is refused; without it the kernel would end some process
+        "--maxmemory-policy": "noeviction",
+    }
 
 
 async def test_health_is_asked_where_it_is_answered(services):

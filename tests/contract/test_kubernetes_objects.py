@@ -143,6 +143,13 @@ def test_every_deployment_may_be_drained(objects, deployments):
     assert of_kind(objects, "PodDisruptionBudget").keys() == deployments.keys()
 
 
+def test_a_drain_does_not_wait_for_pods_that_are_not_ready():
+    budgets = of_kind((document for _, document in written()), "PodDisruptionBudget")
+    assert {name: budget["spec"].get("unhealthyPodEvictionPolicy") for name, budget in budgets.items()} == {
+        f"latent-pmrf-{name}": "AlwaysAllow" for name in ("gateway", "worker", "triton")
+    }
+
+
 def test_ports_are_there(objects, deployments):
     for name, service in of_kind(objects, "Service").items():
         names = {port["name"] for port in container_of(deployments[name])["ports"]}
@@ -272,6 +279,21 @@ def test_the_documentation_makes_the_secrets():
     for name, keys in SECRETS.items():
         (command,) = re.findall(rf"create secret generic {name} (.*?)(?:\n[^ ]|$)", text, flags=re.DOTALL)
         assert set(re.findall(r"--from-literal=(\w+)=", command)) == keys
+
+
+def test_the_address_for_the_autoscaler_holds_in_its_namespace():
+    documents = [document for _, document in written()]
+    (namespace,) = of_kind(documents, "Namespace")
+    (redis,) = of_kind(documents, "Redis")
+    text = (FOLDER.parent / "docs" / "OPERATIONS.md").read_text()
+    assert re.findall(r"--from-literal=address=(\S+)", text) == [f"{redis}.{namespace}.svc:6379"]
+
+
+def test_redis_is_not_ended_while_it_reads_its_file():
+    (redis,) = of_kind((document for _, document in written()), "Redis").values()
+    probe = redis["spec"]["livenessProbe"]
+    assert probe.keys() == {"periodSeconds", "timeoutSeconds", "failureThreshold"}  # what is asked is the operator's
+    assert probe["periodSeconds"] * probe["failureThreshold"] >= 600
 
 
 def test_workers_call_the_triton_that_is_there(objects, deployments):

@@ -6,7 +6,7 @@ from service.brokers.keys import DEFAULT_PREFIX, QueueKeys, prefix_for_bundle
 from service.core.manifest import load_manifest
 from service.core.types import Lane
 from tests.kubernetes import FOLDER, OVERLAYS, of_kind, overlay, variables_of
-from tests.monitoring import Query
+from tests.monitoring import Query, asks_no_worker_what_waits
 from tests.processes import ROOT
 
 
@@ -77,8 +77,9 @@ def test_prometheus_can_be_asked_instead(with_component, name):
     (trigger,) = spec["triggers"]
     assert trigger["type"] == "prometheus"
     assert trigger["metadata"]["threshold"] == "1"  # the query divides by the slots of a worker
-    asked = Query("", trigger["metadata"]["query"]).metrics
-    assert asked == {"restore_queue_depth", "restore_batch_slots_active", "restore_batch_slots"}
+    query = Query("", trigger["metadata"]["query"])
+    assert asks_no_worker_what_waits(query)
+    assert query.metrics == {"restore_queue_depth", "restore_batch_slots_active", "restore_batch_slots"}
     assert "scalingModifiers" not in spec["advanced"]
     assert of_kind(objects, "TriggerAuthentication") == {}
 

@@ -137,6 +137,14 @@ def test_a_bundle_of_engines_keeps_its_detector_as_it_is_but_on_the_gpu(manifest
     assert detector.instance_group[0].kind == ModelInstanceGroup.KIND_GPU
 
 
+def test_a_network_of_free_sizes_has_its_convolutions_chosen_by_heuristics_on_the_gpu(manifest):
+    plain, engines = configurations(manifest), configurations(as_engines(manifest))
+    chosen = {path: parsed(text).parameters.get("cudnn_conv_algo_search") for path, text in plain.items()}
+    assert {path: value.string_value for path, value in chosen.items() if value} == {"detector/configs/gpu.pbtxt": "1"}
+    assert parsed(engines["detector/config.pbtxt"]).parameters["cudnn_conv_algo_search"].string_value == "1"
+    assert all("cudnn" not in text for path, text in engines.items() if not path.startswith("detector/"))
+
+
 def test_a_configuration_says_which_file_it_was_written_for(manifest):
     for name, entry in manifest["networks"].items():
         config = parsed(config_pbtxt(name, entry))
