@@ -296,7 +296,7 @@ class Gateway:
             num_steps=plan.num_steps,
             fidelity=plan.fidelity,
             faces=faces,
-            timings_ms=watch.report_ms(_slowest_ms(restored)),
+            timings_ms=watch.report_ms(face.timings_ms for face in restored),
             output_format=finished.output_format,
         )
         return log.restored(Restoration(finished.data, report))
@@ -344,25 +344,25 @@ class Gateway:
     async def _restore_faces(self, picks: Sequence[Pick], plan: _Plan) -> list[RestoredFace]:
         """Fan out to the workers, wait for all faces; whatever ends the wait early withdraws the job."""
         faces = [pick.aligned for pick in picks if pick.aligned is not None]
+        if not faces:
+            return []
         every = 0 if plan.on_preview is None else preview_every(plan.num_steps, len(faces))
         on_preview = None if plan.on_preview is None else placing(faces, plan.on_preview)
-        jobs = [
-            FaceJob(
-                job_id=plan.job_id,
-                face_index=face.index,
-                crop=face.crop,
-                num_steps=plan.num_steps,
-                seed=plan.seed,
-                lane=plan.lane,
-                deadline_s=plan.deadline_s,
-                preview_every=every if place < MAX_FACES else 0,
-            )
-            for place, face in enumerate(faces)
-        ]
-        if not jobs:
-            return []
-        with tracing.handing_over("broker", {tracing.FACES: len(jobs)}) as origin:
-            jobs = [replace(job, origin=origin) for job in jobs]
+        with tracing.handing_over("broker", {tracing.FACES: len(faces)}) as origin:
+            jobs = [
+                FaceJob(
+                    job_id=plan.job_id,
+                    face_index=face.index,
+                    crop=face.crop,
+                    num_steps=plan.num_steps,
+                    seed=plan.seed,
+                    lane=plan.lane,
+                    deadline_s=plan.deadline_s,
+                    preview_every=every if place < MAX_FACES else 0,
+                    origin=origin,
+                )
+                for place, face in enumerate(faces)
+            ]
             try:
                 try:
                     return await self._results(jobs, plan, on_preview)
@@ -390,12 +390,3 @@ class Gateway:
                 if not patient:
                     raise
                 await asyncio.sleep(full.extra["retry_after_s"])
-
-
-def _slowest_ms(restored: Sequence[RestoredFace]) -> dict[str, float]:
-    """Per stage, the longest of the photo's faces: they are restored side by side."""
-    slowest: dict[str, float] = {}
-    for face in restored:
-        for stage, value_ms in face.timings_ms.items():
-            slowest[stage] = max(value_ms, slowest.get(stage, 0.0))
-    return slowest

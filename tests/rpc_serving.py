@@ -18,6 +18,7 @@ from service.brokers.memory_jobs import JobLimits, MemoryJobQueue
 from service.composition.access import open_access
 from service.core.admission import Admission
 from service.core.metrics import Metrics
+from service.core.sending import SendingRoom
 from service.core.settings import Settings
 from service.gateway import Gateway
 from service.rpc import restoration_pb2 as pb
@@ -81,6 +82,7 @@ async def rpc_service(
     at_once: int = 8,
     max_photos: int = 64,
     places: int = 16,
+    sending: SendingRoom | None = None,
     channel_options: tuple[tuple[str, int], ...] = (),
     **settings: Any,
 ) -> AsyncIterator[RpcService]:
@@ -111,6 +113,7 @@ async def rpc_service(
             jobs=jobs,
             uploads=Admission(64, 0),
             room=room,
+            sending=sending or SendingRoom(1 << 28),
             access=access,
             webhooks=None,
             reasons_not_ready=reasons_not_ready,

@@ -20,6 +20,7 @@ from service.brokers.memory_jobs import JobLimits, MemoryJobQueue
 from service.composition.access import open_access
 from service.core.admission import Admission
 from service.core.metrics import Metrics
+from service.core.sending import SendingRoom
 from service.core.settings import Settings
 from service.gateway import Gateway
 from service.runner import PhotoRunner
@@ -49,7 +50,17 @@ def serving(app: ASGIApp, **settings: Any) -> Iterator[str]:
 
 @contextlib.contextmanager
 def fake_service(
-    *, broker=None, detector=None, places=4, waiting=4, uploads=64, reasons=(), heartbeat_s=15.0, jobs=None, **settings
+    *,
+    broker=None,
+    detector=None,
+    places=4,
+    waiting=4,
+    uploads=64,
+    reasons=(),
+    heartbeat_s=15.0,
+    jobs=None,
+    sending=None,
+    **settings,
 ):
     """A running service with a fake queue of faces and a fake detector behind the real stages.
 
@@ -76,6 +87,7 @@ def fake_service(
             gateway=gateway,
             jobs=jobs or MemoryJobQueue(JobLimits.of(own), metrics=metrics),
             uploads=Admission(uploads, 0),
+            sending=sending or SendingRoom(1 << 28),
             access=access,
             webhooks=None if own.webhook_secret is None else WebhookTargets(own.webhook_networks),
             reasons_not_ready=reasons_not_ready,

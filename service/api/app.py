@@ -17,6 +17,7 @@ from service.api.cross_origin import allow_pages_of
 from service.api.head import AnswerHead
 from service.api.job_schemas import NoticeSchema
 from service.api.openapi import complete_openapi
+from service.api.sending import HoldUntilSent
 from service.api.watch import WatchRequests
 from service.core.errors import ServiceError
 
@@ -49,6 +50,7 @@ def create_app(context: ApiContext, *, lifespan: Lifespan | None = None) -> Fast
         lifespan=lifespan,
     )
     app.state.context = context
+    app.add_middleware(HoldUntilSent)
     allow_pages_of(app, context.gateway.settings.allowed_origins)
     app.add_middleware(WatchRequests, metrics=context.gateway.metrics)
     app.add_middleware(CorrelateRequests)

@@ -11,6 +11,7 @@ from fastapi import Depends, Request
 from service.access.guard import Access
 from service.core.admission import Admission
 from service.core.interfaces import JobQueue
+from service.core.sending import SendingRoom
 from service.gateway import Gateway
 from service.webhooks.targets import WebhookTargets
 
@@ -23,6 +24,7 @@ class ApiContext:
         gateway: Restores photos.
         jobs: Queue of photos, and what became of them.
         uploads: Bounds the request bodies held in memory.
+        sending: Bounds the results of jobs that are being sent.
         access: Who may come in, and what he may use.
         webhooks: Where notices may go, or None where none are sent.
         reasons_not_ready: Why photos cannot be restored now; empty when they can.
@@ -33,6 +35,7 @@ class ApiContext:
     gateway: Gateway
     jobs: JobQueue
     uploads: Admission
+    sending: SendingRoom
     access: Access
     webhooks: WebhookTargets | None
     reasons_not_ready: Callable[[], Awaitable[list[str]]]

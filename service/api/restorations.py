@@ -29,6 +29,7 @@ from service.api.openapi import (
 )
 from service.api.preferences import parse_preferences
 from service.api.schemas import RestorationSchema
+from service.api.sending import ResponseInParts, held_until_sent
 from service.api.submission import admit
 from service.core import errors
 from service.core.errors import DependencyUnavailable, Draining
@@ -107,17 +108,20 @@ async def get_state(restoration_id: str, jobs: Jobs, response: Response) -> Rest
         200: {"description": "The restored image.", "content": image_content()},
         **problem_responses(
             *(errors.NotFound, errors.NotFinished, errors.Cancelled, errors.NoFaceFound, errors.InferenceFailed),
+            errors.QueueFull,
             *ACCESS_PROBLEMS,
         ),
     },
 )
-async def get_result(restoration_id: str, jobs: Jobs) -> Response:
+async def get_result(restoration_id: str, request: Request, jobs: Jobs, context: Context) -> Response:
     """The same bytes `POST /restore` would answer with.
 
-    409 and `Retry-After` before the end, 410 if it was cancelled; if it failed, the error that ended it.
+    409 and `Retry-After` before the end, 410 if it was cancelled; if it failed, the error that ended it. 429 while
+    results that are read slowly leave no room for it.
     """
-    restoration = (await jobs.result(restoration_id)).restoration
-    return Response(restoration.data, media_type=restoration.media_type, headers=NO_STORE)
+    sending = context.sending.fetched(partial(jobs.result, restoration_id))
+    restoration = (await held_until_sent(request).enter_async_context(sending)).restoration
+    return ResponseInParts(restoration.data, media_type=restoration.media_type, headers=NO_STORE)
 
 
 @router.get(

@@ -10,7 +10,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-_NOT_OURS = "http_error"
+NOT_OURS = "http_error"
+"""Code of what a proxy before the service has answered."""
 
 
 class RestorationError(Exception):
@@ -86,7 +87,7 @@ def of_problem(document: Mapping[str, Any], *, status: int = 0, retry_after: str
     retryable = document.get("retryable", status in (429, 502, 503, 504))
     return RestorationError(
         str(document.get("detail", f"status {status}")),
-        code=str(document.get("code", _NOT_OURS)),
+        code=str(document.get("code", NOT_OURS)),
         title=str(document.get("title", "The request was refused")),
         hint=str(document.get("hint") or ""),
         retryable=bool(retryable),

@@ -18,7 +18,7 @@ from service.client.messages import fits, job_of, limits_of, options_message, pa
 from service.client.options import Options
 from service.client.photo_files import read_photo
 from service.client.results import Answer, ImageSource, Job, Limits, Photo, Restored
-from service.client.retry import Retry, retried, watched
+from service.client.retry import Retry, retried, until_gone, watched
 from service.client.statuses import of_status
 from service.client.stream import BatchCall, OnProgress
 from service.client.supply import PhotoSource, Supply
@@ -191,7 +191,7 @@ class AsyncGrpcClient:
         async def attempt(left_s: float) -> None:
             await self._stub.Delete(pb.DeleteRequest(id=job_id), timeout=left_s, metadata=self._metadata)
 
-        await self._retried(attempt)
+        await retried(until_gone(_translated(attempt, self._timeout_s)), self._retry, self._timeout_s)
 
     async def limits(self) -> Limits:
         """What the service accepts."""
@@ -269,14 +269,19 @@ class AsyncGrpcClient:
 
     async def _retried(self, attempt: Callable[[float], Awaitable[T]], timeout_s: float | None = None) -> T:
         longest_s = self._timeout_s if timeout_s is None else timeout_s
+        return await retried(_translated(attempt, longest_s), self._retry, longest_s)
 
-        async def translated(left_s: float) -> T:
-            try:
-                return await attempt(left_s)
-            except aio.AioRpcError as error:
-                raise of_status(error, longest_s) from error
 
-        return await retried(translated, self._retry, longest_s)
+def _translated(attempt: Callable[[float], Awaitable[T]], timeout_s: float) -> Callable[[float], Awaitable[T]]:
+    """The same attempt, its errors the client's."""
+
+    async def translated(left_s: float) -> T:
+        try:
+            return await attempt(left_s)
+        except aio.AioRpcError as error:
+            raise of_status(error, timeout_s) from error
+
+    return translated
 
 
 def _submission(first: pb.SubmitRequest, image: bytes, max_message_bytes: int) -> Iterator[pb.SubmitRequest]:

@@ -20,7 +20,7 @@ from service.client.interface import TIMEOUT_S, WINDOW
 from service.client.options import Options, as_fields
 from service.client.photo_files import read_photo
 from service.client.results import Answer, ImageSource, Job, Limits, Photo, Report, Restored
-from service.client.retry import Retry, retried, watched
+from service.client.retry import Retry, retried, until_gone, watched
 from service.client.supply import PhotoSource, Supply
 
 T = TypeVar("T")
@@ -161,7 +161,7 @@ class AsyncHttpClient:
 
     async def delete(self, job_id: str) -> None:
         """Withdraw a job and forget everything of it."""
-        await self._ask("DELETE", _path(job_id))
+        await self._retried(until_gone(lambda _left_s: self._send("DELETE", _path(job_id))), None)
 
     async def limits(self) -> Limits:
         """What the service accepts."""

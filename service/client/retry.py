@@ -9,11 +9,15 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from service.client.errors import RestorationError, ServerUnreachable, deadline_passed
+from service.client.errors import NOT_OURS, RestorationError, ServerUnreachable, deadline_passed
 from service.client.results import Job
 
 T = TypeVar("T")
 _LEAST_JITTER = 0.5  # clients that were refused together do not come back together
+_NOT_FOUND = "not_found"
+# Ends of an attempt after which nobody knows whether it was made: the connection was lost, a proxy has answered, or the
+# service has lost the answer of what keeps its jobs.
+_WITHOUT_ANSWER = {"unreachable", NOT_OURS, "dependency_unavailable"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,23 @@ async def retried(attempt: Callable[[float], Awaitable[T]], policy: Retry, timeo
             if wait_s is None or wait_s >= ends_s - clock():
                 raise
         await asyncio.sleep(wait_s)
+
+
+def until_gone(attempt: Callable[[float], Awaitable[object]]) -> Callable[[float], Awaitable[None]]:
+    """An attempt to delete that may be repeated: what is not found after an attempt without an answer is deleted."""
+    may_be_gone = False
+
+    async def repeated(left_s: float) -> None:
+        nonlocal may_be_gone
+        try:
+            await attempt(left_s)
+        except RestorationError as error:
+            if may_be_gone and error.code == _NOT_FOUND:
+                return
+            may_be_gone = may_be_gone or error.code in _WITHOUT_ANSWER
+            raise
+
+    return repeated
 
 
 async def watched(connect: Callable[[], AsyncGenerator[Job, None]], policy: Retry) -> AsyncGenerator[Job, None]:

@@ -11,8 +11,8 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-_READ_CHECK_S = 30.0
-_LEAST_READ_BYTES = 64 * 1024  # of an answer in that time, where that much is left of it
+from service.core.sending import PART_BYTES, PART_S
+
 _TWO_LENGTHS = {b"content-length", b"transfer-encoding"}
 
 
@@ -25,7 +25,7 @@ class TimedConnection(H11Protocol):
     """
 
     head_s: float = 20.0
-    read_check_s: float = _READ_CHECK_S
+    read_check_s: float = PART_S
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -74,7 +74,7 @@ class TimedConnection(H11Protocol):
     def _look(self, last_bytes: int | None) -> None:
         """Hang up on a client that has read next to nothing of what is left of its answer."""
         left_bytes = self.transport.get_write_buffer_size()
-        if last_bytes is not None and last_bytes - left_bytes < _LEAST_READ_BYTES:
+        if last_bytes is not None and last_bytes - left_bytes < PART_BYTES:
             self.transport.abort()
             return
         self._reading = self.loop.call_later(self.read_check_s, self._look, left_bytes)

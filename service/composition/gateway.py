@@ -37,6 +37,7 @@ from service.core.detector import DETECTOR
 from service.core.interfaces import InferenceBackend, JobQueue
 from service.core.manifest import load_manifest
 from service.core.metrics import Metrics
+from service.core.sending import SendingRoom
 from service.core.settings import Settings
 from service.gateway import Detector, Gateway
 from service.rpc.context import RpcContext
@@ -50,6 +51,7 @@ _PHOTOS = "photo runner"
 _LONGEST_BEAT_S = 1.0
 _BEATS_PER_LEASE = 4
 _UPLOADS_PER_PHOTO = 4
+_LEAST_SENDING_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,10 +233,12 @@ async def restore_photos(
         async with restoring(settings, ending, with_worker=with_worker, stand_ins=stand_ins) as process:
             ending.hear_signals()
             uploads = Admission(_UPLOADS_PER_PHOTO * settings.max_concurrent_photos, 0)
+            sending = sending_room(settings)
             context = ApiContext(
                 gateway=process.gateway,
                 jobs=process.jobs,
                 uploads=uploads,
+                sending=sending,
                 access=process.access,
                 webhooks=process.webhooks,
                 reasons_not_ready=process.reasons_not_ready,
@@ -245,6 +249,7 @@ async def restore_photos(
                 jobs=process.jobs,
                 uploads=uploads,
                 room=stream_room(settings),
+                sending=sending,
                 access=process.access,
                 webhooks=process.webhooks,
                 reasons_not_ready=process.reasons_not_ready,
@@ -256,6 +261,11 @@ async def restore_photos(
                     create_app(context), listener, whole, lambda: say(f"Restoring photos on {address}"), tls
                 )
         return Ended(process.loops.failures(), ending.hurried)
+
+
+def sending_room(settings: Settings) -> SendingRoom:
+    """What results may hold on their way to their readers: as much as those that wait to be fetched."""
+    return SendingRoom(max(settings.result_cache_bytes, _LEAST_SENDING_BYTES))
 
 
 @contextlib.asynccontextmanager

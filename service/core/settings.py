@@ -114,7 +114,9 @@ class Settings(BaseSettings):
     result_ttl_s: float = Field(
         3600.0, gt=0, allow_inf_nan=False, description="How long a report and its image can be fetched."
     )
-    result_cache_bytes: int = Field(256 * 1024 * 1024, ge=0, description="Memory for fetchable results.")
+    result_cache_bytes: int = Field(
+        256 * 1024 * 1024, ge=0, description="Memory for fetchable results, and as much for those that are being sent."
+    )
     api_keys_file: Path | None = Field(
         None, description="Keys that callers must show; `latent-pmrf keys` writes it. None: everybody may come in."
     )

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from functools import partial
 from typing import ParamSpec, TypeVar
@@ -56,10 +56,13 @@ class Stopwatch:
             self._timings_ms[name] = seconds * 1000
             self._metrics.observe_stage(name, seconds)
 
-    def report_ms(self, others_ms: Mapping[str, float]) -> dict[str, float]:
-        """Milliseconds by stage, with those another process measured, and `total` since construction."""
+    def report_ms(self, faces_ms: Iterable[Mapping[str, float]]) -> dict[str, float]:
+        """Milliseconds by stage, the longest of the faces', which are restored side by side, and `total`."""
         total_ms = (time.perf_counter() - self._begin_s) * 1000
-        merged = {**self._timings_ms, **others_ms, "total": total_ms}
+        slowest_ms: dict[str, float] = {}
+        for face_ms in faces_ms:
+            slowest_ms |= {stage: max(value_ms, slowest_ms.get(stage, 0.0)) for stage, value_ms in face_ms.items()}
+        merged = {**self._timings_ms, **slowest_ms, "total": total_ms}
         return {stage: round(value_ms, 3) for stage, value_ms in merged.items()}
 
     def _staged(self, name: str, call: Callable[[], T]) -> T:

@@ -131,19 +131,10 @@ class Nursery:
         Raises:
             DependencyUnavailable: No template can be started.
         """
-        ours, theirs = socket.socketpair()
-        status, told = socket.socketpair()
-        with theirs, told:
-            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
-            with self._lock:
-                self._last_number += 1
-                child = Child(self._last_number, ours, status, self)
-                try:
-                    self._tell_or_start(BIRTH, child.number, theirs.fileno(), told.fileno())
-                except OSError as error:
-                    child.__exit__(None, None, None)
-                    raise DependencyUnavailable(f"no decoder can be started: {error}", hint="try again") from error
-        return child
+        try:
+            return self._bear()
+        except OSError as error:
+            raise DependencyUnavailable(f"no decoder can be started: {error}", hint="try again") from error
 
     def order(self, kind: bytes, number: int) -> None:
         """Tell the template something of a child; without a template there are no children."""
@@ -155,6 +146,22 @@ class Nursery:
         with self._lock:
             self._closed = True
             self._stop()
+
+    def _bear(self) -> Child:
+        with contextlib.ExitStack() as sent, contextlib.ExitStack() as kept:
+            ours, theirs = socket.socketpair()
+            kept.enter_context(ours)
+            sent.enter_context(theirs)
+            status, told = socket.socketpair()
+            kept.enter_context(status)
+            sent.enter_context(told)
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
+            with self._lock:
+                self._last_number += 1
+                self._tell_or_start(BIRTH, self._last_number, theirs.fileno(), told.fileno())
+                child = Child(self._last_number, ours, status, self)
+            kept.pop_all()  # the child's from now on
+        return child
 
     def _tell_or_start(self, kind: bytes, number: int, *descriptors: int) -> None:
         try:

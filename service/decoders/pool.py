@@ -10,6 +10,7 @@ nobody else's photo notices.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -95,8 +96,9 @@ class DecoderPool:
             DependencyUnavailable: No process can be started.
         """
         for _ in range(self._waiting.qsize()):
+            child = self._nursery.bear()
             self._waiting.get()
-            self._waiting.put(self._nursery.bear())
+            self._waiting.put(child)
         return self
 
     def __exit__(
@@ -216,10 +218,13 @@ class DecoderPool:
         return _Lost("crashed", f"it ends the decoder ({_end_named(number)})", by_chance=True)
 
     def _replace(self) -> None:
+        """Put the place back in any case: who finds nobody there orders a child himself."""
+        child = None
         try:
-            self._waiting.put(self._nursery.bear())
-        except ServiceError:
-            self._waiting.put(None)  # tried again when it is needed
+            with contextlib.suppress(ServiceError):
+                child = self._nursery.bear()
+        finally:
+            self._waiting.put(child)
 
 
 def _end_named(exit_code: int) -> str:

@@ -10,6 +10,7 @@ import contextlib
 import inspect
 import logging
 import time
+import traceback
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -133,6 +134,9 @@ class Answering(grpc.aio.ServerInterceptor):
             finally:
                 self._account(method, code, time.perf_counter() - begin_s, call)
             if told is not None:
+                # Who does not read what was written before does not hear of the end either, and lets us wait for him:
+                # the photo that the call was about is not kept for that.
+                traceback.clear_frames(told.__traceback__)
                 await _abort(context, told)
         finally:
             self._active -= 1
@@ -150,7 +154,10 @@ class Answering(grpc.aio.ServerInterceptor):
 async def _abort(context: Context, error: ServiceError) -> None:
     status = rpc_status.to_status(status_of(error))
     told = (*(status.trailing_metadata or ()), *correlation_headers().items())
-    await context.abort(status.code, status.details, told)
+    try:
+        await context.abort(status.code, status.details, told)
+    except grpc.aio.InternalError as gone:  # he went away before he heard of it; the library would log it as a failure
+        raise asyncio.CancelledError from gone
 
 
 def _metadata(context: Context) -> dict[str, str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from service.access.guard import Access
 from service.core.admission import Admission
 from service.core.interfaces import JobQueue
+from service.core.sending import SendingRoom
 from service.gateway import Gateway
 from service.stream import StreamRoom
 from service.submission import Submissions
@@ -23,6 +24,7 @@ class RpcContext:
         jobs: Queue of photos, and what became of them.
         uploads: Bounds the photos that are received for calls of one photo; HTTP's bound, too.
         room: Bounds what streams hold.
+        sending: Bounds the results of jobs that are being sent; HTTP's bound, too.
         access: Who may come in, and what he may use.
         webhooks: Where notices may go, or None where none are sent.
         reasons_not_ready: Why photos cannot be restored now; empty when they can.
@@ -33,6 +35,7 @@ class RpcContext:
     jobs: JobQueue
     uploads: Admission
     room: StreamRoom
+    sending: SendingRoom
     access: Access
     webhooks: WebhookTargets | None
     reasons_not_ready: Callable[[], Awaitable[list[str]]]

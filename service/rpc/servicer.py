@@ -21,6 +21,7 @@ from service.core.errors import (
     MalformedRequest,
 )
 from service.core.jobs import JobState, JobStatus
+from service.core.sending import PART_BYTES
 from service.core.types import Lane
 from service.rpc import restoration_pb2 as pb
 from service.rpc.batch import restore_batch
@@ -119,15 +120,19 @@ class RestorationServicer(RestorationServiceServicer):
             async for status in statuses:
                 yield pb.WatchResponse(job=await _describe(jobs, status))
 
-    async def GetResult(self, request: pb.GetResultRequest, context: Context) -> AsyncIterator[pb.GetResultResponse]:
-        """A job's image."""
-        stored = await self._jobs(context).result(request.id)
-        data, report = stored.restoration.data, report_of(stored.restoration.report, stored)
-        for index, part in enumerate(parts_of(data, report, self._context.max_message_bytes)):
-            if index:
-                yield pb.GetResultResponse(data=part)
-            else:
-                yield pb.GetResultResponse(report=report, size_bytes=len(data), data=part)
+    async def GetResult(  # type: ignore[override] # the library lets who writes by himself return nothing
+        self, request: pb.GetResultRequest, context: Context
+    ) -> None:
+        """A job's image; each part is written in time, or the call ends."""
+        sending, part_bytes = self._context.sending, min(PART_BYTES, self._context.max_message_bytes)
+        async with sending.fetched(partial(self._jobs(context).result, request.id)) as stored:
+            data, report = stored.restoration.data, report_of(stored.restoration.report, stored)
+            for index, part in enumerate(parts_of(data, report, part_bytes)):
+                response = pb.GetResultResponse(data=part)
+                if index == 0:
+                    response.report.CopyFrom(report)
+                    response.size_bytes = len(data)
+                await sending.in_time(context.write(response))
 
     async def Cancel(self, request: pb.CancelRequest, context: Context) -> pb.CancelResponse:
         """The end of a job."""

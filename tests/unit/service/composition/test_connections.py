@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import pytest
 
+from service.api.sending import ResponseInParts
 from service.composition.connections import TimedConnection
 from tests.processes import until
 from tests.serving import serving
@@ -13,6 +14,7 @@ from tests.serving import serving
 HEAD = b"GET / HTTP/1.1\r\nHost: here\r\n"
 LARGE = 32_000_000  # more than the system's buffers hold
 PATIENCE_S = 30
+SENDING = []  # requests whose answers in parts are under way
 
 
 class Hasty(TimedConnection):
@@ -33,6 +35,11 @@ async def app(scope, receive, send):
         return
     while (await receive()).get("more_body"):
         pass
+    if scope["path"] == "/parts":
+        SENDING.append(scope)
+        await ResponseInParts(bytes(LARGE))(scope, receive, send)
+        SENDING.remove(scope)
+        return
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % LARGE)]})
     await send({"type": "http.response.body", "body": bytes(LARGE)})
 
@@ -137,6 +144,25 @@ def test_an_answer_that_is_not_read(port):
 def test_an_answer_that_is_read_slowly(port):
     with connected(port) as connection:
         connection.sendall(HEAD + b"\r\n")
+        count = 0
+        while count < LARGE:
+            before, count = count, count + answer_bytes(connection, 2_000_000)
+            assert count > before
+            time.sleep(0.05)
+
+
+def test_an_answer_in_parts_that_is_not_read(port):
+    with connected(port) as connection:
+        connection.sendall(HEAD.replace(b"/ ", b"/parts ") + b"\r\n")
+        until(lambda: SENDING)
+        until(lambda: connection.getsockname()[1] in Hasty.ended)
+        until(lambda: not SENDING)
+        assert answer_bytes(connection) < LARGE
+
+
+def test_an_answer_in_parts_that_is_read_slowly(port):
+    with connected(port) as connection:
+        connection.sendall(HEAD.replace(b"/ ", b"/parts ") + b"\r\n")
         count = 0
         while count < LARGE:
             before, count = count, count + answer_bytes(connection, 2_000_000)

@@ -1,9 +1,11 @@
 """A photo in a process of its own: the same pixels, and whatever the process does, the service goes on."""
 
 import contextlib
+import errno
 import logging
 import os
 import signal
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from service.core.errors import (
 )
 from service.core.metrics import Metrics
 from service.core.types import Upload
+from service.decoders.nursery import Nursery
 from service.decoders.pool import DecoderPool
 from service.stages.decode import DecodeLimits, decode
 from service.stages.samples import writable
@@ -222,6 +225,50 @@ def test_signals_for_the_whole_group_leave_the_decoders_at_work(pool):
         process.send_signal(signal.SIGINT)
     assert pool.decode(Upload(HONEST), LIMITS).pixels.shape == (100, 120, 3)
     assert pool.template_pid == template.pid
+
+
+def no_descriptors_left(monkeypatch, spared=0):
+    """Let the next pairs of sockets fail, but for the first few."""
+    left, pair = [spared], socket.socketpair
+
+    def failing(*arguments):
+        if left[0] > 0:
+            left[0] -= 1
+            return pair(*arguments)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(socket, "socketpair", failing)
+
+
+@pytest.mark.parametrize("spared", [0, 1])
+def test_a_moment_without_descriptors_costs_no_place(monkeypatch, spared):
+    with Pool(children=1) as pool:
+        pool.rehearse()
+        before = descriptors()
+        with monkeypatch.context() as moment:
+            no_descriptors_left(moment, spared)
+            assert pool.decode(Upload(HONEST), LIMITS).pixels.shape == (100, 120, 3)
+        with monkeypatch.context() as moment:
+            no_descriptors_left(moment, spared)
+            with pytest.raises(DependencyUnavailable, match="no decoder can be started"):
+                pool.decode(Upload(HONEST), LIMITS)
+        for _ in range(2):
+            assert pool.decode(Upload(HONEST), LIMITS).pixels.shape == (100, 120, 3)
+        until(lambda: len(descriptors()) == len(before))
+
+
+def test_whatever_goes_wrong_with_the_next_child_costs_no_place(monkeypatch):
+    def fail(_nursery):
+        raise MemoryError
+
+    with Pool(children=1) as pool:
+        pool.rehearse()
+        with monkeypatch.context() as moment:
+            moment.setattr(Nursery, "bear", fail)
+            for _ in range(2):  # after its photo, and for want of a child
+                with pytest.raises(MemoryError):
+                    pool.decode(Upload(HONEST), LIMITS)
+        assert pool.decode(Upload(HONEST), LIMITS).pixels.shape == (100, 120, 3)
 
 
 def descriptors():

@@ -1,0 +1,114 @@
+"""Results on their way to those who asked for them: bounded in bytes, and in the time that a reader may stand still.
+
+room -> fetch -> the size is known -> held ... the last part is written
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+from service.core.errors import DeadlineExceeded, QueueFull
+from service.core.results import StoredResult
+
+PART_BYTES = 128 * 1024
+"""What a reader takes in `PART_S`, where that much is left: 4 KiB/s, as little as an upload may have."""
+PART_S = 30.0
+_FETCHED_AT_ONCE = 4
+_LINE_S = 10.0  # a queue whose server hangs is no reason to wait for ever
+
+
+class SendingRoom:
+    """What results may hold that are being sent; used within one event loop.
+
+    The size of a result is known when it is here, so few are fetched at once. A result that is sent alone may have any
+    size: each can be fetched at some time.
+
+    Args:
+        max_bytes: All of them together.
+        part_s: Longest time that a part may take.
+        line_s: Longest wait for a turn to fetch.
+    """
+
+    def __init__(self, max_bytes: int, *, part_s: float = PART_S, line_s: float = _LINE_S) -> None:
+        if max_bytes < 1:
+            raise ValueError("max_bytes must be at least 1")
+        self._max_bytes = max_bytes
+        self._part_s = part_s
+        self._line_s = line_s
+        self._turns = asyncio.Semaphore(_FETCHED_AT_ONCE)
+        self._results = 0
+        self._held_bytes = 0
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the results that are being sent."""
+        return self._held_bytes
+
+    @contextlib.asynccontextmanager
+    async def fetched(self, fetch: Callable[[], Awaitable[StoredResult]]) -> AsyncIterator[StoredResult]:
+        """A result for the duration of the block, in which it is sent.
+
+        Args:
+            fetch: Gets it; its errors are passed on.
+
+        Raises:
+            QueueFull: Others that are being sent leave no room for it.
+        """
+        async with contextlib.AsyncExitStack() as turn:
+            await turn.enter_async_context(self._turn())
+            self._check(1)  # what is refused whatever its size is not fetched
+            stored = await fetch()
+            with self._hold(len(stored.restoration.data)):
+                await turn.aclose()
+                yield stored
+
+    async def in_time(self, writing: Awaitable[None]) -> None:
+        """Wait until a part is written.
+
+        Args:
+            writing: Ends when the reader has taken enough.
+
+        Raises:
+            DeadlineExceeded: He takes too long.
+        """
+        try:
+            async with asyncio.timeout(self._part_s) as end:
+                await writing
+        except TimeoutError as error:
+            if not end.expired():
+                raise
+            raise DeadlineExceeded(
+                f"a part of the result was not read within {self._part_s:g} s", hint="read without a pause"
+            ) from error
+
+    @contextlib.asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(self._line_s):
+                await self._turns.acquire()
+        except TimeoutError as error:
+            raise QueueFull("too many results are asked for at once", hint="come back later") from error
+        try:
+            yield
+        finally:
+            self._turns.release()
+
+    @contextlib.contextmanager
+    def _hold(self, size_bytes: int) -> Iterator[None]:
+        self._check(size_bytes)
+        self._results += 1
+        self._held_bytes += size_bytes
+        try:
+            yield
+        finally:
+            self._results -= 1
+            self._held_bytes -= size_bytes
+
+    def _check(self, more_bytes: int) -> None:
+        if self._results and self._held_bytes + more_bytes > self._max_bytes:
+            raise QueueFull(
+                f"{self._results} results are being sent and leave no room for another",
+                hint="come back after the time in Retry-After, and read results without a pause",
+            )

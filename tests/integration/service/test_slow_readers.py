@@ -1,0 +1,141 @@
+"""Results on their way to readers who take their time: a bounded number of bytes, and no reader keeps them for ever."""
+
+import contextlib
+import logging
+import random
+import socket
+import sys
+
+import grpc
+
+from service.access.ownership import new_job_id
+from service.brokers.memory_jobs import JobLimits, MemoryJobQueue
+from service.core.errors import NotFound
+from service.core.metrics import Metrics
+from service.core.results import StoredResult
+from service.core.sending import PART_BYTES, SendingRoom
+from service.core.settings import Settings
+from service.core.types import OutputFormat, Report, Restoration
+from service.rpc import restoration_pb2 as pb
+from tests import processes
+from tests.rpc_serving import ending, next_response, refusal, rpc_service, until
+from tests.serving import fake_service
+
+JOB = new_job_id()
+REPORT = Report(JOB, "tiny@7", 3, 2, 1, 10, 0.5, (), {}, OutputFormat.PNG)
+PATH = f"/v1/restorations/{JOB}/result"
+SIZE = 32_000_000  # more than the system's buffers hold
+DATA = random.Random(0).randbytes(SIZE)
+PATIENT, HASTY_S = 30.0, 0.5
+
+
+class OneResult(MemoryJobQueue):
+    """A queue with a result of its own."""
+
+    async def result(self, job_id):
+        if job_id != JOB:
+            raise NotFound("no such restoration")
+        return StoredResult(Restoration(DATA, REPORT), expires_at_s=9e9)
+
+
+@contextlib.contextmanager
+def over_http(room):
+    jobs = OneResult(JobLimits.of(Settings()), metrics=Metrics())
+    with fake_service(jobs=jobs, sending=room) as (client, _):
+        yield client
+
+
+@contextlib.contextmanager
+def standing_still(client, method="GET"):
+    """Somebody who asks for the result and reads nothing."""
+    with socket.socket() as reader:
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        reader.connect((client.base_url.host, client.base_url.port))
+        reader.sendall(f"{method} {PATH} HTTP/1.1\r\nHost: here\r\n\r\n".encode())
+        yield reader
+
+
+def test_over_http_a_slow_reader_holds_what_he_has_not_read():
+    room = SendingRoom(SIZE + 1)
+    with over_http(room) as client:
+        with standing_still(client) as reader:
+            processes.until(lambda: room.held_bytes == SIZE)
+            refused = client.get(PATH)
+            assert (refused.status_code, refused.json()["code"]) == (429, "queue_full")
+            assert int(refused.headers["retry-after"]) >= 1
+            assert reader.recv(15) == b"HTTP/1.1 200 OK"
+            assert room.held_bytes == SIZE
+        processes.until(lambda: room.held_bytes == 0)  # he is gone
+        answer = client.get(PATH)
+    assert (answer.content == DATA, answer.headers["content-length"]) == (True, str(SIZE))
+    assert answer.headers["cache-control"] == "no-store"
+    assert room.held_bytes == 0
+
+
+def test_over_http_a_result_is_given_back_whoever_asks_and_however():
+    room = SendingRoom(SIZE + 1)
+    with over_http(room) as client:
+        head = client.head(PATH)
+        assert (head.content, head.headers["content-length"]) == (b"", str(SIZE))
+        assert client.get(PATH.replace(JOB, "unknown")).status_code == 404
+        for _ in range(2):
+            with client.stream("GET", PATH) as answer:
+                assert answer.status_code == 200
+            processes.until(lambda: room.held_bytes == 0)
+
+
+@contextlib.asynccontextmanager
+async def over_grpc(room):
+    async with rpc_service(sending=room) as parts:
+        await parts.jobs.keep(Restoration(DATA, REPORT))
+        yield parts.stub
+
+
+def asked(stub):
+    return stub.GetResult(pb.GetResultRequest(id=JOB))
+
+
+async def test_over_grpc_a_slow_reader_holds_what_he_has_not_read():
+    room = SendingRoom(SIZE + 1, part_s=PATIENT)
+    async with over_grpc(room) as stub:
+        slow = asked(stub)
+        first = await slow.read()
+        assert first.size_bytes == SIZE
+        assert room.held_bytes == SIZE
+        assert await refusal(asked(stub).read()) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "queue_full")
+        slow.cancel()
+        await until(lambda: room.held_bytes == 0)
+        parts = [part.data async for part in asked(stub)]
+        await until(lambda: room.held_bytes == 0)
+    assert b"".join(parts) == DATA
+    assert max(map(len, parts)) <= PART_BYTES
+
+
+async def test_over_grpc_a_reader_who_stands_still_is_not_waited_for():
+    room, references = SendingRoom(SIZE + 1, part_s=HASTY_S), sys.getrefcount(DATA)
+    async with over_grpc(room) as stub:
+        stored = sys.getrefcount(DATA)
+        assert stored > references
+        slow = asked(stub)
+        await slow.read()
+        assert sys.getrefcount(DATA) > stored
+        await until(lambda: room.held_bytes == 0)
+        # The call lasts until he hears of its end; nothing of the result is kept for that.
+        assert not slow.done()
+        assert sys.getrefcount(DATA) == stored
+        other = [part.data async for part in asked(stub)]
+        assert b"".join(other) == DATA
+        while await next_response(slow):
+            pass
+        assert await ending(slow) == (grpc.StatusCode.DEADLINE_EXCEEDED, "deadline_exceeded")
+
+
+async def test_over_grpc_who_goes_before_he_hears_of_the_end_is_no_failure(caplog):
+    room = SendingRoom(SIZE + 1, part_s=HASTY_S)
+    async with over_grpc(room) as stub:
+        slow = asked(stub)
+        await slow.read()
+        await until(lambda: room.held_bytes == 0)
+        slow.cancel()
+        assert len([part async for part in asked(stub)]) > 1
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []

@@ -1,0 +1,170 @@
+"""Clients whose service did what was asked and whose answer was lost: they ask again, and nothing has gone wrong."""
+
+import asyncio
+import contextlib
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import grpc
+import pytest
+from google.protobuf.any_pb2 import Any
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
+from grpc_status import rpc_status
+
+from service.client import (
+    AsyncGrpcClient,
+    AsyncHttpClient,
+    GrpcClient,
+    HttpClient,
+    RestorationError,
+    Retry,
+)
+from service.client.retry import retried, until_gone
+from service.rpc import restoration_pb2 as pb
+from service.rpc.restoration_pb2_grpc import RestorationServiceServicer, add_RestorationServiceServicer_to_server
+
+AT_ONCE = Retry(attempts=3, first_s=0.0)
+LOST, DONE, UNKNOWN = "lost", "done", "not_found"  # what becomes of a call; the second is an answer
+
+
+class OverHttp(BaseHTTPRequestHandler):
+    """Ends each call as its server's script says."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_DELETE(self):
+        match self.server.script.pop(0):
+            case "lost":
+                self.close_connection = True
+            case "done":
+                self.send_response(204)
+                self.end_headers()
+            case code:
+                self.refuse(code)
+
+    def refuse(self, code):
+        body = json.dumps({"code": code, "title": "Not found", "detail": "gone", "retryable": False}).encode()
+        self.send_response(404)
+        self.send_header("Content-Type", "application/problem+json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_arguments):
+        pass
+
+
+class OverGrpc(RestorationServiceServicer):
+    """Likewise."""
+
+    def __init__(self, script):
+        self.script = script
+
+    def Delete(self, request, context):
+        match self.script.pop(0):
+            case "lost":
+                context.abort(grpc.StatusCode.UNAVAILABLE, "the connection was lost")
+            case "done":
+                return pb.DeleteResponse()
+            case code:
+                status, packed = Status(code=grpc.StatusCode.NOT_FOUND.value[0], message="gone"), Any()
+                packed.Pack(ErrorInfo(reason=code.upper(), domain="latent-pmrf", metadata={"code": code}))
+                status.details.append(packed)
+                context.abort_with_status(rpc_status.to_status(status))
+
+    def Restore(self, request, context):
+        raise NotImplementedError
+
+    Get = Watch = Cancel = GetLimits = GetResult = Submit = RestoreBatch = Restore
+
+
+@contextlib.contextmanager
+def over_http(script):
+    with ThreadingHTTPServer(("127.0.0.1", 0), OverHttp) as server:
+        server.script, server.daemon_threads = script, True
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@contextlib.contextmanager
+def over_grpc(script):
+    with ThreadPoolExecutor(2) as pool:
+        server = grpc.server(pool)
+        add_RestorationServiceServicer_to_server(OverGrpc(script), server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        try:
+            yield f"127.0.0.1:{port}"
+        finally:
+            server.stop(0).wait()
+
+
+def delete_blocking(kind, address):
+    with kind(address, retry=AT_ONCE) as client:
+        client.delete("a")
+
+
+def delete_in_a_loop(kind, address):
+    async def delete():
+        async with kind(address, retry=AT_ONCE) as client:
+            await client.delete("a")
+
+    asyncio.run(delete())
+
+
+CLIENTS = [
+    pytest.param(over_http, delete_blocking, HttpClient, id="http"),
+    pytest.param(over_http, delete_in_a_loop, AsyncHttpClient, id="http-async"),
+    pytest.param(over_grpc, delete_blocking, GrpcClient, id="grpc"),
+    pytest.param(over_grpc, delete_in_a_loop, AsyncGrpcClient, id="grpc-async"),
+]
+
+
+@pytest.mark.parametrize(("serving", "delete", "kind"), CLIENTS)
+@pytest.mark.parametrize("script", [[DONE], [LOST, DONE], [LOST, UNKNOWN], [LOST, LOST, UNKNOWN]], ids="-".join)
+def test_what_is_gone_after_a_lost_answer_is_deleted(serving, delete, kind, script):
+    left = list(script)
+    with serving(left) as address:
+        delete(kind, address)
+    assert left == []
+
+
+@pytest.mark.parametrize(("serving", "delete", "kind"), CLIENTS)
+def test_what_was_never_there_is_not_found(serving, delete, kind):
+    left = [UNKNOWN, DONE]
+    with serving(left) as address, pytest.raises(RestorationError) as refused:
+        delete(kind, address)
+    assert refused.value.code == "not_found"
+    assert left == [DONE]
+
+
+@pytest.mark.parametrize(
+    ("first", "is_deleted"),
+    [
+        ("http_error", True),  # a proxy's: 502, 504
+        ("dependency_unavailable", True),  # the queue's server may have done it
+        ("rate_limited", False),
+        ("draining", False),
+    ],
+)
+async def test_an_answer_that_says_it_was_not_done_is_no_lost_one(first, is_deleted):
+    ends = [
+        RestorationError("later", code=first, title="t", retryable=True),
+        RestorationError("gone", code="not_found", title="t"),
+    ]
+
+    async def attempt(_left_s):
+        raise ends.pop(0)
+
+    refused = contextlib.nullcontext() if is_deleted else pytest.raises(RestorationError, match="gone")
+    with refused:
+        await retried(until_gone(attempt), AT_ONCE, 10)
+    assert ends == []
