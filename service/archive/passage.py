@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from service.client import errors
 from service.core.errors import ServiceError
 from service.core.types import Face, FaceJob, OutputFormat, Restoration, RestoredFace
 
@@ -85,8 +86,7 @@ def told(error: ServiceError) -> dict[str, object]:
 
 def unreadable(error: OSError) -> dict[str, object]:
     """A photo that cannot be read; as the client of a service says it."""
-    detail = f"cannot be read: {error.strerror or error}"
-    return {"code": "unreadable", "title": "The file is not read", "detail": detail, "hint": "", "retryable": False}
+    return errors.unreadable(error).as_document()
 
 
 def unwritable(target: str, error: OSError) -> dict[str, object]:

@@ -51,10 +51,10 @@ class PlacePair:
         Args:
             on_unreadable: Told of folders that cannot be listed.
         """
-        for below, photos in self._folders(on_unreadable):
+        for below, photos, folders in self._folders(on_unreadable):
             target = PurePosixPath(self.target.root, below)
             self._sizes = {f"{target}/{entry.name}": entry.size_bytes for entry in self.target.listing(str(target))[0]}
-            taken: set[str] = set()
+            taken = set(folders)
             for photo in photos:
                 result = result_name(photo.name, self.output_format, taken)
                 taken.add(result)
@@ -68,13 +68,14 @@ class PlacePair:
 
     def count(self) -> int:
         """How many photos there are now."""
-        return sum(len(photos) for _, photos in self._folders(lambda _path, _error: None))
+        return sum(len(photos) for _, photos, _ in self._folders(lambda _path, _error: None))
 
     def result_bytes(self, target: Path) -> int | None:
         """Size of a result, or None without one; only of items of the folder that is being walked."""
         return self._sizes.get(target.as_posix())
 
-    def _folders(self, on_unreadable: OnUnreadable) -> Iterator[tuple[str, list[Entry]]]:
+    def _folders(self, on_unreadable: OnUnreadable) -> Iterator[tuple[str, list[Entry], list[str]]]:
+        """Every folder with its photos and the names of its folders; only such with photos."""
         waiting = [""]
         while waiting:
             below = waiting.pop()
@@ -88,7 +89,7 @@ class PlacePair:
             waiting += [name for name in inner if not self.target.holds(Place(self.source.files, self._root(name)))]
             photos = [entry for entry in entries if PurePosixPath(entry.name).suffix.lower() in SUFFIXES]
             if photos:
-                yield below, photos
+                yield below, photos, folders
 
     def _root(self, below: str) -> str:
         return str(PurePosixPath(self.source.root, below))

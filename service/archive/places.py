@@ -1,10 +1,14 @@
 """Folders and object stores alike, through pyarrow's file systems: listed, read, written.
 
+Local folders without pyarrow: it knows names in UTF-8 only, and files may have any.
+
 A place is picklable: worker processes on other machines open it for themselves, with the credentials that they have.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +17,7 @@ from uuid import uuid4
 
 from pyarrow import fs
 
+from service.batch.folder import is_file, state_of
 from service.batch.results import write_result
 from service.core.errors import InvalidOption
 
@@ -70,6 +75,8 @@ class Place:
 
     def is_folder(self) -> bool:
         """Whether it is there; a prefix of objects counts as a folder."""
+        if self.is_local:
+            return os.path.isdir(self.root)
         return bool(self.files.get_file_info(self.root).type == fs.FileType.Directory)
 
     def holds(self, other: Place) -> bool:
@@ -84,11 +91,15 @@ class Place:
         Raises:
             OSError: It cannot be listed.
         """
+        if self.is_local:
+            return _local_listing(folder)
+        if not _is_utf_8(folder):
+            return [], []  # no store has a folder of such a name
         entries, folders = [], []
         for info in self.files.get_file_info(fs.FileSelector(folder, allow_not_found=True)):
             if info.is_file:
                 entries.append(Entry(info.base_name, _or_unknown(info.size), _or_unknown(info.mtime_ns)))
-            elif info.type == fs.FileType.Directory and not self._is_link(info.path):
+            elif info.type == fs.FileType.Directory:
                 folders.append(info.base_name)
         return sorted(entries, key=lambda entry: entry.name), sorted(folders)
 
@@ -98,6 +109,9 @@ class Place:
         Raises:
             OSError: It cannot be read.
         """
+        if self.is_local:
+            with open(path, "rb") as local:
+                return local.read(max_bytes)
         with self.files.open_input_stream(path, compression=None) as file:
             return bytes(file.read(max_bytes))
 
@@ -109,21 +123,40 @@ class Place:
         """
         if self.is_local:
             write_result(Path(path), data)
-        elif self.files.type_name in _WHOLE_OR_NOT_AT_ALL:
+            return
+        if not _is_utf_8(path):
+            raise OSError(errno.EILSEQ, "names in a store are UTF-8, and this one is not")
+        if self.files.type_name in _WHOLE_OR_NOT_AT_ALL:
             self._put(path, data)
-        else:
-            folder, _, _ = path.rpartition("/")
-            self.files.create_dir(folder, recursive=True)
-            partial = f"{folder}/.{uuid4().hex}.partial"
-            self._put(partial, data)
-            self.files.move(partial, path)
+            return
+        folder, _, _ = path.rpartition("/")
+        self.files.create_dir(folder, recursive=True)
+        partial = f"{folder}/.{uuid4().hex}.partial"
+        self._put(partial, data)
+        self.files.move(partial, path)
 
     def _put(self, path: str, data: bytes) -> None:
         with self.files.open_output_stream(path, compression=None) as file:
             file.write(data)
 
-    def _is_link(self, path: str) -> bool:
-        return self.is_local and Path(path).is_symlink()
+
+def _local_listing(folder: str) -> tuple[list[Entry], list[str]]:
+    entries, folders = [], []
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as found:
+        for entry in found:
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(entry.name)
+            elif is_file(entry):
+                entries.append(Entry(entry.name, *state_of(Path(entry.path))))
+    return sorted(entries, key=lambda entry: entry.name), sorted(folders)
+
+
+def _is_utf_8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _or_unknown(value: int | None) -> int:

@@ -13,6 +13,7 @@ import atexit
 import contextlib
 import functools
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -23,13 +24,14 @@ import numpy.typing as npt
 from service.api.schemas import RestorationSchema
 from service.archive.faces import restore_block
 from service.archive.halves import Halves
-from service.archive.passage import Ending, Passage, Task, unreadable, unwritable
+from service.archive.passage import Ending, Passage, Task, told, unreadable, unwritable
 from service.archive.places import Place
 from service.batch.results import ends_everything
 from service.client import Report
 from service.composition.decoders import Decode, decoding
 from service.composition.networks import open_backend
 from service.core.detector import DETECTOR
+from service.core.errors import defect
 from service.core.manifest import Manifest, load_manifest
 from service.core.metrics import Metrics
 from service.core.settings import Settings
@@ -42,6 +44,8 @@ ENDING = "ending"
 
 Block = Mapping[str, Sequence[Any]]
 Column = dict[str, npt.NDArray[np.object_]]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +75,14 @@ class Work:
 def prepare_block(block: Block, work: Work) -> Iterator[Column]:
     """Read photos and find their faces."""
     runner, detector = _detecting(work.settings, work.manifest.tag)
+    halves = work.halves
     for task in block[PHOTO]:
-        yield column([_prepared(task, work, runner, detector)])
+        try:
+            passage = _prepared(task, work.source, halves, runner, detector)
+        except Exception:  # of one photo: the others of its block go on
+            logger.exception("unexpected error with a photo")
+            passage = Passage(task, error=told(defect()))
+        yield column([passage])
 
 
 class FaceRestorer:
@@ -97,8 +107,14 @@ class FaceRestorer:
 
 def finish_block(block: Block, work: Work) -> Iterator[dict[str, list[str]]]:
     """Write results, and tell what became of each photo, as JSON."""
+    halves = work.halves
     for passage in block[PHOTO]:
-        yield {ENDING: [json.dumps(asdict(_ended(passage, work)))]}
+        try:
+            ending = _ended(passage, work.target, halves)
+        except Exception:  # likewise
+            logger.exception("unexpected error with a photo")
+            ending = Ending(passage.task.item_id, error=told(defect()))
+        yield {ENDING: [json.dumps(asdict(ending))]}
 
 
 def column(photos: Sequence[object]) -> Column:
@@ -108,21 +124,21 @@ def column(photos: Sequence[object]) -> Column:
     return {PHOTO: values}
 
 
-def _prepared(task: Task, work: Work, runner: asyncio.Runner, detector: FaceDetector) -> Passage:
+def _prepared(task: Task, source: Place, halves: Halves, runner: asyncio.Runner, detector: FaceDetector) -> Passage:
     try:
-        data = work.source.read(task.source, work.settings.max_upload_bytes + 1)  # one more is refused by the decoder
+        data = source.read(task.source, halves.settings.max_upload_bytes + 1)  # one more is refused by the decoder
     except OSError as error:
         return Passage(task, error=unreadable(error))
-    return runner.run(work.halves.prepare(Passage(task, data), detector))
+    return runner.run(halves.prepare(Passage(task, data), detector))
 
 
-def _ended(passage: Passage, work: Work) -> Ending:
+def _ended(passage: Passage, target: Place, halves: Halves) -> Ending:
     with asyncio.Runner() as runner:
         if passage.restoration is None and passage.error is None:
-            passage = runner.run(work.halves.finish(passage))
+            passage = runner.run(halves.finish(passage))
     if passage.restoration is None:
         return Ending(passage.task.item_id, error=passage.error)
-    return _written(passage.task, passage.restoration, work.target)
+    return _written(passage.task, passage.restoration, target)
 
 
 def _written(task: Task, restoration: Restoration, target: Place) -> Ending:

@@ -54,21 +54,21 @@ class FolderPair:
         Raises:
             InvalidOption: A link below the results leads back to the photos.
         """
-        for source, target, names in self._folders(on_unreadable):
-            taken: set[str] = set()
+        for source, target, names, folders in self._folders(on_unreadable):
+            taken = set(folders)
             for name in names:
                 path = source / name
                 result = result_name(name, self.output_format, taken)
                 taken.add(result)
-                size_bytes, mtime_ns = _state(path)
+                size_bytes, mtime_ns = state_of(path)
                 yield Item(path.relative_to(self.source).as_posix(), path, target / result, size_bytes, mtime_ns)
 
     def count(self) -> int:
         """How many photos there are now."""
-        return sum(len(names) for _, _, names in self._folders(lambda _path, _error: None))
+        return sum(len(names) for _, _, names, _ in self._folders(lambda _path, _error: None))
 
-    def _folders(self, on_unreadable: OnUnreadable) -> Iterator[tuple[Path, Path, list[str]]]:
-        """Every folder with its counterpart and the names of its photos; only such with photos."""
+    def _folders(self, on_unreadable: OnUnreadable) -> Iterator[tuple[Path, Path, list[str], list[str]]]:
+        """Every folder with its counterpart, and the names of its photos and folders; only such with photos."""
         photos, results = _real(self.source), _real(self.target)
         waiting = [self.source]
         while waiting:
@@ -86,7 +86,7 @@ class FolderPair:
             landing = _real(target)
             if landing.is_relative_to(photos) and not landing.is_relative_to(results):
                 raise InvalidOption(f"{target} leads back to the photos", hint="choose another folder for the results")
-            yield folder, target, names
+            yield folder, target, names, folders
 
 
 def result_name(name: str, output_format: OutputFormat | None, taken: Collection[str]) -> str:
@@ -95,7 +95,7 @@ def result_name(name: str, output_format: OutputFormat | None, taken: Collection
     Args:
         name: Of the photo.
         output_format: Encoding of the results, or None for each photo's own.
-        taken: Names of results of the same folder.
+        taken: Names of results and of folders in the same folder.
     """
     stem, suffix = os.path.splitext(name)
     result = name
@@ -114,12 +114,13 @@ def _listing(folder: Path) -> tuple[list[str], list[str]]:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
                 folders.append(entry.name)
-            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and _is_file(entry):
+            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and is_file(entry):
                 names.append(entry.name)
     return sorted(names), sorted(folders)
 
 
-def _is_file(entry: os.DirEntry[str]) -> bool:
+def is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether a listing's entry is a file, or a link to one."""
     try:
         return entry.is_file()
     except OSError:
@@ -131,7 +132,8 @@ def _real(path: Path) -> Path:
     return Path(os.path.realpath(path))  # Path.resolve raises RuntimeError for such a link
 
 
-def _state(path: Path) -> tuple[int, int]:
+def state_of(path: Path) -> tuple[int, int]:
+    """Size of a file, and when it was changed last, in nanoseconds; -1 if it cannot be looked at."""
     try:
         found = path.stat()
     except OSError:

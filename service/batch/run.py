@@ -11,6 +11,7 @@ from typing import IO, Protocol
 from service.batch.folder import OnUnreadable
 from service.batch.items import Engine, Item
 from service.batch.journal import Journal, State
+from service.batch.results import to_the_end
 from service.batch.telling import BatchTelling
 
 
@@ -47,8 +48,10 @@ async def run_batch(
         todo = _left_to_do(folders, journal, telling, retry_failed=retry_failed)
         async with contextlib.aclosing(engine.run(todo)) as outcomes:
             async for outcome in outcomes:
-                await asyncio.to_thread(journal.note, outcome)
+                _, cancelled = await to_the_end(journal.note, outcome)
                 telling.tell(outcome)
+                if cancelled is not None:
+                    raise cancelled
         await counting
     finally:
         counting.cancel()

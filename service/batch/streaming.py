@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Iterator
 from typing import cast
 
 from service.batch.items import Item, Outcome
-from service.batch.results import ends_everything, write_result
+from service.batch.results import ends_everything, to_the_end, write_result
 from service.client import AsyncGrpcClient, Options, Photo, Restored
 from service.core.suffixes import SUFFIXES
 
@@ -40,7 +39,10 @@ class StreamingEngine:
             async for answer in answers:
                 item = under_way.pop(answer.client_id)
                 if answer.restored is not None:
-                    yield await asyncio.to_thread(_written, item, answer.restored)
+                    outcome, cancelled = await to_the_end(_written, item, answer.restored)
+                    yield outcome  # a result that is there is noted, whatever comes
+                    if cancelled is not None:
+                        raise cancelled
                 elif answer.error is not None:
                     yield Outcome(item, error=answer.error.as_document())
 

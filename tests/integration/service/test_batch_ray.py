@@ -17,6 +17,7 @@ from tests.processes import ROOT, command, environment, spawn, until
 
 FAILED, USAGE, UNREACHABLE = 1, 2, 3
 OPTIONS = ("--engine", "ray", "--aligned", "--output-format", "png")
+BAD = os.fsdecode(b"b\xe9d.jpg")  # a name in Latin-1 is read as any other
 WITHOUT_RAY = """
 import importlib.abc, sys
 class Refuse(importlib.abc.MetaPathFinder):
@@ -74,7 +75,7 @@ def once(bundle, tmp_path, *options):
 @pytest.mark.timeout(900)
 def test_one_of_two_workers_is_killed_and_every_photo_is_restored_once(arithmetic_bundle, tmp_path):
     photos(tmp_path, 24)
-    (tmp_path / "in" / "bad.jpg").write_bytes(b"no photo")
+    (tmp_path / "in" / BAD).write_bytes(b"no photo")
     given = (*OPTIONS, "--workers", "2", "--window", "1", "--report", str(tmp_path / "report.jsonl"))
     batch = spawn(
         command("batch", str(tmp_path / "in"), str(tmp_path / "out"), *given),
@@ -105,7 +106,7 @@ def test_one_of_two_workers_is_killed_and_every_photo_is_restored_once(arithmeti
     assert len(entries) == 25
     report = [json.loads(line) for line in (tmp_path / "report.jsonl").read_text().splitlines()]
     failed = {entry["name"]: entry["error"]["code"] for entry in report if entry["status"] == "failed"}
-    assert failed == {"bad.jpg": "unsupported_format"}
+    assert failed == {BAD: "unsupported_format"}
     assert all(entry["report"]["faces"][0]["status"] == "restored" for entry in report if entry["status"] == "restored")
     assert "24 restored, 1 failed" in (tmp_path / "log").read_text()
 

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from service.batch.items import Outcome
@@ -42,8 +44,26 @@ def test_results_of_one_folder_have_names_of_their_own(store):
     assert targets[:2] == ["out/a.jpg", "out/a_png.jpg"]
 
 
+def test_a_result_does_not_take_the_name_of_a_folder_of_results(store, tmp_path):
+    (tmp_path / "in" / "c.jpg").mkdir()
+    for name in ("c.png", "c.jpg/d.jpg"):
+        (tmp_path / "in" / name).write_bytes(b"photo")
+    targets = dict(names(pair(store, output_format=OutputFormat.JPEG)))
+    assert (targets["c.png"], targets["c.jpg/d.jpg"]) == ("out/c_png.jpg", "out/c.jpg/d.jpg")
+
+
 def test_the_place_of_the_results_is_left_out(store):
     assert "done/d.jpg" not in dict(names(pair(store, target="in/done")))
+
+
+def test_photos_of_this_machine_have_any_name_on_their_way_to_a_store(store, tmp_path):
+    folder = tmp_path / "in" / os.fsdecode(b"\xe9t\xe9")
+    folder.mkdir()
+    (folder / os.fsdecode(b"caf\xe9.png")).write_bytes(b"photo")
+    photos = PlacePair(Place.of(str(tmp_path / "in")), Place(store, "out"), None)
+    photos.check()
+    assert os.fsdecode(b"\xe9t\xe9/caf\xe9.png") in dict(names(photos))
+    assert len(names(photos)) == photos.count() == 6
 
 
 def test_places_that_cannot_be_meant_are_refused(store):

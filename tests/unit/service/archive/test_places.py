@@ -1,9 +1,14 @@
+import errno
+import os
+
 import pytest
 
 from service.core.errors import InvalidOption
 
 fs = pytest.importorskip("pyarrow.fs", reason="pyarrow is not installed: pip install --editable '.[ray]'")
 Place = pytest.importorskip("service.archive.places").Place
+
+LATIN_1 = os.fsdecode(b"caf\xe9.png")
 
 
 def store(root, folder):
@@ -52,6 +57,36 @@ def test_a_result_is_written_whole_and_alone(tmp_path, kind):
     assert files(tmp_path) == ["new/a.png"]
     assert place.read(f"{root}/new/a.png", 100) == b"second"
     assert place.read(f"{root}/new/a.png", 3) == b"sec"
+
+
+def test_local_names_need_not_be_utf_8(tmp_path):
+    place = Place.of(str(tmp_path / os.fsdecode(b"\xe9t\xe9")))
+    assert not place.is_folder()
+    path = f"{place.root}/{LATIN_1}"
+    place.write(path, b"photo")
+    (tmp_path / place.root / "sub").mkdir()
+    entries, folders = place.listing(place.root)
+    assert [(entry.name, entry.size_bytes) for entry in entries] == [(LATIN_1, 5)]
+    assert folders == ["sub"]
+    assert place.is_folder()
+    assert place.read(path, 2) == b"ph"
+
+
+def test_names_in_a_store_are_utf_8(tmp_path):
+    place = store(tmp_path, ".")
+    assert place.listing(f"./{LATIN_1}") == ([], [])
+    with pytest.raises(OSError, match="UTF-8") as refused:
+        place.write(f"./{LATIN_1}", b"result")
+    assert refused.value.errno == errno.EILSEQ
+    assert files(tmp_path) == []
+
+
+def test_a_link_that_leads_nowhere_does_not_hide_the_files_beside_it(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"photo")
+    (tmp_path / "circle.jpg").symlink_to("circle.jpg")
+    (tmp_path / "dangling.jpg").symlink_to("gone.jpg")
+    entries, _ = Place.of(str(tmp_path)).listing(str(tmp_path))
+    assert [(entry.name, entry.size_bytes) for entry in entries] == [("a.jpg", 5), ("circle.jpg", -1)]
 
 
 def test_places_know_what_is_inside_them(tmp_path):

@@ -44,6 +44,13 @@ def test_results_are_named_by_their_encoding(photos, tmp_path):
     ]
 
 
+def test_a_result_does_not_take_the_name_of_a_folder_of_results(photos, tmp_path):
+    (photos / "a.png").mkdir()
+    (photos / "a.png" / "b.png").write_bytes(b"x")
+    targets = dict(pairs(FolderPair(photos, tmp_path / "out", OutputFormat.PNG)))
+    assert (targets["a.jpg"], targets["a.png/b.png"]) == ("a_jpg.png", "a.png/b.png")
+
+
 def test_results_inside_the_folder_are_not_restored_again(photos):
     (photos / "sub" / "out").mkdir()
     (photos / "sub" / "out" / "a.jpg").write_bytes(b"x")

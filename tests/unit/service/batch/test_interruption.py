@@ -1,0 +1,117 @@
+"""A batch that is interrupted while a thread writes: what is done is in the journal before the journal is closed."""
+
+import asyncio
+import contextlib
+import io
+import json
+import threading
+
+import pytest
+from rich.console import Console
+
+from service.batch import streaming
+from service.batch.folder import FolderPair
+from service.batch.items import Outcome
+from service.batch.journal import Journal
+from service.batch.results import to_the_end, write_result
+from service.batch.run import run_batch, write_report
+from service.batch.telling import BatchTelling
+from service.client import Answer, Restored
+
+PATIENCE_S = 10
+
+
+class Gate:
+    """Holds a call in its thread until it is let go."""
+
+    def __init__(self):
+        self.reached, self.open = threading.Event(), threading.Event()
+
+    def before(self, function):
+        def held(*arguments):
+            self.reached.set()
+            assert self.open.wait(PATIENCE_S)
+            return function(*arguments)
+
+        return held
+
+    @contextlib.asynccontextmanager
+    async def cancelling(self, task):
+        """The task is cancelled while the call is held, and ends no sooner than the call."""
+        try:
+            assert await asyncio.to_thread(self.reached.wait, PATIENCE_S)
+            for _ in range(2):
+                task.cancel()
+                await asyncio.sleep(0.02)
+            assert not task.done()
+            yield
+        finally:
+            self.open.set()
+            await asyncio.wait({task})
+
+
+class WritingEngine:
+    """Restores as `StreamingEngine` does, without a service."""
+
+    async def run(self, items):
+        for item in items:
+            yield Outcome(item, 1, {"seed": 1})
+
+
+class Client:
+    """A service that answers at once."""
+
+    async def restore_batch(self, photos, *, window):
+        assert window == 1
+        for photo in photos:
+            yield Answer(photo.client_id, restored=Restored(b"result", "image/png", None))
+
+
+@pytest.fixture
+def folders(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "b.png"):
+        (tmp_path / "in" / name).write_bytes(b"x")
+    return FolderPair(tmp_path / "in", tmp_path / "out", None)
+
+
+async def interrupted(folders, journal, engine, gate):
+    """Names in the report of a batch that was cancelled, and how many photos were told as restored."""
+    telling, report = BatchTelling(Console(file=io.StringIO())), io.StringIO()
+    task = asyncio.create_task(run_batch(folders, journal, engine, telling))
+    async with gate.cancelling(task):
+        pass
+    assert task.cancelled()
+    write_report(journal, report)
+    return [json.loads(line)["name"] for line in report.getvalue().splitlines()], telling.restored
+
+
+async def test_a_line_that_is_being_noted_is_in_journal_and_report(folders, tmp_path, monkeypatch):
+    gate = Gate()
+    with Journal(tmp_path / "j", {}, folders.target) as journal:
+        monkeypatch.setattr(journal, "note", gate.before(journal.note))
+        assert await interrupted(folders, journal, WritingEngine(), gate) == (["a.png"], 1)
+    assert (tmp_path / "j").read_text().count("restored") == 1
+
+
+async def test_a_result_that_is_being_written_is_in_journal_and_report(folders, tmp_path, monkeypatch):
+    gate = Gate()
+    monkeypatch.setattr(streaming, "write_result", gate.before(write_result))
+    with Journal(tmp_path / "j", {}, folders.target) as journal:
+        engine = streaming.StreamingEngine(Client(), {}, window=1)
+        assert await interrupted(folders, journal, engine, gate) == (["a.png"], 1)
+    assert [path.name for path in folders.target.iterdir()] == ["a.png"]
+
+
+async def test_without_a_cancellation_there_is_none_to_raise():
+    assert await to_the_end(divmod, 7, 2) == ((3, 1), None)
+    with pytest.raises(ZeroDivisionError):
+        await to_the_end(divmod, 7, 0)
+
+
+async def test_what_goes_wrong_meanwhile_is_told():
+    gate = Gate()
+    task = asyncio.create_task(to_the_end(gate.before(divmod), 7, 0))
+    async with gate.cancelling(task):
+        pass
+    assert isinstance(task.exception(), ZeroDivisionError)
