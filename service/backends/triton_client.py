@@ -41,6 +41,7 @@ class TritonBackend:
         timeout_s: Longest time of one network call, all its attempts together.
         tls: For servers with `grpcs://`.
         shared_memory: Pass pixels through /dev/shm; the servers must be on this host and see the same one.
+        rows: Most faces that this process has in a call, so that it knows what that takes; None: all that a call may.
         only: Names of the networks that this process calls, `detector` among them or not; None for all.
     """
 
@@ -55,12 +56,16 @@ class TritonBackend:
         timeout_s: float,
         tls: TlsFiles | None = None,
         shared_memory: bool = False,
+        rows: int | None = None,
         only: Collection[str] | None = None,
     ) -> None:
         self._networks = networks_of(manifest, only)
         self._metrics = metrics
         self._timeout_s = timeout_s
-        self._transport: Transport = ThroughSharedMemory() if shared_memory else OverTheWire()
+        self._transport: Transport = OverTheWire()
+        if shared_memory:
+            largest = [(network, _most_rows(network, manifest, rows)) for network in self._networks.values()]
+            self._transport = ThroughSharedMemory(largest)
         self._endpoints = Endpoints(addresses, self._networks.values(), tls or TlsFiles())
 
     async def start(self, patience_s: float) -> None:
@@ -68,8 +73,8 @@ class TritonBackend:
 
         Raises:
             ManifestMismatch: A server has other networks; the message names the field.
-            DependencyUnavailable: None was ready within `patience_s`, or one does not find our shared memory; the
-                message says why.
+            DependencyUnavailable: None was ready within `patience_s`, there is too little shared memory, or one does
+                not find it; the message says why.
         """
         await self._endpoints.start(patience_s)
         for endpoint in self._endpoints.usable():
@@ -147,6 +152,14 @@ class TritonBackend:
         else:
             raise DependencyUnavailable(f"{network.name}: no answer of Triton in {_MOST_ATTEMPTS} attempts: {said}")
         raise DependencyUnavailable(f"{network.name}: no answer of Triton within {self._timeout_s:g} s")
+
+
+def _most_rows(network: TritonNetwork, manifest: Manifest, rows: int | None) -> int:
+    """Rows of the largest call for `rows` faces, padding included."""
+    limit = network.max_batch_size
+    most = limit if rows is None else min(rows, limit)
+    spec = manifest.networks.get(network.name)
+    return most if spec is None else spec.rows_of_call(most)
 
 
 def _not_finite(outputs: Arrays) -> list[str]:

@@ -4,7 +4,8 @@
 
 A region serves one call at a time. What a server may still write to is never used again, so that no face can end up in
 another's place: a region whose call ended without a clear answer is given up, and freed when the server has left it. A
-call is finished even when nobody waits for it any more, for the same reason.
+call is finished even when nobody waits for it any more, for the same reason. Memory is claimed before it is written to:
+where there is none left, a call fails, and not the process that writes.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +33,11 @@ from service.core.errors import DependencyUnavailable
 from service.core.interfaces import Tensors
 from service.core.manifest import TensorSpec
 
+_FOLDER = Path("/dev/shm")  # noqa: S108 - where the kernel has it
+_NO_ROOM = "give the process more of /dev/shm: in a container by --ipc=host or a larger --shm-size"
 _ALIGNMENT_BYTES = 64
 _LEAST_REGION_BYTES = 1 << 20
+_FREE_SIZES_BYTES = 3 * 4 * 640_000  # of the detector's largest tile, which no manifest tells; its outputs are not here
 _ANSWER_S = 1.0
 _FAREWELL_S = 5.0
 _PAUSE_S = 0.2
@@ -45,11 +51,28 @@ class _Region:
 
     Attributes:
         memory: The piece.
+        claimed_bytes: How much of its beginning the system has set aside for us.
         known_to: Servers that were told of it, and the `checks` at which they were.
     """
 
     memory: SharedMemory
+    claimed_bytes: int = 0
     known_to: dict[Endpoint, int] = field(default_factory=dict)
+
+    def claim(self, size_bytes: int) -> None:
+        """Have the system set memory aside; who writes where there is none is ended by SIGBUS.
+
+        Raises:
+            OSError: There is not so much.
+        """
+        if size_bytes <= self.claimed_bytes:
+            return
+        descriptor = os.open(_FOLDER / self.memory.name, os.O_RDWR)
+        try:
+            os.posix_fallocate(descriptor, 0, size_bytes)
+        finally:
+            os.close(descriptor)
+        self.claimed_bytes = size_bytes
 
     def free(self) -> None:
         """Give the memory back to the system, as soon as no process has it open."""
@@ -74,27 +97,33 @@ class _Place:
 
 
 class ThroughSharedMemory:
-    """Implements `Transport`; outputs whose sizes depend on those of the input travel in the answer."""
+    """Implements `Transport`; outputs whose sizes depend on those of the input travel in the answer.
 
-    def __init__(self) -> None:
+    Args:
+        largest_calls: The networks that this process calls, and the most rows of a call.
+    """
+
+    def __init__(self, largest_calls: Iterable[tuple[TritonNetwork, int]]) -> None:
+        self._largest_bytes = max((_size_bytes(network, rows) for network, rows in largest_calls), default=0)
         self._free: list[_Region] = []
         self._given_up: list[_Region] = []
         self._calls: set[asyncio.Task[Arrays]] = set()
 
     async def try_out(self, endpoint: Endpoint) -> None:
-        """See whether a server finds our memory.
+        """See whether there is memory for the largest call, and whether a server finds it.
 
         Raises:
-            DependencyUnavailable: It does not.
+            DependencyUnavailable: There is not, or it does not.
         """
-        region = await self._take(_LEAST_REGION_BYTES)
-        self._free.append(region)
+        region = await self._take(self._largest_bytes)
+        self._given_up.append(region)
         try:
             await _introduce(region, endpoint)
         except InferenceServerException as error:
             raise DependencyUnavailable(
                 f"Triton at {endpoint.address} cannot use our shared memory: {words_of(error)}"
             ) from error
+        await self._reclaim()
 
     async def call(self, endpoint: Endpoint, network: TritonNetwork, inputs: Tensors, left_s: float) -> Arrays:
         """Run a network of one server; cancelled, the call goes on, and what it gives is dropped."""
@@ -123,7 +152,7 @@ class ThroughSharedMemory:
 
     async def _call(self, endpoint: Endpoint, network: TritonNetwork, inputs: Tensors, left_s: float) -> Arrays:
         arrays = [to_wire(spec, inputs[spec.name]) for spec in network.inputs]
-        places, size_bytes = _layout(network, arrays)
+        places, size_bytes = _layout(network, [array.shape for array in arrays])
         region = await self._take(size_bytes)
         may_be_used_again = False
         try:
@@ -148,15 +177,45 @@ class ThroughSharedMemory:
             (self._free if may_be_used_again else self._given_up).append(region)
 
     async def _take(self, size_bytes: int) -> _Region:
-        """The smallest free region that suffices, or a new one."""
+        """A region for a call, with memory for all of it.
+
+        Raises:
+            DependencyUnavailable: There is not enough memory.
+        """
+        try:
+            return await self._claimed(size_bytes)
+        except OSError:  # what is kept for other calls may suffice
+            self._given_up += self._free
+            self._free = []
+            await self._reclaim()
+        try:
+            return await self._claimed(size_bytes)
+        except OSError as error:
+            lacking = f"{_FOLDER} has no room for the {size_bytes / 1e6:.1f} MB of a call: {error.strerror}"
+            raise DependencyUnavailable(lacking, hint=_NO_ROOM) from error
+
+    async def _claimed(self, size_bytes: int) -> _Region:
+        """The smallest free region that suffices, or a new one.
+
+        Raises:
+            OSError: There is not enough memory; the region is given back.
+        """
         fitting = [region for region in self._free if region.memory.size >= size_bytes]
         if fitting:
             region = min(fitting, key=lambda each: each.memory.size)
             self._free.remove(region)
-            return region
-        await self._reclaim()
-        rounded = 1 << (max(size_bytes, _LEAST_REGION_BYTES) - 1).bit_length()
-        return _Region(SharedMemory(create=True, size=rounded))
+        else:
+            await self._reclaim()
+            rounded = 1 << (max(size_bytes, _LEAST_REGION_BYTES) - 1).bit_length()
+            region = _Region(SharedMemory(create=True, size=rounded))
+        try:
+            await asyncio.to_thread(region.claim, size_bytes)
+        except BaseException as error:
+            self._given_up.append(region)
+            if isinstance(error, OSError):
+                await self._reclaim()
+            raise
+        return region
 
     async def _reclaim(self) -> None:
         """Free what was given up and is not used by any server any more."""
@@ -205,10 +264,16 @@ async def _leave(region: _Region, endpoint: Endpoint) -> bool:
     return True
 
 
-def _layout(network: TritonNetwork, arrays: Sequence[npt.NDArray[np.generic]]) -> tuple[list[_Place], int]:
-    """Places of the inputs, then of the outputs whose sizes are known, and how much they take together."""
-    shapes = [(spec, array.shape) for spec, array in zip(network.inputs, arrays, strict=True)]
-    rows = len(arrays[0])
+def _size_bytes(network: TritonNetwork, rows: int) -> int:
+    """How much a call of so many rows takes at most."""
+    inputs = [(rows, *wire_dims(spec)) for spec in network.inputs]
+    return _FREE_SIZES_BYTES if any(-1 in shape for shape in inputs) else _layout(network, inputs)[1]
+
+
+def _layout(network: TritonNetwork, inputs: Sequence[tuple[int, ...]]) -> tuple[list[_Place], int]:
+    """Places of inputs of these shapes, then of the outputs whose sizes are known, and how much they take together."""
+    shapes = list(zip(network.inputs, inputs, strict=True))
+    rows = inputs[0][0]
     shapes += [(spec, (rows, *wire_dims(spec))) for spec in network.outputs if -1 not in wire_dims(spec)]
     places, end = [], 0
     for spec, shape in shapes:

@@ -54,6 +54,7 @@ class Transport(Protocol):
             Every output, float32.
 
         Raises:
+            DependencyUnavailable: The call could not be made.
             InferenceServerException: The call failed.
             KeyError: An input is missing.
         """

@@ -168,8 +168,9 @@ class _Stream:
         return self.names.pop(wire_id, wire_id)
 
     async def _tell(self, client_id: str, error: RestorationError) -> None:
-        if self.supply.answered(client_id):
-            await self.arrived.put(Answer(client_id, error=error))
+        """Answer a photo that is not sent; where the stream is lost before there is room, it is given out again."""
+        await self.arrived.put(Answer(client_id, error=error))
+        self.supply.answered(client_id)  # nothing comes between the two, a cancellation neither
 
 
 class _ComingResult:

@@ -27,7 +27,8 @@ async def open_backend(
 
     Raises:
         ManifestMismatch: The bundle, or what a server has of it, is not usable; the message names the field.
-        DependencyUnavailable: No Triton server was ready within `triton_start_timeout_s`.
+        DependencyUnavailable: No Triton server was ready within `triton_start_timeout_s`, or there is too little
+            shared memory.
         UnusableSettings: Triton's client or OpenVINO is not installed, the files of `triton_*_file` cannot be used,
             this processor has no such precision, or settings contradict each other.
     """
@@ -82,6 +83,7 @@ async def _open_triton(
             timeout_s=settings.triton_timeout_s,
             tls=TlsFiles(settings.triton_ca_file, settings.triton_certificate_file, settings.triton_key_file),
             shared_memory=settings.triton_shared_memory,
+            rows=settings.slots,
             only=only,
         )
     except (OSError, ValueError) as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import time
-from importlib import metadata
 from pathlib import Path
 
 from service.brokers.redis_connection import RedisConnection
@@ -29,17 +28,19 @@ _LEAST_MEMORY_MB = 1200
 _TRITON_PATIENCE_S = 10.0
 _OLDEST_REDIS = (6, 2)
 _SEED = 7
+_MEMORY = Path("/proc/meminfo")
+_GROUP = Path("/sys/fs/cgroup")
 
 
 def machine() -> Finding:
     """Release, interpreter, cores and memory."""
     cores, memory_mb = usable_cores(), _memory_mb()
-    runtime = metadata.version("onnxruntime")
+    left = "unknown" if memory_mb is None else f"{memory_mb} MB"
     detail = (
-        f"latent-pmrf {version()}, Python {platform.python_version()}, onnxruntime {runtime}, cores: {cores}, "
-        f"memory left: {memory_mb} MB"
+        f"latent-pmrf {version()}, Python {platform.python_version()}, onnxruntime {_onnxruntime()}, cores: {cores}, "
+        f"memory left: {left}"
     )
-    if memory_mb < _LEAST_MEMORY_MB:
+    if memory_mb is not None and memory_mb < _LEAST_MEMORY_MB:
         remedy = f"leave it {_LEAST_MEMORY_MB} MB: photos of 40 megapixels need them"
         return Finding("machine", Verdict.WARNING, detail, remedy)
     return Finding("machine", Verdict.OK, detail)
@@ -62,6 +63,8 @@ def bundle(settings: Settings) -> tuple[Finding, Manifest | None]:
         manifest = load_manifest(settings.model_repository)
     except ManifestMismatch as error:
         return Finding("bundle", Verdict.FAILED, error.detail, error.hint), None
+    except Exception as error:  # noqa: BLE001 - such as a file that may not be read
+        return unexpected("bundle", error), None
     names = ", ".join(sorted(manifest.networks))
     detail = f"{manifest.name} {manifest.version} in {settings.model_repository}; as in the manifest: {names}"
     return Finding("bundle", Verdict.OK, detail), manifest
@@ -157,6 +160,11 @@ def skipped(check: str, needs: str) -> Finding:
     return Finding(check, Verdict.SKIPPED, f"needs the {needs}")
 
 
+def unexpected(check: str, error: Exception) -> Finding:
+    """A check met what it was not made for."""
+    return Finding(check, Verdict.FAILED, f"{type(error).__name__}: {error}")
+
+
 def _fault(photo: bytes, first: Restoration, second: Restoration) -> str:
     """What is wrong with two restorations of one photo with one seed; empty where nothing is."""
     restored = sum(face.status is FaceStatus.RESTORED for face in first.report.faces)
@@ -175,16 +183,24 @@ async def _has_workers(settings: Settings, manifest: Manifest) -> bool:
         await faces.close()
 
 
-def _memory_mb() -> int:
-    """What this process may still take, by the system and by its control group."""
-    left_kb = next(
-        int(line.split()[1])
-        for line in Path("/proc/meminfo").read_text().splitlines()
-        if line.startswith("MemAvailable")
-    )
-    group = Path("/sys/fs/cgroup")
+def _onnxruntime() -> str:
+    """The version that is imported, whichever distribution it comes from."""
     try:
-        most, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        import onnxruntime
+    except ImportError:
+        return "not installed"
+    return str(onnxruntime.__version__)
+
+
+def _memory_mb() -> int | None:
+    """What this process may still take, by the system and by its control group; None where the system does not tell."""
+    try:
+        told = dict(line.split(":", 1) for line in _MEMORY.read_text().splitlines())
+        left_kb = int(told["MemAvailable"].split()[0])
+    except (OSError, LookupError, ValueError):
+        return None
+    try:
+        most, used = ((_GROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
         left_kb = min(left_kb, (int(most) - int(used)) // 1024)
     except (OSError, ValueError):  # no control group of version 2, or one without a limit ("max")
         pass

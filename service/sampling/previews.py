@@ -19,14 +19,14 @@ from PIL import Image
 
 from service.core.errors import ServiceError
 from service.core.types import F32Array, FacePreview, U8Image
-from service.sampling.phases import FlowFace, Phases
+from service.sampling.phases import FlowFace, Phase, Phases
 
 SHARE_IN_COMPANY = 0.02
 """Of the time, while faces of several photos are in the sampler."""
 
 SIDE_PX = 160
 _QUALITY = 75
-_AT_ONCE = 4  # faces of one call
+_AT_ONCE = 4  # faces of one call, where the bundle allows as many
 
 Look = Callable[[F32Array, U8Image], F32Array]
 """What a decoded picture, (S, S, 3) in [0, 1], looks like in the photo that its (S, S, 3) crop was cut from."""
@@ -44,6 +44,7 @@ class Previews:
 
     def __init__(self, phases: Phases, look: Look | None = None) -> None:
         self._phases = phases
+        self._at_once = min([_AT_ONCE, *(network.max_batch_size for network in phases.networks(Phase.LEAVE))])
         self._look = look
         self._making: asyncio.Task[list[FacePreview]] | None = None
         self._not_before_s = 0.0
@@ -65,7 +66,7 @@ class Previews:
         if not due or self._making is not None or (in_company and now_s < self._not_before_s):
             return
         due.sort(key=lambda face: self._seen.get(face.job.key, 0))
-        chosen = due[:_AT_ONCE]
+        chosen = due[: self._at_once]
         self._seen.update((face.job.key, face.steps_done) for face in chosen)
         self._making = asyncio.create_task(self._make(chosen), name="previews")
 

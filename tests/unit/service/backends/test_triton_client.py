@@ -6,7 +6,9 @@ to end in the middle of a call, or to come back as another one.
 
 import asyncio
 import contextlib
+import errno
 import json
+import os
 
 import grpc
 import numpy as np
@@ -273,3 +275,25 @@ async def test_a_server_that_does_not_find_our_memory_is_a_refusal_to_start(bund
         with pytest.raises(DependencyUnavailable, match="cannot use our shared memory"):
             await backend.start(LONG_S)
         await backend.close()
+
+
+@pytest.mark.parametrize(("rows", "sizes", "claimed"), [(None, None, 4), (2, None, 2), (9, None, 4), (2, (1, 3, 4), 3)])
+async def test_a_process_knows_the_most_that_its_calls_take(bundle, config, monkeypatch, rows, sizes, claimed):
+    asked = []
+
+    def allocate(_descriptor, _offset, length):
+        asked.append(length)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", allocate)
+    manifest = load_manifest(bundle)
+    estimator = manifest.networks["estimator"].model_copy(update={"batch_sizes": sizes})
+    manifest = manifest.model_copy(update={"networks": {**manifest.networks, "estimator": estimator}})
+    async with serving(Scripted(config)) as addresses:
+        backend = TritonBackend(
+            manifest, addresses, metrics=Metrics(), timeout_s=LONG_S, shared_memory=True, rows=rows, only=["estimator"]
+        )
+        with pytest.raises(DependencyUnavailable, match="has no room"):
+            await backend.start(LONG_S)
+        await backend.close()
+    assert set(asked) == {2 * claimed * IMAGE["image"].nbytes}  # in and out

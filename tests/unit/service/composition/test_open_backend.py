@@ -63,6 +63,21 @@ async def test_a_certificate_without_its_key_is_told_of(bundle, tmp_path):
         await opened(bundle, triton_urls=NOWHERE, triton_certificate_file=tmp_path / "client.pem")
 
 
+async def test_tritons_client_is_told_how_many_faces_a_call_may_have(bundle, monkeypatch):
+    told = {}
+
+    class Backend:
+        def __init__(self, *_arguments, **options):
+            told.update(options)
+
+        async def start(self, patience_s):
+            """It is there."""
+
+    monkeypatch.setattr("service.backends.triton_client.TritonBackend", Backend)
+    await opened(bundle, triton_urls=NOWHERE, triton_shared_memory=True, slots=3)
+    assert (told["shared_memory"], told["rows"]) == (True, 3)
+
+
 def test_without_tritons_client_servers_cannot_be_used_and_the_rest_can(bundle):
     def run(urls):
         script = [sys.executable, "-c", WITHOUT_CLIENT, str(bundle), urls]

@@ -13,8 +13,12 @@ from tests.bundle import tiny_manifest
 from tests.fakes import AnalyticBackend, face_job
 
 
-def make_sampler(backend, size_px=64, **parts):
-    return Sampler(backend, tiny_manifest(size_px, sigma_s=(0.0,)), 4, metrics=Metrics(), **parts)
+def make_sampler(backend, size_px=64, *, decoder_rows=None, **parts):
+    manifest = tiny_manifest(size_px, sigma_s=(0.0,))
+    if decoder_rows is not None:
+        decoder = manifest.networks["vae_decoder"].model_copy(update={"max_batch_size": decoder_rows})
+        manifest = manifest.model_copy(update={"networks": {**manifest.networks, "vae_decoder": decoder}})
+    return Sampler(backend, manifest, 4, metrics=Metrics(), **parts)
 
 
 async def watch(sampler, *jobs):
@@ -82,6 +86,15 @@ async def test_pictures_are_small():
     )
     assert Image.open(io.BytesIO(preview.data)).size == (SIDE_PX, SIDE_PX)
     assert len(preview.data) < 20_000
+
+
+async def test_a_call_of_previews_has_no_more_faces_than_the_decoder_takes(caplog):
+    backend = AnalyticBackend()
+    jobs = [face_job(face_index=index, num_steps=6, preview_every=1) for index in range(3)]
+    seen, ended = await watch(make_sampler(backend, decoder_rows=1), *jobs)
+    assert {preview.face_index for preview in seen} == {0, 1, 2}
+    assert len(ended) == 3
+    assert caplog.records == []
 
 
 async def test_steps_do_not_wait_for_a_preview_and_those_they_pass_are_dropped():
