@@ -53,7 +53,8 @@ def plan_files(
         InvalidOption: A result would overwrite a photo or the file `target`, or its suffix is none the service writes.
     """
     if source.is_dir():
-        folder = target or source.with_name(f"{source.resolve().name}_restored")
+        whole = source.resolve()
+        folder = target or whole.with_name(f"{whole.name}_restored")
         if folder.resolve() == source.resolve():
             raise InvalidOption(f"{folder} is the folder of the photos", hint="choose another folder for the results")
         tasks = _folder_tasks(source, folder, output_format)

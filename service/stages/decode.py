@@ -117,7 +117,7 @@ def decode_picture(container: Container) -> DecodedImage:
         pixels=read_only(_turned(pixels.rgb, turn)),
         alpha=None if pixels.alpha is None else read_only(_turned(pixels.alpha, turn)),
         icc_profile=None if pixels.converted else profile,
-        exif=exif.sanitise(container.exif),
+        exif=exif.sanitise(container.exif, turned=turn >= 5, converted=pixels.converted),
         source_format=container.format,
         is_grey=container.is_grey,
         is_lossless=container.is_lossless,

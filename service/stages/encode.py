@@ -20,6 +20,7 @@ from service.stages.samples import Samples, as_samples, to_8bit
 _MAX_SIDE_PX = {OutputFormat.JPEG: 65_500, OutputFormat.WEBP: 16_383}
 _FULL_COLOUR_QUALITY = 90  # from here on JPEG keeps the colour planes at full resolution
 _QUALITY = 95
+_BAND_ROWS = 64
 _WEBP_EFFORT = 2  # 0 to 6; above, files shrink by a few per cent while the time doubles
 _WEBP_LOSSLESS_EFFORT = 25  # 0 to 100; above, files shrink by no per cent while the time doubles
 
@@ -121,7 +122,9 @@ def _stacked(image: DecodedImage) -> Samples:
 
 
 def _over_white(colour: U8Image, alpha: U8Image) -> U8Image:
-    opacity = alpha.astype(np.uint32)
-    if colour.ndim == 3:
-        opacity = opacity[:, :, None]
-    return ((colour * opacity + 255 * (255 - opacity) + 127) // 255).astype(np.uint8)
+    laid = np.empty_like(colour)
+    for top in range(0, len(colour), _BAND_ROWS):  # the sums take twelve times as much memory as their results
+        band = slice(top, top + _BAND_ROWS)
+        opacity = alpha[band].astype(np.uint32).reshape(*alpha[band].shape, *[1] * (colour.ndim - 2))
+        laid[band] = (colour[band] * opacity + 255 * (255 - opacity) + 127) // 255
+    return laid

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -9,8 +11,8 @@ import numpy.typing as npt
 from service.core.types import Background, F32Array
 from service.stages.samples import Samples, as_samples, read_only
 
-_BAND_PX = 512 * 512  # of a result with alpha, worked on at once
-_BAND_ROWS = 64
+_TILE_PX = 256  # of a side of a result with alpha, worked on at once
+_KEPT_WEIGHTS = 128  # of tiles along both sides, 0.3 MB each at most
 _LEAST_SEEN = 0.25  # levels of alpha: below, nothing is seen of a pixel
 _OPAQUE_WITHIN = 1e-4  # of one: sums of weights and alpha in float32 are nearer to it
 _LANCZOS_REACH_PX = 4
@@ -44,33 +46,36 @@ def enlarged(
 def _weigh_by_alpha(canvas: Samples, pixels: Samples, alpha: Samples, background: Background) -> None:
     """Mend an enlarged photo in place where opaque and transparent pixels meet.
 
-    There colours are resized times alpha, and divided by it again, in bands of rows. All others stay as they are: where
+    There colours are resized times alpha, and divided by it again, in tiles. All others stay as they are: where
     everything around is opaque both are the same, and where nothing is seen there is no alpha to divide by.
     """
-    (height, width), source_rows = canvas.shape[:2], len(pixels)
-    top_level = np.float32(np.iinfo(canvas.dtype).max)
-    band_rows = max(1, min(_BAND_ROWS, _BAND_PX // width))
-    for first in range(0, height, band_rows):
-        band = canvas[first : first + band_rows]
-        rows, weights = _row_weights(first, len(band), source_rows / height, background)
-        rows = np.clip(rows, 0, source_rows - 1)
-        opacity = alpha[rows, :, None] / top_level
-        if opacity.min() == 1 or not opacity.any():
-            continue
-        weighed = np.concatenate([pixels[rows] * opacity, opacity], axis=2)
-        wide = np.asarray(cv2.resize(weighed, (width, len(rows)), interpolation=_method(background)))
-        resized = (weights @ wide.reshape(len(rows), -1)).reshape(len(band), width, 4)
-        share = resized[:, :, 3:]
-        mixed = (share > _LEAST_SEEN / top_level) & (np.abs(share - 1) > _OPAQUE_WITHIN)
-        colours = resized[:, :, :3] / np.where(mixed, share, 1)
-        np.copyto(band, np.rint(np.clip(colours, 0, top_level)), where=mixed, casting="unsafe")
+    (height, width), top_level = canvas.shape[:2], np.float32(np.iinfo(canvas.dtype).max)
+    weights = lru_cache(_KEPT_WEIGHTS)(_weights)
+    for top in range(0, height, _TILE_PX):
+        rows, down = weights(top, height, pixels.shape[0], background)
+        for left in range(0, width, _TILE_PX):
+            columns, across = weights(left, width, pixels.shape[1], background)
+            opacity = alpha[rows[:, None], columns] / top_level  # (N, M)
+            if opacity.min() == 1 or not opacity.any():
+                continue
+            colours = pixels[rows[:, None], columns].transpose(2, 0, 1) * opacity
+            *resized, share = down @ np.concatenate([colours, opacity[None]]) @ across.T  # (rows, columns) each
+            mixed = (share > _LEAST_SEEN / top_level) & (np.abs(share - 1) > _OPAQUE_WITHIN)
+            divisor = np.where(mixed, share, 1)
+            for channel, plane in enumerate(resized):
+                tile = canvas[top : top + _TILE_PX, left : left + _TILE_PX, channel]
+                np.copyto(tile, np.rint((plane / divisor).clip(0, top_level)), where=mixed, casting="unsafe")
 
 
-def _row_weights(first: int, count: int, step: float, background: Background) -> tuple[npt.NDArray[np.intp], F32Array]:
-    """What `cv2.resize` makes rows `first` and on of: (N,) rows of the source, also beyond it, and (count, N) weights.
+def _weights(first: int, size_px: int, source_px: int, background: Background) -> tuple[npt.NDArray[np.intp], F32Array]:
+    """What `cv2.resize` makes a tile's rows, or columns, `first` and on of.
 
-    OpenCV resizes whole pictures only: a band of one would begin between two pixels.
+    OpenCV resizes whole pictures only: a tile of one would begin between two pixels.
+
+    Returns:
+        (N,) rows of the source, the first and the last for those beyond it, and the (count, N) weights.
     """
+    count, step = min(_TILE_PX, size_px - first), source_px / size_px
     centres = (np.arange(first, first + count)[:, None] + 0.5) * step - 0.5
     reach_px = _LANCZOS_REACH_PX if background is Background.LANCZOS else 1
     rows = np.arange(int(np.floor(centres[0, 0])) - reach_px + 1, int(np.floor(centres[-1, 0])) + reach_px + 1)
@@ -80,7 +85,7 @@ def _row_weights(first: int, count: int, step: float, background: Background) ->
         weights /= weights.sum(axis=1, keepdims=True)
     else:
         weights = np.maximum(0, 1 - np.abs(away))
-    return rows, weights.astype(np.float32)
+    return rows.clip(0, source_px - 1), weights.astype(np.float32)
 
 
 def _method(background: Background) -> int:

@@ -19,6 +19,7 @@ _FINE, _FINEST = 3, 15  # odd, so that the source's pixels are on the finer grid
 _FINE_FROM = 2.5  # smaller enlargements are as fast by the cubic kernel at every pixel
 _FINE_FROM_8BIT = 1.5  # such a grid is small enough for caches
 _OBLIQUE = 0.005  # sine: 0.3 degrees
+_MIRRORED = cv2.BORDER_REFLECT_101
 # Beside antialiased Lanczos on photographs, boxes of as many pixels as the map shrinks by keep half of the detail.
 _BOX_SHRINK = 2.5
 
@@ -101,19 +102,20 @@ def warp(source: Picture, affine: F64Matrix, width_px: int, height_px: int) -> P
     box = min(box, part.shape[0] // 2, part.shape[1] // 2)
     placed = compose(affine, translation(x0, y0))
     if box > 1:
-        rows, columns = part.shape[0] // box, part.shape[1] // box
-        whole = part[: rows * box, : columns * box]
+        rows, columns = -(-part.shape[0] // box), -(-part.shape[1] // box)
+        lacking = rows * box - part.shape[0], columns * box - part.shape[1]
+        whole = part if lacking == (0, 0) else cv2.copyMakeBorder(part, 0, lacking[0], 0, lacking[1], _MIRRORED)
         part = _same(cv2.resize(whole, (columns, rows), interpolation=cv2.INTER_AREA), source)
         placed = compose(placed, scaling(box, box))
     flags, oblique = cv2.INTER_CUBIC, _is_oblique(affine)
     if smooth is not None:
-        part = _same(cv2.sepFilter2D(part, -1, smooth, smooth, borderType=cv2.BORDER_REFLECT_101), source)
+        part = _same(cv2.sepFilter2D(part, -1, smooth, smooth, borderType=_MIRRORED), source)
     elif shrink * (_FINE_FROM_8BIT if source.dtype == np.uint8 and oblique else _FINE_FROM) < 1:
         part, fine = _finer(part, 1 / shrink, sharpen=oblique)
         placed = compose(placed, np.array([[1 / fine, 0, 0], [0, 1 / fine, 0]]))
         flags = cv2.INTER_LINEAR
     size = (width_px, height_px)
-    return _same(cv2.warpAffine(part, placed, size, flags=flags, borderMode=cv2.BORDER_REFLECT_101), source)
+    return _same(cv2.warpAffine(part, placed, size, flags=flags, borderMode=_MIRRORED), source)
 
 
 def _at_least_two_pixels(part: Picture) -> Picture:
@@ -148,20 +150,19 @@ def _finer(part: Picture, enlarge: float, *, sharpen: bool) -> tuple[Picture, in
     if sharpen:
         edge = (float(np.sinc(1 / (2 * fine))) ** -2 - 1) / 4  # restores the finest waves, which are two pixels long
         kernel = np.array([-edge, 1 + 2 * edge, -edge])
-        part = _same(cv2.sepFilter2D(part, -1, kernel, kernel, borderType=cv2.BORDER_REFLECT_101), part)
+        part = _same(cv2.sepFilter2D(part, -1, kernel, kernel, borderType=_MIRRORED), part)
     larger = cv2.resize(part, None, fx=fine, fy=fine, interpolation=cv2.INTER_CUBIC)
     around = fine // 2  # of the first and the last pixel, where nothing is known of what is beyond
     return _same(larger[around:-around, around:-around], part), fine
 
 
 def _span(low: float, high: float, margin: int, box: int, size_px: int) -> tuple[int, int]:
-    """First and last + 1 index of the source along one axis, a multiple of `box` where the source has room."""
+    """First and last + 1 index of the source along one axis, on a grid of `box` that is the same for every target."""
     if not (math.isfinite(low) and math.isfinite(high)) or high < -0.5 or low > size_px - 0.5:
         raise ValueError("the area to resample lies outside the picture")
     first = max(0, math.floor(max(low, -1.0)) - margin)
-    last = min(size_px, math.ceil(min(high, float(size_px))) + margin + 1)
-    first = max(0, first - (first - last) % box)
-    return first, last
+    last = math.ceil(min(high, float(size_px))) + margin + 1
+    return first - first % box, min(size_px, -(-last // box) * box)
 
 
 def _same(result: cv2.typing.MatLike, source: Picture) -> Picture:

@@ -1,8 +1,10 @@
 """EXIF: reads the orientation, and rewrites a block without what must not leave the service.
 
 Left out: the GPS directory, the thumbnail directory, maker notes (their offsets break when moved, and they hold serial
-numbers and positions), embedded XMP, IPTC and Photoshop blocks (positions, thumbnails), the orientation (it has been
-applied) and the picture size (upscaling changes it). Values are copied byte for byte in the block's own byte order.
+numbers and positions), comments and what else people write about a picture but its author and rights, names and serial
+numbers of owners, cameras and lenses, embedded XMP, IPTC and Photoshop blocks (positions, thumbnails), the orientation
+(it has been applied), the picture size (upscaling changes it) and how its samples were stored. Values are copied byte
+for byte in the block's own byte order.
 """
 
 from __future__ import annotations
@@ -15,7 +17,10 @@ MAX_EXIF_BYTES = 65_000  #: what fits into one JPEG segment; of larger blocks th
 _ORIENTATION, _EXIF_IFD, _INTEROP_IFD = 0x0112, 0x8769, 0xA005
 _LONG = 4
 _FRAME_BYTES = 8 + 3 * (2 + 4) + 2 * 12  # the header, three directories and the two links between them
-_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 129: 1}
+_LINKS = (_LONG, 13)  # also a type of its own
+_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 129: 1}
+_COLOUR_SPACE = 0xA001
+_ACROSS_AND_ALONG = ((0x011A, 0x011B), (0xA20E, 0xA20F))  # densities of the picture and of the sensor
 _LEFT_OUT = frozenset(
     {
         _ORIENTATION,
@@ -25,6 +30,17 @@ _LEFT_OUT = frozenset(
         0x927C,  # maker note
         0x0100,  # image width
         0x0101,  # image height
+        0x0102,  # bits per sample
+        0x0103,  # compression
+        0x0106,  # photometric interpretation
+        0x010E,  # description
+        0x0115,  # samples per pixel
+        0x9286,  # user comment
+        *range(0x9C9B, 0x9CA0),  # title, comment, author, keywords and subject, by Windows
+        0xA430,  # camera's owner
+        0xA431,  # camera's serial number
+        0xA435,  # lens' serial number
+        0xC62F,  # camera's serial number, again
         0xA002,  # pixel width
         0xA003,  # pixel height
         0x0111,  # strip offsets
@@ -78,11 +94,13 @@ def orientation(block: bytes | None) -> int:
     return value if 1 <= value <= 8 else 1
 
 
-def sanitise(block: bytes | None) -> bytes | None:
-    """Rewrite an EXIF block without GPS, thumbnail, maker note, orientation and picture size.
+def sanitise(block: bytes | None, *, turned: bool = False, converted: bool = False) -> bytes | None:
+    """Rewrite an EXIF block without what must not leave, and without what is not true of the picture any more.
 
     Args:
         block: EXIF as a TIFF stream, or None.
+        turned: The picture's rows have become its columns.
+        converted: Its colours were converted to sRGB.
 
     Returns:
         A new TIFF stream of at most `MAX_EXIF_BYTES`, for which the largest values are left out where need be, or None
@@ -95,6 +113,10 @@ def sanitise(block: bytes | None) -> bytes | None:
     main = _spans(block, order, offset)
     camera = _spans(block, order, _pointer(block, main, _EXIF_IFD, order))
     interop = _spans(block, order, _pointer(block, camera, _INTEROP_IFD, order))
+    if turned:
+        main, camera = _densities_swapped(main), _densities_swapped(camera)
+    if converted:
+        camera.pop(_COLOUR_SPACE, None)
     kept = [_copies(block, spans) for spans in _fitting(main, camera, interop)]
     return _serialise(order, *kept) if kept[0] or kept[1] else None
 
@@ -140,9 +162,14 @@ def _spans(block: bytes, order: _Order, offset: int | None, *, lenient: bool = F
 
 def _pointer(block: bytes, spans: _Spans, tag: int, order: _Order) -> int | None:
     span = spans.get(tag)
-    if span is None or span.kind != _LONG or span.values != 1:
+    if span is None or span.kind not in _LINKS or span.values != 1:
         return None
     return int(struct.unpack_from(f"{order}I", block, span.start)[0])
+
+
+def _densities_swapped(spans: _Spans) -> _Spans:
+    other = {one: another for pair in _ACROSS_AND_ALONG for one, another in (pair, pair[::-1])}
+    return {other.get(tag, tag): span for tag, span in spans.items()}
 
 
 def _fitting(*directories: _Spans) -> list[_Spans]:

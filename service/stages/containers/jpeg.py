@@ -26,6 +26,7 @@ _DCT_FRAMES = {0xC0, 0xC1, 0xC2}
 _OTHER_FRAMES = {0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
 _ALONE = {0x01, *range(0xD0, 0xD8)}
 _METADATA = {*range(0xE0, 0xF0), _COM} - {_APP0, _APP14}  # JFIF and Adobe segments tell the colour transform
+_LEAST_BODY_BYTES = {_APP0: 14, _APP14: 12}  # libjpeg takes shorter ones for anybody's, and Pillow the file for broken
 # In a scan's data 0xFF is always followed by a zero, a restart marker or, as filling, by another 0xFF.
 _MARKER_IN_SCAN = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])", re.DOTALL)
 # Between segments libjpeg passes over whatever is no marker.
@@ -115,6 +116,8 @@ def _collect(data: bytes) -> _Parts:
             parts.scan_start = segment.start
         elif segment.marker in _METADATA:
             _keep_metadata(parts, segment)
+        elif len(segment.body) < _LEAST_BODY_BYTES.get(segment.marker, 0):
+            continue
         elif segment.marker in _OTHER_FRAMES:
             raise UnsupportedFormat(
                 "an arithmetic-coded, lossless or hierarchical JPEG", hint="save it as a baseline JPEG or as PNG"

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from service.core.errors import InvalidOption, NotFound
@@ -40,6 +42,13 @@ def test_a_folder_keeps_its_tree(photos, tmp_path):
         ("photos/b.PNG", "photos_restored/b.PNG"),
         ("photos/sub/c.webp", "photos_restored/sub/c.webp"),
     }
+
+
+@pytest.mark.parametrize(("inside", "named"), [("", "."), ("sub", "..")])
+def test_a_folder_by_another_name_has_its_results_beside_it(photos, monkeypatch, inside, named):
+    monkeypatch.chdir(photos / inside)
+    targets = {task.target for task in plan_files(Path(named), None, None)}
+    assert photos.with_name("photos_restored") / "a.jpg" in targets
 
 
 def test_results_inside_the_folder_are_not_restored_again(photos):

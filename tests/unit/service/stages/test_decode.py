@@ -263,3 +263,13 @@ def test_a_film_after_the_picture_is_left_alone():
 
 def test_an_animation_of_one_frame_is_a_photo():
     np.testing.assert_array_equal(opened(encoded(kind="PNG", save_all=True)).pixels, pixels())
+
+
+@pytest.mark.parametrize("body", [b"JFIF", b"JFIF\0", b"Adobe", b"Adobe\0"])
+def test_a_segment_of_colours_that_is_cut_short_is_nobodys(body):
+    whole = encoded(kind="JPEG")
+    marker = b"\xff\xe0" if body.startswith(b"JFIF") else b"\xff\xee"
+    short = marker + (2 + len(body)).to_bytes(2, "big") + body
+    begin = 2 if body.startswith(b"Adobe") else 4 + int.from_bytes(whole[4:6], "big")
+    data = whole[:2] + short + whole[begin:]
+    np.testing.assert_array_equal(decode(Upload(data), LIMITS).pixels, decode(Upload(whole), LIMITS).pixels)

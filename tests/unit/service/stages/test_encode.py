@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -104,6 +105,18 @@ def test_jpeg_lays_alpha_over_white(dtype, grey):
     assert np.abs(out[:, -1] - photo(grey=grey).pixels[:, -1]).max() <= 6
     half = (photo(grey=grey).pixels[:, 60].astype(int) + 255) // 2
     assert np.abs(out[:, 60] - half).max() <= 8
+
+
+@pytest.mark.parametrize("grey", [False, True])
+def test_laying_alpha_over_white_takes_hardly_more_memory_than_its_result(grey):
+    side = 1500
+    picture = np.full((side, side, 3), 90, np.uint8)
+    image = dataclasses.replace(photo(grey=grey), pixels=picture, alpha=np.full((side, side), 90, np.uint8))
+    tracemalloc.start()
+    encode(image, JPEG, 95)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 4 * picture.nbytes
 
 
 def test_grey_stays_grey():

@@ -61,7 +61,7 @@ def test_half_transparent_colours_are_mixed_by_their_alpha(background, method):
     assert np.abs(np.clip(whole[:, :, :3] / whole[:, :, 3:], 0, 255) - pixels).max() < 0.51
 
 
-@pytest.mark.parametrize(("height", "width"), [(2000, 2000), (60_000, 64)])
+@pytest.mark.parametrize(("height", "width"), [(2000, 2000), (60_000, 64), (64, 60_000)])
 def test_memory_beyond_the_result_does_not_grow_with_it(height, width):
     alpha = np.zeros((height, width), np.uint8)
     alpha[:, 32:] = 255

@@ -54,6 +54,18 @@ def test_whole_pixels_move_exactly(x, y):
     np.testing.assert_array_equal(moved[10:50, 10:50], source[10 - y : 50 - y, 10 - x : 50 - x])
 
 
+@pytest.mark.parametrize("side_px", [35, 44, 48, 52, 83, 101])
+@pytest.mark.parametrize("degrees", [0, 9])
+def test_a_part_of_the_target_is_what_the_whole_has_there(side_px, degrees):
+    """So no cell of a paste shows where the next begins."""
+    face = cv2.resize(data.astronaut()[:220, 130:350], (512, 512)).astype(np.float32)
+    affine = compose(turn(degrees, centre=(side_px / 2, side_px / 2)), scaling(side_px / 512, side_px / 512))
+    whole, half = warp(face, affine, side_px, side_px), side_px // 2
+    for x, y in ((0, 0), (half, 0), (0, half), (half, half)):
+        part = warp(face, compose(translation(-x, -y), affine), half, half)
+        np.testing.assert_allclose(part, whole[y : y + half, x : x + half], atol=0.02)
+
+
 @pytest.mark.parametrize("factor", [0.1, 0.25, 0.4, 0.5, 0.77, 1.0, 1.3, 2.0, 5.0])
 def test_a_gradient_stays_in_place_at_every_scale(factor):
     source = gradient(200, 200)

@@ -87,7 +87,25 @@ def test_interoperability_is_kept_and_linked():
 
 
 @pytest.mark.parametrize(
-    "tag", [0x02BC, 0x83BB, 0x8649, 0x927C, 0xC4A5, 0x014A, 0x0201, GPS], ids=lambda tag: f"{tag:#06x}"
+    "tag",
+    [
+        0x010E,
+        0x02BC,
+        0x83BB,
+        0x8649,
+        0x9286,
+        0x927C,
+        0x9C9C,
+        0xA430,
+        0xA431,
+        0xA435,
+        0xC4A5,
+        0xC62F,
+        0x014A,
+        0x0201,
+        GPS,
+    ],
+    ids=lambda tag: f"{tag:#06x}",
 )
 def test_what_must_not_leave(tag):
     at = 8 + 2 + 2 * 12 + 4
@@ -96,6 +114,33 @@ def test_what_must_not_leave(tag):
     assert read(kept)[MAKE] == "x"
     assert SECRET not in kept
     assert tag not in read(kept)
+
+
+def test_a_directory_may_be_linked_by_a_type_of_its_own():
+    at = 8 + 2 + 12 + 4
+    tail = struct.pack("<HHHIIII", 1, EXPOSURE, RATIONAL, 1, at + 18, 0, 1) + struct.pack("<I", 100)
+    kept = read(exif.sanitise(block("<", [(CAMERA, 13, 1, at)], after=tail)))
+    assert kept.get_ifd(CAMERA)[EXPOSURE] == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(("turned", "expected"), [(False, (300, 150)), (True, (150, 300))])
+def test_a_turned_picture_has_its_densities_turned(turned, expected):
+    given = Image.Exif()
+    given[0x011A], given[0x011B] = 300, 150
+    given.get_ifd(CAMERA)[0xA20E], given.get_ifd(CAMERA)[0xA20F] = 300, 150
+    kept = read(exif.sanitise(given.tobytes()[6:], turned=turned))
+    assert (kept[0x011A], kept[0x011B]) == expected
+    assert (kept.get_ifd(CAMERA)[0xA20E], kept.get_ifd(CAMERA)[0xA20F]) == expected
+
+
+@pytest.mark.parametrize("converted", [False, True])
+def test_of_how_samples_were_stored_nothing_is_told_and_of_their_colours_what_is_true(converted):
+    given = Image.Exif()
+    given[MAKE], given[0x0102], given[0x0106], given[0x0115] = "x", (8, 8, 8, 8), 5, 4
+    given.get_ifd(CAMERA).update({0xA001: 0xFFFF, EXPOSURE: 0.5})
+    kept = read(exif.sanitise(given.tobytes()[6:], converted=converted))
+    assert set(kept) == {MAKE, CAMERA}
+    assert (0xA001 in kept.get_ifd(CAMERA)) is not converted
 
 
 def test_position_and_thumbnail_bytes_are_gone():
