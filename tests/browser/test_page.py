@@ -216,6 +216,7 @@ def test_a_failure_of_the_service_is_shown_and_can_be_tried_again(driver, photo)
         assert page["problem-hint"].text == "try again."
         broker.error = None
         page["retry"].click()
+        assert page.focus() == "viewer"
         page.until(lambda: page.stages() == ["done"])
         assert not page["problem"].is_displayed()
 

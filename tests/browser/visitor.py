@@ -21,6 +21,17 @@ _PIXELS = """
     });
 """
 
+_ANSWER = """
+    const [method, ending, answers] = arguments;
+    const before = window.fetch;
+    window.fetch = async (path, init = {}) => {
+      if ((init.method ?? "GET") !== method || !path.endsWith(ending) || !answers.length) return before(path, init);
+      const { status, ...told } = answers.shift();
+      if (!status) throw new TypeError("Failed to fetch");
+      return new Response(JSON.stringify(told), { status });
+    };
+"""
+
 
 class Page:
     """The page in a browser; `page[id]` is an element."""
@@ -64,6 +75,14 @@ class Page:
             for (const kind of ["input", "change"]) arguments[0].dispatchEvent(new Event(kind, { bubbles: true }));
         """
         self.run(script, self[name], str(value))
+
+    def refuse(self, method, ending, *answers):
+        """Let the page's next such requests have these answers instead of the service's; status 0: they get none."""
+        self.run(_ANSWER, method, ending, list(answers))
+
+    def focus(self):
+        """The id of what has it."""
+        return self.run("return document.activeElement.id")
 
     def drag(self, from_share, to_share):
         """Draw with the pointer over the picture, from one share of its width to another."""

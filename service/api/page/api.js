@@ -1,8 +1,10 @@
 /* What the page asks the service: JSON, pictures and events, with the visitor's key where the service wants one. */
 
 const KEY = "latent-pmrf-key";
-const COME_BACK = new Set(["queue_full", "rate_limited"]);
+const USABLE_KEY = /^[!-~]+$/; // no header takes another character
 const MOST_PAUSES = 20;
+const FEW_PAUSES = 4;
+const SHORT_S = 1;
 let asking = null;
 
 /** A refusal in words: a problem document (RFC 9457), or what stands for one. */
@@ -26,46 +28,59 @@ export function pause(ms, signal) {
   });
 }
 
-/** A request with the visitor's key; whoever has none is asked for it. Throws a Refusal unless the answer is good. */
-export async function call(path, init = {}) {
-  for (;;) {
+/**
+ * A request with the visitor's key; whoever has none is asked for it, and whoever comes too often comes back when the
+ * service says. Throws a Refusal unless the answer is good.
+ * @param signal Ends the request and the pauses before it.
+ * @param lasts A request that is on its way is brought to its end whatever the signal says.
+ * @param insists It is tried again for a while when the service cannot be reached or cannot do it now.
+ * @param onWait Told in words why it takes longer, and "" when it goes on.
+ */
+export async function call(path, { signal, lasts = false, insists = false, onWait = () => {}, ...init } = {}) {
+  for (let pauses = 0; ; pauses += 1) {
+    signal?.throwIfAborted();
     const key = sessionStorage.getItem(KEY);
     const headers = { ...init.headers, ...(key ? { Authorization: `Bearer ${key}` } : {}) };
-    const response = await reached(fetch(path, { ...init, headers }));
-    if (response.ok) return response;
-    const problem = await problemOf(response);
-    if (response.status !== 401) throw new Refusal(problem);
-    if (sessionStorage.getItem(KEY) === key) await askForKey(problem, Boolean(key));
+    const { response, problem } = await answerOf(fetch(path, { ...init, headers, signal: lasts ? null : signal }));
+    if (response) return response;
+    if (problem.status === 401) {
+      if (sessionStorage.getItem(KEY) === key) await askForKey(problem, Boolean(key));
+      continue;
+    }
+    const waitS = worthWaiting(problem, pauses, insists);
+    if (!waitS) throw new Refusal(problem);
+    signal?.throwIfAborted();
+    onWait(`${problem.title}; trying again in ${Math.ceil(waitS)} s`);
+    await pause(waitS * 1000, signal);
+    onWait("");
   }
+}
+
+/** Seconds after which a refused request may be sent again; 0 if that is no use. */
+function worthWaiting({ status, code, retry_after_s: toldS }, pauses, insists) {
+  const comesTooOften = status === 429 && code !== "quota_exceeded"; // that one takes hours
+  if (comesTooOften && pauses < MOST_PAUSES) return toldS ?? (insists ? SHORT_S : 0);
+  return insists && status === 503 && pauses < FEW_PAUSES ? toldS ?? SHORT_S : 0;
 }
 
 export const json = async (path, init) => (await call(path, init)).json();
 
 /**
- * Submit a job; while the queue is full, come back when the service says.
+ * Submit a job. Once it is on its way its answer is waited for: only that tells the id by which it can be withdrawn.
  * @param fields The form, by name; a File or the id of an earlier restoration among them.
- * @param onWait Told in words why it takes longer.
  */
-export async function submit(fields, signal, onWait) {
-  for (let pauses = 0; ; pauses += 1) {
-    const body = new FormData();
-    for (const [name, value] of Object.entries(fields)) if (value !== "" && value !== null) body.append(name, value);
-    try {
-      return await json("/v1/restorations", { method: "POST", body, signal, headers: { Prefer: "wait=0" } });
-    } catch (error) {
-      const { code, retry_after_s: waitS, title } = error.problem ?? {};
-      if (!COME_BACK.has(code) || !waitS || pauses >= MOST_PAUSES) throw error;
-      onWait(`${title}; trying again in ${waitS} s`);
-      await pause(waitS * 1000, signal);
-    }
-  }
+export function submit(fields, signal, onWait) {
+  const body = new FormData();
+  for (const [name, value] of Object.entries(fields)) if (value !== "" && value !== null) body.append(name, value);
+  const headers = { Prefer: "wait=0" };
+  return json("/v1/restorations", { method: "POST", body, headers, signal, lasts: true, onWait });
 }
 
 /** Follow a job's events until the last one; whatever breaks the connection, it is taken up again. */
-export async function follow(path, signal, onEvent) {
+export async function follow(path, signal, onWait, onEvent) {
   for (let failures = 0; ; failures += 1) {
     try {
-      const response = await call(path, { signal });
+      const response = await call(path, { signal, onWait });
       for await (const { name, data } of events(response)) {
         failures = 0;
         onEvent(name, data);
@@ -99,22 +114,23 @@ async function* events(response) {
   }
 }
 
-async function reached(answer) {
+/** A good response, or else the problem. */
+async function answerOf(fetched) {
   try {
-    return await answer;
+    const response = await fetched;
+    return response.ok ? { response } : { problem: await problemOf(response) };
   } catch (error) {
     if (isAbort(error)) throw error;
-    throw new Refusal({ title: "The service does not answer", detail: "The connection failed.", hint: "Is it running, and are you online?", status: 503 });
+    const hint = "Is it running, and are you online?";
+    return { problem: { title: "The service does not answer", detail: "The connection failed.", hint, status: 503 } };
   }
 }
 
 async function problemOf(response) {
-  const retryAfter = Number(response.headers.get("retry-after")) || undefined;
-  try {
-    return { retry_after_s: retryAfter, ...(await response.json()), status: response.status };
-  } catch {
-    return { title: `The service answered with ${response.status}`, retry_after_s: retryAfter, status: response.status };
-  }
+  const { status } = response;
+  const told = await response.json().catch(() => ({ title: `The service answered with ${status}` }));
+  const waitS = told.retry_after_s || Number(response.headers.get("retry-after")) || undefined;
+  return { ...told, retry_after_s: waitS, status };
 }
 
 /** One question at a time, however many requests wait for the key. */
@@ -126,6 +142,11 @@ function askForKey(problem, wasRefused) {
       ? `That key was refused: ${problem.detail ?? problem.title}.`
       : "Its operator gives them out. The key is kept until you close this tab.";
     field.value = "";
+    field.oninput = () => {
+      const isUsable = !field.value || USABLE_KEY.test(field.value.trim());
+      field.setCustomValidity(isUsable ? "" : "This is no key: a space or a special character is in it.");
+    };
+    field.oninput();
     dialog.returnValue = "";
     dialog.addEventListener("close", () => {
       asking = null;

@@ -7,6 +7,7 @@ const SEEDS = 2 ** 32;
 
 const byId = (id) => document.getElementById(id);
 let timer = null; // runs while a choice has not come to rest
+let seedIsTouched = false; // by the visitor, since it was shown or used
 
 /** Ranges and defaults. */
 export function limitOptions({ options }) {
@@ -25,8 +26,14 @@ export const readOptions = () => Object.fromEntries(NAMES.map((name) => [name, b
 /** Show a photo's own; what was being changed was another's. */
 export function showOptions(options) {
   clearTimeout(timer);
+  seedIsTouched = false;
   for (const name of NAMES) byId(name).value = options[name];
   showFidelity();
+}
+
+/** Show the seed that a run drew where the visitor left the choice to it; whatever he has changed meanwhile stays. */
+export function showSeed(seed) {
+  if (!byId("seed").value && !seedIsTouched) byId("seed").value = seed;
 }
 
 /** Tell `onChange` when the visitor has come to rest on another valid choice. */
@@ -34,10 +41,13 @@ export function watchOptions(onChange) {
   const settle = () => {
     clearTimeout(timer);
     timer = setTimeout(() => {
-      if (NAMES.every((name) => byId(name).reportValidity())) onChange();
+      if (!NAMES.every((name) => byId(name).reportValidity())) return;
+      seedIsTouched = false;
+      onChange();
     }, QUIET_MS);
   };
   byId("fidelity").addEventListener("input", showFidelity);
+  byId("seed").addEventListener("input", () => (seedIsTouched = true));
   byId("options").addEventListener("change", settle);
   byId("reseed").addEventListener("click", () => {
     byId("seed").value = String(crypto.getRandomValues(new Uint32Array(1))[0] % SEEDS);

@@ -2,7 +2,7 @@
 
 import { look, shape, split } from "/page/compare.js";
 import { showFaces, showPreviews } from "/page/faces.js";
-import { limitOptions, readOptions, showOptions, watchOptions } from "/page/options.js";
+import { limitOptions, readOptions, showOptions, showSeed, watchOptions } from "/page/options.js";
 import { Photo, counted, readLimits } from "/page/photo.js";
 
 const byId = (id) => document.getElementById(id);
@@ -27,7 +27,7 @@ function stageOf(photo) {
     return `Step ${progress.steps_done} of ${progress.num_steps}, ${counted(progress.num_faces, "face")}`;
   }
   return { waiting: "Waits its turn", sending: "Sending", queued: "In the line", running: "Looking for faces", ended: "Fetching",
-    done: "Done", failed: photo.problem?.title, cancelled: "Cancelled" }[stage];
+    done: "Done", failed: photo.problem?.title, cancelled: "Cancelled", deleting: "Deleting" }[stage];
 }
 
 function paintBar(bar, photo) {
@@ -87,7 +87,9 @@ function select(photo) {
 }
 
 function paintViewer(photo) {
-  byId("running").hidden = !photo.busy;
+  const isMoving = photo.busy || photo.stage === "deleting";
+  byId("running").hidden = !isMoving;
+  byId("cancel").hidden = !photo.busy;
   byId("stage").textContent = stageOf(photo);
   paintBar(byId("progress"), photo);
   byId("problem").hidden = photo.stage !== "failed";
@@ -100,7 +102,7 @@ function paintViewer(photo) {
   showPreviews(photo.previews);
   const hasResult = Boolean(photo.resultUrl);
   for (const id of ["after-layer", "slider", "tag-before", "tag-after", "download"]) byId(id).hidden = !hasResult;
-  byId("outcome").hidden = photo.busy;
+  byId("outcome").hidden = isMoving;
   byId("show-boxes").parentElement.hidden = !hasResult;
   if (shownUrl !== photo.resultUrl) {
     shownUrl = photo.resultUrl;
@@ -117,7 +119,7 @@ function paintResult(photo) {
   const seconds = (report.timings_ms.total / 1000).toFixed(2);
   byId("facts").textContent = `${report.width} × ${report.height} px · ${counted(report.num_steps, "step")}, fidelity ${report.fidelity}, ` +
     `seed ${report.seed} · ${seconds} s · ${report.model}`;
-  showOptions(photo.options);
+  showSeed(photo.options.seed);
   const before = byId("before");
   showFaces(report.faces, (face) => look(face?.box, before.naturalWidth, before.naturalHeight));
   look(null);
@@ -150,15 +152,27 @@ function take(files) {
 
 async function forget() {
   const photo = shown;
+  const removal = photo.remove();
+  focusViewer();
+  if (!(await removal)) return;
   const at = photos.indexOf(photo);
+  const entry = entries.get(photo);
+  const focused = document.activeElement;
   photos.splice(at, 1);
-  entries.get(photo).item.remove();
   entries.delete(photo);
-  const next = photos[Math.min(at, photos.length - 1)] ?? null;
-  select(next);
-  (next ? entries.get(next).button : byId("image")).focus();
-  await photo.remove();
+  let losesFocus = entry.item.contains(focused);
+  if (photo === shown) { // he may have chosen another one meanwhile
+    losesFocus ||= focused === document.body || byId("viewer").contains(focused);
+    select(photos[Math.min(at, photos.length - 1)] ?? null);
+  }
+  if (losesFocus) (shown ? entries.get(shown).button : byId("image")).focus();
+  entry.item.remove();
   byId("status").textContent = `${photo.name}: deleted from the service and from this page.`;
+}
+
+/** Where the focus goes when the button that had it is gone. */
+function focusViewer() {
+  byId("viewer").focus({ preventScroll: true });
 }
 
 function again() {
@@ -178,9 +192,12 @@ byId("image").addEventListener("change", ({ target }) => {
 byId("form").addEventListener("submit", (event) => event.preventDefault());
 byId("cancel").addEventListener("click", () => {
   shown.cancel();
-  byId("viewer").focus({ preventScroll: true }); // the button is gone
+  focusViewer();
 });
-byId("retry").addEventListener("click", again);
+byId("retry").addEventListener("click", () => {
+  again();
+  focusViewer();
+});
 byId("forget").addEventListener("click", forget);
 byId("show-boxes").addEventListener("change", ({ target }) => byId("compare").classList.toggle("plain", !target.checked));
 document.addEventListener("paste", (event) => take(event.clipboardData.files));

@@ -51,7 +51,7 @@ export class Photo {
     this.options = options;
     this.limits = limits;
     this.onChange = onChange;
-    this.stage = "waiting"; // then sending, queued, running, done, failed, cancelled
+    this.stage = "waiting"; // then sending, queued, running, ended, done, failed, cancelled, deleting
     this.note = ""; // why it takes longer
     this.position = null;
     this.progress = null;
@@ -61,6 +61,8 @@ export class Photo {
     this.resultUrl = null;
     this.previews = new Map(); // of the run under way, by face
     this.job = null; // of the run under way, or the last one
+    this.held = new Set(); // jobs that the service may remember
+    this.sending = null; // settled once the job that is being sent is known, or will never be
     this.controller = null;
   }
 
@@ -75,27 +77,27 @@ export class Photo {
 
   /** Restore it, or restore it again with the options as they are now; a run under way is given up for it. */
   async restore() {
-    this.controller?.abort();
-    const controller = (this.controller = new AbortController());
-    const earlier = this.job;
-    Object.assign(this, { stage: "waiting", note: "", position: null, progress: null, problem: null });
+    if (this.stage === "deleting") return;
+    const controller = this.#takeOver();
+    const { signal } = controller;
+    const onWait = this.#waiter(controller);
     this.previews.clear();
-    this.onChange(this);
+    this.#enter("waiting", { position: null, progress: null, problem: null });
     let entered = false;
     try {
-      await turn(Boolean(earlier), controller.signal);
+      await turn(Boolean(this.job), signal);
       entered = true;
-      this.stage = "sending";
-      this.onChange(this);
-      this.job = await this.#submit(earlier, controller.signal);
-      if (earlier) forget(earlier);
-      await follow(this.job.urls.events, controller.signal, (name, state) => {
-        if (!controller.signal.aborted) this.#moved(name, state);
+      this.#enter("sending");
+      await this.#send(signal, onWait);
+      const earlier = [...this.held].filter((job) => job !== this.job);
+      this.#forget(earlier).catch(() => {}); // still held: tried again after the next run, and told when he deletes it
+      await follow(this.job.urls.events, signal, onWait, (name, state) => {
+        if (!signal.aborted) this.#moved(name, state);
       });
-      if (this.stage === "ended") await this.#fetch(controller.signal);
+      if (this.stage === "ended") await this.#fetch(signal, onWait);
     } catch (error) {
       if (controller !== this.controller || isAbort(error)) return;
-      this.#failed(error.problem ?? { title: "Something went wrong on this page", detail: String(error.message ?? error) });
+      this.#failed(problemIn(error));
     } finally {
       if (entered) leave();
     }
@@ -103,33 +105,88 @@ export class Photo {
 
   /** Stop the run under way; the result before it stays. */
   async cancel() {
-    const job = this.job;
-    this.controller?.abort();
-    this.stage = this.report ? "done" : "cancelled";
+    const controller = this.#takeOver();
     this.previews.clear();
-    this.onChange(this, `${this.name}: cancelled.`);
-    if (job) await call(job.urls.cancel, { method: "POST" }).catch(() => {}); // ended already is as good
+    this.#enter(this.report ? "done" : "cancelled");
+    let problem = null;
+    try {
+      await this.sending;
+      const onWait = this.#waiter(controller);
+      if (this.job) await unlessGone(call(this.job.urls.cancel, { method: "POST", insists: true, onWait }));
+    } catch (error) {
+      problem = problemIn(error);
+    }
+    if (controller !== this.controller) return; // run again, or deleted
+    if (problem) this.#undone("The restoration could not be cancelled", problem, "Delete the photo to end it");
+    else this.onChange(this, `${this.name}: cancelled.`);
   }
 
-  /** Let service and page forget it. */
+  /** Let service and page forget it; false, and it stays, if the service may still have it. */
   async remove() {
-    this.controller?.abort();
-    this.controller = null;
+    const controller = this.#takeOver();
+    this.previews.clear();
+    this.#enter("deleting", { progress: null });
+    try {
+      await this.sending;
+      await this.#forget([...this.held], this.#waiter(controller));
+    } catch (error) {
+      this.#undone("The photo could not be deleted", problemIn(error), "Delete it again: the service may have it");
+      return false;
+    }
     URL.revokeObjectURL(this.url);
     if (this.resultUrl) URL.revokeObjectURL(this.resultUrl);
-    if (this.job) await forget(this.job);
+    return true;
   }
 
-  /** The photo itself where it has to be sent, else the restoration that has it. */
-  async #submit(earlier, signal) {
-    const fields = { ...this.options, keep_image: "true", preview: "true" };
-    const wait = (note) => {
+  /** Give up what is under way, for what comes now. */
+  #takeOver() {
+    this.controller?.abort();
+    return (this.controller = new AbortController());
+  }
+
+  #enter(stage, more) {
+    Object.assign(this, { stage, note: "", ...more });
+    this.onChange(this);
+  }
+
+  /** Notes why it takes longer, as long as it is about what is under way. */
+  #waiter(controller) {
+    return (note) => {
+      if (controller !== this.controller) return;
       this.note = note;
       this.onChange(this);
     };
+  }
+
+  /** Send it; the job is kept in mind even if the run is given up meanwhile. */
+  async #send(signal, onWait) {
+    await this.sending; // a run that was given up: its job has the photo
+    signal.throwIfAborted();
+    const sending = this.#submit(this.job, signal, onWait).then((job) => {
+      this.job = job;
+      this.held.add(job);
+    });
+    this.sending = sending.catch(() => {});
+    await sending;
+    signal.throwIfAborted();
+  }
+
+  /** Let the service forget jobs; throws if it may still have one of them. */
+  async #forget(jobs, onWait) {
+    const forgotten = jobs.map(async (job) => {
+      await unlessGone(call(job.urls.report, { method: "DELETE", insists: true, onWait }));
+      this.held.delete(job);
+    });
+    const failed = (await Promise.allSettled(forgotten)).find(({ status }) => status === "rejected");
+    if (failed) throw failed.reason;
+  }
+
+  /** The photo itself where it has to be sent, else the restoration that has it. */
+  async #submit(earlier, signal, onWait) {
+    const fields = { ...this.options, keep_image: "true", preview: "true" };
     if (earlier) {
       try {
-        return await submit({ ...fields, image_from: earlier.id }, signal, wait);
+        return await submit({ ...fields, image_from: earlier.id }, signal, onWait);
       } catch (error) {
         if (error.problem?.code !== GONE) throw error;
       }
@@ -141,33 +198,38 @@ export class Photo {
         problem: { title: "The photo is too large", detail: `It has ${sizes[0]}, the service takes ${sizes[1]}.`, hint: "Send a smaller one." },
       });
     }
-    return submit({ ...fields, image: this.file }, signal, wait);
+    return submit({ ...fields, image: this.file }, signal, onWait);
   }
 
   #moved(name, state) {
     if (name === "preview") {
       this.previews.set(state.face_index, state);
+      this.onChange(this);
     } else if (state.status === "succeeded") {
-      Object.assign(this, { stage: "ended", ending: state }); // shown with its picture
+      this.#enter("ended", { ending: state }); // shown with its picture
     } else if (state.status === "failed") {
       this.#failed(state.error);
-      return;
     } else {
-      Object.assign(this, { stage: state.status, note: "", position: state.position, progress: state.progress });
+      this.#enter(state.status, { position: state.position, progress: state.progress });
     }
-    this.onChange(this);
   }
 
   #failed(problem) {
-    Object.assign(this, { stage: "failed", problem });
+    Object.assign(this, { stage: "failed", note: "", problem });
     this.previews.clear();
     this.onChange(this, `${this.name}: ${problem.title}.`);
   }
 
-  async #fetch(signal) {
-    const picture = await (await call(this.ending.urls.result, { signal })).blob();
+  /** The service did not do what the visitor asked for. */
+  #undone(title, cause, hint) {
+    this.#failed({ title, detail: cause.title, hint, retryable: false });
+  }
+
+  async #fetch(signal, onWait) {
+    const picture = await (await call(this.ending.urls.result, { signal, onWait })).blob();
+    signal.throwIfAborted();
     if (this.resultUrl) URL.revokeObjectURL(this.resultUrl);
-    Object.assign(this, { stage: "done", report: this.ending, resultUrl: URL.createObjectURL(picture) });
+    Object.assign(this, { stage: "done", note: "", report: this.ending, resultUrl: URL.createObjectURL(picture) });
     this.previews.clear();
     if (!this.options.seed) this.options = { ...this.options, seed: String(this.report.seed) }; // changes come one by one
     const count = this.report.faces.filter((face) => face.status === "restored").length;
@@ -179,8 +241,18 @@ export function counted(number, noun) {
   return `${number} ${noun}${number === 1 ? "" : "s"}`;
 }
 
-async function forget(job) {
-  await call(job.urls.report, { method: "DELETE" }).catch(() => {}); // gone already is as good
+/** What the service does not know (any more) is as good as gone. */
+async function unlessGone(answer) {
+  try {
+    await answer;
+  } catch (error) {
+    if (error.problem?.status !== 404) throw error;
+  }
+}
+
+/** The problem of a Refusal, or what stands for one. */
+function problemIn(error) {
+  return error.problem ?? { title: "Something went wrong on this page", detail: String(error.message ?? error) };
 }
 
 export const readLimits = () => json("/v1/limits");
