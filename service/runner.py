@@ -17,7 +17,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
 from service.access.accounts import Accounts
-from service.core.errors import Cancelled, DeadlineExceeded, DependencyUnavailable, Draining, ServiceError, defect
+from service.core.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    DependencyUnavailable,
+    Draining,
+    ImageTooLarge,
+    ServiceError,
+    defect,
+)
 from service.core.interfaces import JobQueue, OnPreview, OnProgress
 from service.core.jobs import PhotoJob, Progress
 from service.core.preview_box import PreviewBox
@@ -153,8 +161,6 @@ class PhotoRunner:
         """One photo from its lease to its outcome; it stays held only if this is cut short."""
         with consuming("runner", held.job.origin, {LANE: held.job.lane.value}):
             outcome = await self._outcome(held)
-            if isinstance(outcome, ServiceError):
-                outcome.extra.update(told_with_problems())  # whoever asks later has a request of his own
             if outcome is None:
                 logger.warning("there are no workers; a photo is handed back")
                 with contextlib.suppress(DependencyUnavailable):  # its lease runs out
@@ -203,7 +209,10 @@ class PhotoRunner:
                 if isinstance(outcome, Restoration):
                     await self._jobs.finish(outcome)
                 else:
+                    outcome.extra.update(told_with_problems())  # whoever asks later has a request of his own
                     await self._jobs.fail(held.job.job_id, outcome)
+            except ImageTooLarge as error:  # of the result
+                outcome = error
             except DependencyUnavailable as error:
                 logger.warning("the queue of photos does not answer, a result waits: %s", error.detail)
                 await asyncio.sleep(self._pause_s)

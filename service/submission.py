@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 
 from service.access.accounts import Accounts, Reserved
 from service.access.caller import Caller
-from service.access.ownership import scoped
+from service.access.ownership import OwnedJobs, scoped
 from service.core.errors import Draining, InvalidOption, ServiceError
 from service.core.interfaces import JobQueue
 from service.core.jobs import Admitted, Idempotency, PhotoJob
@@ -27,7 +27,7 @@ class Submission:
 
     Attributes:
         caller: Who asks.
-        upload: The photo.
+        upload: The photo, or the id of an earlier restoration that keeps it.
         options: The caller's choices.
         lane: Interactive if the caller waits for the end, else batch.
         webhook_url: Who is told how it ended; empty for nobody.
@@ -37,7 +37,7 @@ class Submission:
     """
 
     caller: Caller
-    upload: Upload
+    upload: Upload | str
     options: RestoreOptions
     lane: Lane
     webhook_url: str = ""
@@ -81,19 +81,23 @@ class Submissions:
 
         Raises:
             InputError: The photo's header, an option or the webhook is at fault.
+            UploadGone: The photo of an earlier restoration is not kept.
             IdempotencyConflict: The key belongs to another request.
             QuotaExceeded: The caller has spent his.
             QueueFull: There is no room; come back later.
             Draining: The process is shutting down.
         """
         webhook_url = self._webhook_url(submission.webhook_url)
-        caller, upload, options = submission.caller, submission.upload, submission.options
+        caller, options = submission.caller, submission.options
+        same = await self._same(submission, webhook_url)
+        if isinstance(submission.upload, Upload):
+            upload = submission.upload
+        else:  # it may be gone when the request is repeated
+            if same is not None and (known := await self.jobs.known_by(same)) is not None:
+                return Admitted(known, is_new=False)
+            upload = await OwnedJobs(self.jobs, caller.owner).upload(submission.upload)
         photo_px = await self.gateway.check(upload, options)
-        same, mark = None, ""
-        if submission.idempotency_key is not None:
-            digest = await asyncio.to_thread(fingerprint, upload, options, webhook_url, submission.wishes)
-            same = Idempotency(scoped(submission.idempotency_key, caller.owner), digest)
-            mark = f"{submission.idempotency_key}\0{digest}"
+        mark = "" if same is None else f"{submission.idempotency_key}\0{same.fingerprint}"
         reserved = await self.accounts.reserve(caller, photo_px, mark)
         job = new_job(
             upload,
@@ -113,6 +117,14 @@ class Submissions:
             raise
         await self._reconcile(caller, job, reserved, admitted)
         return admitted
+
+    async def _same(self, submission: Submission, webhook_url: str | None) -> Idempotency | None:
+        """What makes a repetition of a request the same; None where nothing does."""
+        if submission.idempotency_key is None:
+            return None
+        wanted = (submission.upload, submission.options, webhook_url, submission.wishes)
+        digest = await asyncio.to_thread(fingerprint, *wanted)
+        return Idempotency(scoped(submission.idempotency_key, submission.caller.owner), digest)
 
     async def _reconcile(self, caller: Caller, job: PhotoJob, reserved: Reserved, admitted: Admitted) -> None:
         """Let charge and job fit: each new job was charged, and nothing else was."""
@@ -143,9 +155,14 @@ def is_idempotency_key(text: str) -> bool:
     return bool(text.strip()) and len(text) <= MAX_KEY_CHARS and all(" " <= character <= "~" for character in text)
 
 
-def fingerprint(upload: Upload, options: RestoreOptions, webhook_url: str | None, wishes: Sequence[str] = ()) -> str:
-    """Digest of what a request asks for: the photo's bytes, the options as the caller chose them, webhook, wishes."""
-    digest = hashlib.sha256(json.dumps([asdict(options), webhook_url, *wishes]).encode())
+def fingerprint(
+    upload: Upload | str, options: RestoreOptions, webhook_url: str | None, wishes: Sequence[str] = ()
+) -> str:
+    """Digest of what a request asks for: the photo's bytes or id, the options as chosen, webhook, wishes."""
+    told = [asdict(options), webhook_url, *wishes]
+    if isinstance(upload, str):
+        return hashlib.sha256(json.dumps([*told, {"image_from": upload}]).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(told).encode())
     digest.update(b"\0")  # no JSON text holds one: where it ends and the photo begins is plain
     digest.update(upload.data)
     return digest.hexdigest()

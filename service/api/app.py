@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from service.api import documents, operations, problems, restorations, routes
 from service.api.context import ApiContext
 from service.api.correlation import CorrelateRequests
-from service.api.cross_origin import allow_pages_of
+from service.api.cross_origin import allow_pages_of, readable_by_pages_of
 from service.api.head import AnswerHead
 from service.api.job_schemas import NoticeSchema
 from service.api.openapi import complete_openapi
@@ -51,14 +51,15 @@ def create_app(context: ApiContext, *, lifespan: Lifespan | None = None) -> Fast
     )
     app.state.context = context
     app.add_middleware(HoldUntilSent)
-    allow_pages_of(app, context.gateway.settings.allowed_origins)
+    origins = context.gateway.settings.allowed_origins
+    allow_pages_of(app, origins)
     app.add_middleware(WatchRequests, metrics=context.gateway.metrics)
     app.add_middleware(CorrelateRequests)
     app.add_middleware(AnswerHead)  # the last one is around all others
     app.add_exception_handler(ServiceError, problems.of_service_error)
     app.add_exception_handler(HTTPException, problems.of_http_exception)
     app.add_exception_handler(RequestValidationError, problems.of_validation_error)
-    app.add_exception_handler(Exception, problems.of_defect)
+    app.add_exception_handler(Exception, readable_by_pages_of(origins, problems.of_defect))
     for part in (routes, restorations, operations, documents):
         app.include_router(part.router)
     answers: dict[int | str, dict[str, str]] = {"default": {"description": "Tried again; 410 ends it."}}

@@ -103,6 +103,8 @@ async def _moments(
                 if (status := coming.pop("status").result()) is None:
                     return
                 yield status
+                if status.state.final:  # a preview may be there, too; the end is the last event
+                    return
             if coming["preview"].done() and coming["preview"].result() is not None:
                 yield coming.pop("preview").result()
     finally:

@@ -7,6 +7,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 _ENDLESS = "/events"  # ends the path of streams, which have no answer that could be made and left out
 
 
+def answers_head(path: str) -> bool:
+    """Whether HEAD is answered where GET is."""
+    return not path.endswith(_ENDLESS)
+
+
 class AnswerHead:
     """ASGI middleware around all others: they see a GET, so that every header is what it would be.
 
@@ -23,7 +28,7 @@ class AnswerHead:
         async def bodiless(message: Message) -> None:
             await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
 
-        if scope["type"] == "http" and scope["method"] == "HEAD" and not scope["path"].endswith(_ENDLESS):
+        if scope["type"] == "http" and scope["method"] == "HEAD" and answers_head(scope["path"]):
             await self._app({**scope, "method": "GET"}, receive, bodiless)
         else:
             await self._app(scope, receive, send)

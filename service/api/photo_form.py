@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
@@ -32,6 +33,7 @@ _MAX_FIELDS = 32
 _MAX_FIELD_BYTES = 1024
 _FIRST_BYTES_S = 20.0
 _LEAST_BYTES_PER_S = 4096  # a photo of half a megabyte in two minutes: nobody's connection is slower
+_CHARSETS = {b"utf-8", b"us-ascii"}  # the parser would take any codec of Python's, and what that makes of bytes
 _EXAMPLE = "curl -F image=@photo.jpg http://HOST/restore -o restored.jpg"
 
 
@@ -86,7 +88,7 @@ async def read_photo_form(
     Raises:
         UploadTooLarge: The body is above the limit, as declared or as counted.
         EmptyUpload: There is no body, or the photo has no bytes.
-        UnsupportedMediaType: The body is not multipart/form-data.
+        UnsupportedMediaType: The body is not multipart/form-data, or its text not in UTF-8.
         MalformedRequest: The body cannot be parsed, or has not exactly one photo, or both photo and stand-in.
         InvalidOption: A field is there twice.
         DeadlineExceeded: The body did not arrive in time.
@@ -136,6 +138,9 @@ def _check_headers(request: Request, max_bytes: int) -> None:
             hint=f"for example: {_EXAMPLE}",
             content_type=media_type,
         )
+    _, parameters = parse_options_header(request.headers["content-type"])
+    if parameters.get(b"charset", b"utf-8").lower() not in _CHARSETS:
+        raise UnsupportedMediaType("the form's charset is not utf-8", hint="leave the charset out")
 
 
 async def _timed(body: AsyncGenerator[bytes, None], come: Callable[[int], None]) -> AsyncGenerator[bytes, None]:

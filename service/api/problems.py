@@ -6,6 +6,7 @@ the tree is a defect of ours: the caller gets an instance id, the log gets the r
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import uuid
@@ -17,8 +18,10 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
+from starlette.routing import Match, Mount
 
 from service.api.correlation import origin_of, template_of
+from service.api.head import answers_head
 from service.api.safe_headers import make_safe
 from service.core import errors
 from service.core.errors import ServiceError
@@ -71,6 +74,7 @@ _RETRY_AFTER_S: Mapping[type[ServiceError], int] = {  # unless the error says it
     errors.Draining: 5,
     errors.DependencyUnavailable: 5,
 }
+_METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 _FRAMEWORK_CODES = {404: "not_found", 405: "method_not_allowed"}
 
 logger = logging.getLogger(__name__)
@@ -94,6 +98,10 @@ class ProblemResponse(JSONResponse):
     """A problem document."""
 
     media_type = MEDIA_TYPE
+
+    def render(self, content: Any) -> bytes:  # noqa: ANN401 - as its base
+        """Bytes of a document; what a request held may be no text, and is told nevertheless."""
+        return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode(errors="replace")
 
 
 def of_service_error(_request: Request, error: Exception) -> ProblemResponse:
@@ -152,7 +160,10 @@ def of_http_exception(request: Request, error: Exception) -> ProblemResponse:
         "hint": "see /docs",
         "retryable": False,
     }
-    return _respond(members, dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED and "app" in request.scope:
+        headers["Allow"] = ", ".join(_allowed_at(request))
+    return _respond(members, headers)
 
 
 def of_validation_error(request: Request, error: Exception) -> ProblemResponse:
@@ -202,6 +213,19 @@ def explanation(code: str) -> str | None:
         if error.code == code:
             return (error.__doc__ or error.title).strip().splitlines()[0]
     return "The path exists, but not with this method." if code == "method_not_allowed" else None
+
+
+def _allowed_at(request: Request) -> list[str]:
+    """Methods of a path, of all its routes: the framework tells those of the first."""
+    asked = {name: value for name, value in request.scope.items() if name in ("type", "path", "root_path", "headers")}
+    routes = [route for route in request.app.routes if not isinstance(route, Mount)]
+    allowed = {
+        method
+        for method in _METHODS
+        if any(route.matches({**asked, "method": method})[0] is Match.FULL for route in routes)
+    }
+    allowed = allowed or {"GET"}  # a file's
+    return sorted(allowed | ({"HEAD"} if "GET" in allowed and answers_head(request.scope["path"]) else set()))
 
 
 def _new_instance() -> str:

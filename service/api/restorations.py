@@ -62,7 +62,8 @@ async def submit(request: Request, caller: Asking, jobs: Jobs, context: Context)
     while you wait is answered by its error, as `/restore` would; `Location` leads to the job in every case.
 
     With an `Idempotency-Key` a repetition of the same request means the job that is there already, however often it is
-    sent. `webhook_url` is told when the job has ended.
+    sent, unless that has failed with a `retryable` error: then it is a new job. `webhook_url` is told when the job has
+    ended.
     """
     preferences = parse_preferences(request.headers.getlist("prefer"))
     longest_s = context.gateway.settings.request_timeout_s

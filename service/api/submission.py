@@ -6,7 +6,6 @@ from pydantic import TypeAdapter, ValidationError
 from starlette.requests import Request
 
 from service.access.caller import Caller
-from service.access.ownership import OwnedJobs
 from service.api import idempotency
 from service.api.context import ApiContext
 from service.api.photo_form import read_photo_form
@@ -58,10 +57,9 @@ async def _read(request: Request, caller: Caller, context: ApiContext, preferenc
     webhook_url, earlier = form.options.pop(OPTION, ""), form.options.pop(IMAGE_FROM, "")
     keep_upload, previews = _flag(form.options, KEEP_IMAGE), _flag(form.options, PREVIEW)
     options = parse_options(form.options, gateway.option_limits)
-    upload = form.upload or await OwnedJobs(context.jobs, caller.owner).upload(earlier)
     return Submission(
         caller=caller,
-        upload=upload,
+        upload=form.upload or earlier,
         options=options,
         lane=Lane.BATCH if preferences.respond_async else Lane.INTERACTIVE,
         webhook_url=webhook_url,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from service.core.errors import ImageTooLarge
+from service.core.errors import IdempotencyConflict, ImageTooLarge
 from service.core.types import FaceJob, Lane
 
 _MAX_RETRY_AFTER_S = 60
@@ -26,6 +26,13 @@ def common_job(faces: Sequence[FaceJob]) -> tuple[str, Lane]:
 def retry_after_s(seconds_per_item: float, excess_items: int) -> int:
     """When enough items should have left, given how long one took lately; 1 to 60 seconds."""
     return min(_MAX_RETRY_AFTER_S, max(1, math.ceil(seconds_per_item * excess_items)))
+
+
+def key_conflict() -> IdempotencyConflict:
+    """What is said of a key that stands for another request."""
+    return IdempotencyConflict(
+        "the key was used before, for another photo or other options", hint="send another Idempotency-Key"
+    )
 
 
 def cannot_be_kept(size_bytes: int, max_bytes: int) -> ImageTooLarge:

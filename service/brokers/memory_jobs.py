@@ -17,12 +17,12 @@ from typing import Self
 from service.brokers.intake import cannot_be_kept
 from service.brokers.lanes import Pace
 from service.brokers.memory_job import MemoryJob
+from service.brokers.memory_keys import MemoryKeys
 from service.brokers.outbox import Outbox
 from service.brokers.photo_lanes import PhotoLanes
 from service.brokers.shelf import Shelf
 from service.core.errors import (
     Draining,
-    IdempotencyConflict,
     NotFound,
     QueueFull,
     ServiceError,
@@ -95,13 +95,13 @@ class MemoryJobQueue:
         self._lanes = PhotoLanes(
             max_photos=limits.max_queued_photos, max_bytes=limits.max_queued_bytes, metrics=metrics
         )
-        self._keys: dict[str, MemoryJob] = {}
+        self._keys = MemoryKeys()
         self._ended: Shelf[MemoryJob] = Shelf(
             ttl_s=limits.result_ttl_s,
             max_bytes=limits.max_result_bytes,
             max_things=_MAX_ENDED,
             clock=clock,
-            on_gone=self._forget_key,
+            on_gone=self._keys.forget,
         )
         self._outbox = Outbox(lease_s=limits.notice_lease_s, max_notices=_MAX_NOTICES, clock=clock)
         self._pace = Pace()
@@ -113,7 +113,7 @@ class MemoryJobQueue:
         return self._ended.held_bytes
 
     async def admit(self, job: PhotoJob, idempotency: Idempotency | None = None) -> Admitted:
-        """Queue a photo, unless a request with the same idempotency key has been admitted before.
+        """Queue a photo, unless it repeats a request with the same idempotency key.
 
         Raises:
             IdempotencyConflict: The key was used for another photo or other options.
@@ -122,13 +122,8 @@ class MemoryJobQueue:
         """
         if self._closed:
             raise Draining("the queue is closed", hint="try another instance")
-        if idempotency is not None and (earlier := self._find_by_key(idempotency.key)) is not None:
-            known = earlier.idempotency
-            if known is None or known.fingerprint != idempotency.fingerprint:
-                raise IdempotencyConflict(
-                    "the key was used before, for another photo or other options", hint="send another Idempotency-Key"
-                )
-            return Admitted(earlier.job_id, is_new=False)
+        if idempotency is not None and (earlier := await self.known_by(idempotency)) is not None:
+            return Admitted(earlier, is_new=False)
         if not self._lanes.has_room(job):
             raise QueueFull(
                 f"{self._lanes.depth(job.lane)} photos wait in the {job.lane.value} lane",
@@ -137,10 +132,18 @@ class MemoryJobQueue:
             )
         entry = MemoryJob(job.job_id, self._clock(), job, idempotency)
         self._live[job.job_id] = entry
-        if idempotency is not None:
-            self._keys[idempotency.key] = entry
+        self._keys.note(entry)
         self._lanes.enter(entry, job)
         return Admitted(job.job_id, is_new=True)
+
+    async def known_by(self, idempotency: Idempotency) -> str | None:
+        """The job that a request with this key repeats; None for one that is to be admitted.
+
+        Raises:
+            IdempotencyConflict: The key was used for another photo or other options.
+        """
+        earlier = self._keys.find(idempotency, self._clock())
+        return None if earlier is None else earlier.job_id
 
     async def take(self, wait_s: float) -> PhotoJob | None:
         """Hand a photo to a gateway, interactive lane first; None after `wait_s` without work.
@@ -178,16 +181,19 @@ class MemoryJobQueue:
             box.put(preview)
 
     async def finish(self, restoration: Restoration) -> None:
-        """Store the result of a job; one above the budget fails, because nobody could fetch it."""
+        """Store the result of a job.
+
+        Raises:
+            ImageTooLarge: It is above the budget.
+        """
         entry = self._running(restoration.report.id)
         if entry is None:
             return
         size_bytes = _size_bytes(restoration)
-        if self._ended.fits(size_bytes):
-            entry.result = StoredResult(restoration, self._ended.next_expiry_s())
-            self._end(entry, JobState.SUCCEEDED, size_bytes)
-        else:
-            await self.fail(entry.job_id, cannot_be_kept(size_bytes, self._limits.max_result_bytes))
+        if not self._ended.fits(size_bytes):
+            raise cannot_be_kept(size_bytes, self._limits.max_result_bytes)
+        entry.result = StoredResult(restoration, self._ended.next_expiry_s())
+        self._end(entry, JobState.SUCCEEDED, size_bytes)
 
     async def fail(self, job_id: str, error: ServiceError) -> None:
         """Store why a job failed."""
@@ -302,7 +308,7 @@ class MemoryJobQueue:
         if not entry.state.final:
             self._withdraw(entry, JobState.CANCELLED)
         self._ended.take(job_id)
-        self._forget_key(entry)
+        self._keys.forget(entry)
 
     async def due_notice(self, wait_s: float) -> Notice | None:
         """A notice whose time has come, on lease; None after `wait_s` without one."""
@@ -364,16 +370,6 @@ class MemoryJobQueue:
     def _running(self, job_id: str) -> MemoryJob | None:
         entry = self._live.get(job_id)
         return entry if entry is not None and entry.state is JobState.RUNNING else None
-
-    def _find_by_key(self, key: str) -> MemoryJob | None:
-        entry = self._keys.get(key)
-        if entry is not None and entry.state.final:
-            return self._ended.get(entry.job_id)
-        return entry
-
-    def _forget_key(self, entry: MemoryJob) -> None:
-        if entry.idempotency is not None and self._keys.get(entry.idempotency.key) is entry:
-            del self._keys[entry.idempotency.key]
 
     def _status_of(self, entry: MemoryJob) -> JobStatus:
         return entry.status(self._lanes.position(entry))

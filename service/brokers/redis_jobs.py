@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from service.brokers.codec import decode, encode
-from service.brokers.intake import retry_after_s
+from service.brokers.intake import key_conflict, retry_after_s
 from service.brokers.keys import DEFAULT_PREFIX, QueueKeys
 from service.brokers.redis_lanes import POLL_S, Lanes, LeaseTerms
 from service.brokers.redis_listener import Ear
@@ -24,7 +24,6 @@ from service.brokers.redis_previews import is_preview, preview_in, show_previews
 from service.core.errors import (
     Cancelled,
     Draining,
-    IdempotencyConflict,
     NotFinished,
     NotFound,
     QueueFull,
@@ -104,7 +103,7 @@ class RedisJobQueue:
         self._outbox = RedisOutbox(self._lanes, self._keys, lease_s=limits.notice_lease_s)
 
     async def admit(self, job: PhotoJob, idempotency: Idempotency | None = None) -> Admitted:
-        """Queue a photo, unless a request with the same idempotency key has been admitted before.
+        """Queue a photo, unless it repeats a request with the same idempotency key.
 
         Raises:
             IdempotencyConflict: The key was used for another photo or other options.
@@ -126,9 +125,7 @@ class RedisJobQueue:
         )
         self._lanes.show(view)
         if answer == b"conflict":
-            raise IdempotencyConflict(
-                "the key was used before, for another photo or other options", hint="send another Idempotency-Key"
-            )
+            raise key_conflict()
         if answer in {b"full", b"no memory"}:
             waits = f"{waiting} photos wait in the {job.lane.value} lane"
             raise QueueFull(
@@ -137,6 +134,19 @@ class RedisJobQueue:
                 retry_after_s=retry_after_s(float(seconds_per_photo), 1),
             )
         return Admitted(job_id.decode(), is_new=answer == b"admitted")
+
+    async def known_by(self, idempotency: Idempotency) -> str | None:
+        """The job that a request with this key repeats; None for one that is to be admitted.
+
+        Raises:
+            IdempotencyConflict: The key was used for another photo or other options.
+            DependencyUnavailable: The server does not answer.
+        """
+        digest = self._keys.digest(idempotency.key)
+        relation, job_id = await self._lanes.run("known", digest, idempotency.fingerprint) or (b"", b"")
+        if relation == b"conflict":
+            raise key_conflict()
+        return job_id.decode() if relation == b"joined" else None
 
     async def take(self, wait_s: float) -> PhotoJob | None:
         """Hand a photo to a gateway, interactive lane first; None after `wait_s` without work.

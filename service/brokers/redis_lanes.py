@@ -218,7 +218,8 @@ class Lanes(Generic[_Item]):
         """
         self.let_go(key)
         pace = "counts" if sets_pace else ""
-        waited, view = await self.run_as_taker("fail", *key, encode_error(error), dead_for, pace)
+        again = "retryable" if error.retryable else ""
+        waited, view = await self.run_as_taker("fail", *key, encode_error(error), dead_for, pace, again)
         self.withdrawn(waited)
         self.show(view)
 

@@ -164,12 +164,22 @@ class JobQueue(Protocol):
     """
 
     async def admit(self, job: PhotoJob, idempotency: Idempotency | None = None) -> Admitted:
-        """Queue a photo, unless a request with the same idempotency key has been admitted before.
+        """Queue a photo, unless it repeats a request with the same idempotency key.
+
+        A job that failed with a retryable error is not repeated: from now on its key stands for the new job.
 
         Raises:
             IdempotencyConflict: The key was used for another photo or other options.
             QueueFull: The lane has no room; `extra["retry_after_s"]` says when to come back.
             Draining: The queue is closed.
+        """
+        ...
+
+    async def known_by(self, idempotency: Idempotency) -> str | None:
+        """The job that a request with this key repeats; None for one that `admit` would queue.
+
+        Raises:
+            IdempotencyConflict: The key was used for another photo or other options.
         """
         ...
 
@@ -190,7 +200,11 @@ class JobQueue(Protocol):
         ...
 
     async def finish(self, restoration: Restoration) -> None:
-        """Store the result of job `restoration.report.id` and the notice about it, then acknowledge the job."""
+        """Store the result of job `restoration.report.id` and the notice about it, then acknowledge the job.
+
+        Raises:
+            ImageTooLarge: It is more than can be kept, so that nobody could fetch it; the job goes on, and should fail.
+        """
         ...
 
     async def fail(self, job_id: str, error: ServiceError) -> None:

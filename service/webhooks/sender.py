@@ -8,6 +8,7 @@ import ssl
 from datetime import UTC, datetime
 from enum import StrEnum
 from http import HTTPStatus
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import httpx
 from standardwebhooks.webhooks import Webhook
@@ -64,6 +65,7 @@ class NoticeSender:
             timeout=timeout_s,
             limits=httpx.Limits(max_keepalive_connections=0),
             headers={"User-Agent": f"latent-pmrf/{version}", "Content-Type": "application/json"},
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # another receiver may be at that address
         )
 
     async def send(self, notice: Notice) -> Delivery:

@@ -5,8 +5,10 @@ import asyncio
 import pytest
 
 from service.core.errors import (
+    DeadlineExceeded,
     IdempotencyConflict,
     InferenceFailed,
+    NoFaceFound,
     NotFound,
     QueueFull,
 )
@@ -40,9 +42,60 @@ async def test_a_key_of_a_job_without_a_result_means_that_job(queue, ending):
     same = Idempotency("key", "print")
     await queue.admit(photo("a"), same)
     await queue.take(0)
-    await (queue.cancel("a") if ending == "cancelled" else queue.fail("a", InferenceFailed("no")))
+    await (queue.cancel("a") if ending == "cancelled" else queue.fail("a", NoFaceFound("no")))
     assert await queue.admit(photo("b"), same) == await queue.admit(photo("c"), same)
     assert (await queue.status("a")).state == JobState(ending)
+
+
+@pytest.mark.parametrize("error", [InferenceFailed("no"), DeadlineExceeded("late")])
+async def test_a_key_of_a_job_that_may_be_tried_again_means_the_next_one(queue, error):
+    same = Idempotency("key", "print")
+    await queue.admit(photo("a"), same)
+    await queue.take(0)
+    await queue.fail("a", error)
+    with pytest.raises(IdempotencyConflict):
+        await queue.admit(photo("x"), Idempotency("key", "another print"))
+    answers = await asyncio.gather(*(queue.admit(photo(job_id), same) for job_id in "bcd"))
+    assert len({answer.job_id for answer in answers} - {"a"}) == 1
+    assert sum(answer.is_new for answer in answers) == 1
+    second = answers[0].job_id
+    assert (await queue.status("a")).failure.code == error.code
+    await queue.delete("a")
+    assert await queue.known_by(same) == second
+    assert (await queue.take(0)).job_id == second
+    await queue.finish(result_of(second))
+    again = await queue.admit(photo("e"), same)
+    assert (again.job_id, again.is_new) == (second, False)
+    assert await queue.depth() == 0
+
+
+async def test_a_refusal_leaves_the_key_of_a_failed_job(make_queue):
+    same = Idempotency("key", "print")
+    async with make_queue(max_queued_photos=1) as queue:
+        await queue.admit(photo("a"), same)
+        await queue.take(0)
+        await queue.fail("a", InferenceFailed("no"))
+        await queue.admit(photo("b"))
+        with pytest.raises(QueueFull):
+            await queue.admit(photo("c"), same)
+        with pytest.raises(IdempotencyConflict):
+            await queue.admit(photo("d"), Idempotency("key", "another print"))
+        await queue.take(0)
+        assert (await queue.admit(photo("c"), same)).is_new
+
+
+async def test_a_key_can_be_asked_for_before_the_photo_is_there(queue):
+    same = Idempotency("key", "print")
+    assert await queue.known_by(same) is None
+    await queue.admit(photo("a"), same)
+    assert await queue.known_by(same) == "a"
+    with pytest.raises(IdempotencyConflict):
+        await queue.known_by(Idempotency("key", "another print"))
+    await queue.take(0)
+    await queue.fail("a", InferenceFailed("no"))
+    assert await queue.known_by(same) is None
+    await queue.delete("a")
+    assert await queue.known_by(Idempotency("key", "another print")) is None
 
 
 async def test_a_key_for_another_request_is_a_conflict(queue):

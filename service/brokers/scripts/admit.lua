@@ -1,4 +1,5 @@
--- Queue a photo, unless its idempotency key stands for another one.
+-- Queue a photo, unless its idempotency key stands for another one; if that has failed and may be tried again, the key
+-- stands for the new one from now on.
 --
 -- ARGV: job, lane, most photos waiting, payload, its time to live in ms, ms to keep the job after its end, webhook or '',
 --       id of the notice about its end, digest of the idempotency key or '', fingerprint, its origin or '', whether the
@@ -14,13 +15,11 @@ local function answer(kind, admitted)
   return {kind, admitted, waiting_in(lane), tostring(pace_s()), view()}
 end
 
+local earlier, relation
 if idempotency ~= '' then
-  local known = call('HMGET', IDEMPOTENCY .. idempotency, 'job', 'fingerprint')
-  if known[1] and call('EXISTS', JOB .. known[1]) == 1 then
-    if known[2] ~= fingerprint then
-      return answer('conflict', known[1])
-    end
-    return answer(known[1] == job and 'admitted' or 'joined', known[1])
+  earlier, relation = known_by(idempotency, fingerprint)
+  if relation == 'conflict' or (relation == 'joined' and earlier ~= job) then
+    return answer(relation, earlier)
   end
 end
 if call('EXISTS', JOB .. job) == 1 then
@@ -40,6 +39,9 @@ if webhook ~= '' then
 end
 if ARGV[12] == 'kept' then
   call('HSET', JOB .. job, 'upload', 'kept')
+end
+if earlier then
+  call('HDEL', JOB .. earlier, 'idempotency')
 end
 if idempotency ~= '' then
   call('HSET', JOB .. job, 'idempotency', idempotency)

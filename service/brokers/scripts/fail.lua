@@ -1,6 +1,7 @@
 -- An item failed, and with it its job. Nothing happens if the taker does not have the item.
 --
--- ARGV: taker, job, index, error, reason of a dead letter or '', whether its time counts for the pace ('counts').
+-- ARGV: taker, job, index, error, reason of a dead letter or '', whether its time counts for the pace ('counts'),
+--       whether the same work may succeed later ('retryable').
 -- Returns the number of items that are withdrawn for it while they waited, and the view.
 
 local taker, job, index, error, reason = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
@@ -14,5 +15,8 @@ if reason ~= '' then
 end
 if ARGV[6] == 'counts' then
   learn_pace(now_us() - since)
+end
+if ARGV[7] == 'retryable' then
+  call('HSET', JOB .. job, 'retryable', 'yes')
 end
 return {conclude(job, 'failed', error), view()}

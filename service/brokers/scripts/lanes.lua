@@ -10,7 +10,7 @@
 --                   total and steps of all items, rev (changes told), end and error (once it has ended),
 --                   per item: t:i its steps, s:i those taken, e:i its entry, k:i when it was taken, q:i how long it waited,
 --                   photos: progress, webhook, notice (the id that its notice will have), its origin, idempotency,
---                   upload ('kept' if it outlives the job's end)
+--                   upload ('kept' if it outlives the job's end), retryable (there if it failed so that it may be sent again)
 --
 -- The server refuses some writes when it is out of memory, and looks before a script's first write alone, so that a script
 -- runs as a whole or not at all. Scripts that bring work begin with one of those. Scripts that bring it on, and so make
@@ -231,6 +231,19 @@ local function clear(job, keeps_results, keeps_upload)
   call('DEL', NEXT .. job)
   call('ZREM', OVERDUE, job)
   return waited
+end
+
+-- The job that an idempotency key stands for, and what a request with this fingerprint is to it: 'joined', 'conflict' where
+-- it is another one, 'failed' where the job has failed and may be tried again. Nothing where there is no such job.
+local function known_by(idempotency, fingerprint)
+  local known = call('HMGET', IDEMPOTENCY .. idempotency, 'job', 'fingerprint')
+  local job = known[1]
+  if not job or call('EXISTS', JOB .. job) == 0 then
+    return nil
+  elseif known[2] ~= fingerprint then
+    return job, 'conflict'
+  end
+  return job, call('HEXISTS', JOB .. job, 'retryable') == 1 and 'failed' or 'joined'
 end
 
 -- What has ended is kept for a while.

@@ -143,6 +143,25 @@ def test_they_can_read_that_a_key_is_needed(shared):
     assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (401, APP)
 
 
+def test_they_may_ask_for_what_is_asked_of_each_path(shared):
+    client, _ = shared
+    for method in ("GET", "HEAD", "POST", "DELETE"):
+        assert preflight(client, APP, method).status_code == 200, method
+    assert preflight(client, APP, "PUT").status_code == 400
+
+
+@pytest.mark.parametrize(("origins", "told"), [(APP, APP), ("*", "*")])
+def test_they_can_read_that_the_service_failed(origins, told):
+    with fake_service(detector=DefectiveDetector(), cors_origins=origins) as (client, _):
+        failed = client.post("/restore", files={"image": PNG}, headers={"Origin": APP, "Connection": "close"})
+        assert (failed.status_code, failed.json()["code"]) == (500, "internal")
+        assert failed.headers["access-control-allow-origin"] == told
+        assert "x-request-id" in failed.headers["access-control-expose-headers"].lower()
+        assert SAFE.items() <= failed.headers.items()
+        others = client.post("/restore", files={"image": PNG}, headers={"Origin": "https://evil.example"})
+        assert others.headers.get("access-control-allow-origin") == (told if told == "*" else None)
+
+
 @pytest.mark.parametrize(
     "origin",
     ["https://evil.example", f"{APP}.evil.example", "https://evil-app.example", "null", APP.upper(), f"{APP}:8443"],

@@ -165,6 +165,26 @@ def test_a_photo_without_a_face_costs_one(service):
     problem(client.post("/restore", files={"image": PNG}), 429, "quota_exceeded")
 
 
+def test_a_job_that_is_tried_again_under_its_key_is_charged_for_the_one_that_is_done(service):
+    broker = EchoBroker(error=InferenceFailed("a network failed"))
+    client = service({"quota_face_px": PHOTO_PX}, broker=broker)
+    for _ in range(3):
+        problem(ask(client, Idempotency_Key="order-7"), 500, "inference_failed")
+    broker.error = None
+    assert [ask(client, Idempotency_Key="order-7").status_code for _ in range(2)] == [200, 200]
+    assert problem(ask(client), 429, "quota_exceeded")["spent_face_px"] == PHOTO_PX
+
+
+def test_a_job_whose_result_cannot_be_kept_costs_one_face_and_counts_as_failed(service):
+    """Nobody can fetch its faces; settling the first account may come a moment after its answer."""
+    client = service({"quota_face_px": 2 * PHOTO_PX}, detector=TWO_FACES, result_cache_bytes=1000)
+    problem(ask(client), 413, "image_too_large")
+    wait_until(lambda: 'restore_photos_total{outcome="failed"} 1.0' in client.get("/metrics").text)
+    assert 'restore_photos_total{outcome="succeeded"} 1.0' not in client.get("/metrics").text
+    problem(ask(client), 413, "image_too_large")
+    assert problem(ask(client), 429, "quota_exceeded")["spent_face_px"] == 2 * PHOTO_PX
+
+
 def test_what_is_no_photo_costs_nothing(service):
     client = service({"quota_face_px": 1})
     for data in (b"no photo", PNG[:60]):

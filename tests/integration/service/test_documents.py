@@ -29,7 +29,6 @@ NOT_RUN = {
     "PIP_EXTRA_INDEX_URL=": "likewise",
     "LATENT_PMRF_API_KEYS_FILE=keys.json make": "likewise; test_access_*.py serve with keys",
     "LATENT_PMRF_MODEL_REPOSITORY=": "likewise; test_imported_bundles.py serves such a bundle",
-    "pip install": "installs from the registry",
     ".venv/bin/python -m pip install": "installs from the registry",
     ".venv-dev/bin/python -m latent_pmrf.cli import": "wants public weights; test_imported_bundles.py",
     ".venv-dev/bin/python -m export.cli bundle": "takes half an hour at full size; test_imported_bundles.py",

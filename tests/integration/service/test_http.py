@@ -186,6 +186,22 @@ def test_unknown_paths_and_methods(client):
     problem(client.get("/page/../../cli.py"), 404, "not_found")
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PUT", "/v1/restorations/any", "DELETE, GET, HEAD"),
+        ("HEAD", "/v1/restorations", "POST"),
+        ("PATCH", "/v1/restorations/any/cancel", "POST"),
+        ("POST", "/v1/restorations/any/events", "GET"),
+        ("DELETE", "/v1/limits", "GET, HEAD"),
+        ("PUT", "/page/page.js", "GET, HEAD"),
+    ],
+)
+def test_a_method_that_is_not_there_is_told_those_that_are(client, method, path, allowed):
+    refused = client.request(method, path)
+    assert (refused.status_code, refused.headers["allow"]) == (405, allowed)
+
+
 def test_head_is_answered_as_get_without_a_body(client):
     where = send(client).headers["location"]
     told = ("content-type", "content-length", "cache-control", "etag", "x-content-type-options", "x-request-id", "vary")

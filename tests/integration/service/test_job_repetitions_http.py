@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.fakes import HeldBroker
+from service.core.errors import InferenceFailed
+from tests.fakes import EchoBroker, HeldBroker
 from tests.job_client import ASYNC, PNG, ask, problem, until
 from tests.pictures import encoded, pixels
 from tests.serving import fake_service
@@ -56,6 +57,19 @@ def test_a_random_seed_is_part_of_the_job_and_not_of_the_request(client):
     first, again = (ask(client, Idempotency_Key="no seed given") for _ in range(2))
     assert first.json()["seed"] == again.json()["seed"]
     assert ask(client).json()["seed"] != ask(client).json()["seed"]
+
+
+def test_a_job_that_may_be_tried_again_is_tried_again():
+    broker = EchoBroker(error=InferenceFailed("a network failed"))
+    with fake_service(broker=broker) as (client, _):
+        failed = ask(client, Idempotency_Key="one")
+        assert problem(failed, 500, "inference_failed")["retryable"]
+        broker.error = None
+        second = ask(client, Idempotency_Key="one")
+        assert second.status_code == 200
+        assert "idempotent-replayed" not in second.headers
+        assert second.headers["location"] != failed.headers["location"]
+        assert ask(client, Idempotency_Key="one").json() == second.json()
 
 
 @pytest.mark.parametrize("key", ["", '""', "x" * 256, "ta\tb"])

@@ -43,6 +43,20 @@ def test_a_photo_that_was_not_to_be_kept_has_to_be_sent_again(client):
         assert "send the photo again" in told["hint"]
 
 
+def test_a_repetition_means_its_job_when_the_photo_is_gone(client):
+    job_id = ask(client, options=KEEP).json()["id"]
+    key = {"Idempotency-Key": "again"}
+    first = again(client, job_id, **key)
+    assert client.delete(f"/v1/restorations/{job_id}").status_code == 204
+    repeated = again(client, job_id, **key)
+    assert (first.status_code, repeated.status_code) == (200, 200)
+    assert repeated.headers["idempotent-replayed"] == "true"
+    assert repeated.json() == first.json()
+    problem(again(client, job_id, {"fidelity": "1"}, **key), 422, "idempotency_conflict")
+    problem(again(client, "never-there", **key), 422, "idempotency_conflict")
+    problem(again(client, job_id, **{"Idempotency-Key": "another"}), 404, "upload_gone")
+
+
 def test_a_photo_is_kept_when_its_restoration_fails(client):
     failed = ask(client, options={**KEEP, "det_threshold": "1"})
     problem(failed, 422, "no_face_found")

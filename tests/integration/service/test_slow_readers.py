@@ -1,6 +1,7 @@
 """Results on their way to readers who take their time: a bounded number of bytes, and no reader keeps them for ever."""
 
 import contextlib
+import gc
 import logging
 import random
 import socket
@@ -112,6 +113,7 @@ async def test_over_grpc_a_slow_reader_holds_what_he_has_not_read():
 
 
 async def test_over_grpc_a_reader_who_stands_still_is_not_waited_for():
+    gc.collect()  # of the tests before this one
     room, references = SendingRoom(SIZE + 1, part_s=HASTY_S), sys.getrefcount(DATA)
     async with over_grpc(room) as stub:
         stored = sys.getrefcount(DATA)

@@ -127,6 +127,18 @@ async def test_previews_come_between_and_end_with_the_statuses():
     assert closed == [True]
 
 
+async def test_nothing_comes_after_the_end():
+    async def previews():
+        yield FacePreview("a", 1, 3, 9, b"\xff\xd8", (2.0, 0.0, 0.0, 2.0, 10.0, 20.0))
+        await asyncio.Event().wait()
+
+    statuses = Statuses()
+    statuses.coming.put_nowait(JobState.SUCCEEDED)
+    chunks = [chunk async for chunk in statuses.events(previews=previews())]
+    assert chunks[-1].startswith(b"event: end\n")
+    assert statuses.closed
+
+
 async def test_statuses_go_on_when_there_are_no_more_previews():
     async def previews():
         return

@@ -94,6 +94,23 @@ async def test_another_content_type(content_type):
 
 
 @pytest.mark.parametrize(
+    "charset", ["undefined", "punycode", "unicode_escape", "utf-7", "utf-16", "latin-1", "none-such", '"utf-7"', ""]
+)
+async def test_another_charset(charset):
+    body, headers = multipart(photo(), {"fidelity": "0.5"})
+    headers["content-type"] += f"; charset={charset}"
+    with pytest.raises(UnsupportedMediaType):
+        await read(request_of(body, headers))
+
+
+@pytest.mark.parametrize("charset", ["utf-8", "UTF-8", '"utf-8"', "us-ascii", '"US-ASCII"'])
+async def test_the_charset_that_is_meant_may_be_said(charset):
+    body, headers = multipart(photo(), {"fidelity": "0.5"})
+    headers["content-type"] += f"; charset={charset}"
+    assert (await read(request_of(body, headers))).options == {"fidelity": "0.5"}
+
+
+@pytest.mark.parametrize(
     ("files", "data"),
     [
         ({"photo": ("a.jpg", b"x")}, None),

@@ -59,6 +59,11 @@ def test_our_own_failures_are_logged_and_the_callers_are_not(request_, caplog):
     assert "inference_failed" in caplog.text
 
 
+def test_what_is_no_text_is_told_as_far_as_it_is_text(request_):
+    response = problems.of_service_error(request_, InvalidOption("no option \udc80 é", option="\ud800"))
+    assert (body(response)["detail"], body(response)["option"]) == ("no option ? é", "?")
+
+
 def test_an_extra_value_cannot_replace_a_member(request_):
     document = body(problems.of_service_error(request_, InvalidOption("no", status=200, limit=3)))
     assert document["status"] == 422

@@ -84,11 +84,11 @@ async def test_no_budget_keeps_nothing():
     assert await make_queue(max_result_bytes=0).keep(result_of("a", 1)) is None
 
 
-async def test_a_job_whose_result_cannot_be_kept_fails_and_says_what_to_do():
+async def test_a_result_that_cannot_be_kept_is_refused_and_its_job_goes_on():
     queue = make_queue(max_result_bytes=250_000)
-    await finish(queue, "a", 300_000)
     with pytest.raises(ImageTooLarge) as told:
-        await queue.result("a")
+        await finish(queue, "a", 300_000)
+    assert (await queue.status("a")).state is JobState.RUNNING
     assert told.value.extra == {"result_bytes": 304_096, "max_result_bytes": 250_000}
     assert "/restore" in told.value.hint
     await queue.close()

@@ -20,6 +20,7 @@ SENDING = []  # requests whose answers in parts are under way
 class Hasty(TimedConnection):
     head_s = 1.0
     read_check_s = 1.0
+    refused_s = 4.0
     ended: ClassVar[set[int]] = set()  # ports of clients
 
     def connection_lost(self, exc):
@@ -120,6 +121,64 @@ def test_a_body_that_goes_on_after_its_answer(port):
 
     with connected(port) as connection, pytest.raises(OSError, match=r"reset|pipe|aborted"):
         go_on(connection)
+
+
+def refusals(connection, count):
+    """The answers of `/no`, as they come."""
+    for _ in range(count):
+        answer = b""
+        while not answer.endswith(b"\r\n\r\n"):
+            data = connection.recv(65_536)
+            assert data, "the connection is ended"
+            answer += data
+        assert answer.startswith(b"HTTP/1.1 413")
+
+
+def test_a_body_that_was_refused_may_come_to_its_end(port):
+    """Many clients read no answer before they have sent everything."""
+    with connected(port) as connection:
+        connection.sendall(b"POST /no HTTP/1.1\r\nHost: here\r\nContent-Length: 6\r\n\r\n")
+        for _ in range(6):
+            time.sleep(0.4)
+            connection.sendall(b"x")
+        refusals(connection, 1)
+        connection.sendall(b"GET /no HTTP/1.1\r\nHost: here\r\n\r\n")
+        refusals(connection, 1)
+
+
+def test_a_connection_is_kept_after_a_body_that_was_refused_and_not_for_ever(port):
+    with connected(port) as connection:
+        connection.sendall(b"POST /no HTTP/1.1\r\nHost: here\r\nContent-Length: 6\r\n\r\n")
+        refusals(connection, 1)
+        connection.sendall(b"x" * 6)
+        time.sleep(1.5)
+        connection.sendall(b"POST /no HTTP/1.1\r\nHost: here\r\nContent-Length: 6\r\n\r\n")
+        refusals(connection, 1)
+        connection.sendall(b"x" * 6)
+        assert hung_up(connection)
+
+
+def test_a_head_behind_a_body_that_was_refused(port):
+    with connected(port) as connection:
+        connection.sendall(b"POST /no HTTP/1.1\r\nHost: here\r\nContent-Length: 6\r\n\r\n")
+        refusals(connection, 1)
+        connection.sendall(b"xxx")
+        time.sleep(0.1)
+        begin_s = time.monotonic()
+        connection.sendall(b"xxxGET ")
+        assert hung_up(connection)
+        assert time.monotonic() - begin_s < 3
+
+
+def test_a_body_that_was_refused_and_trickles(port):
+    def trickle(connection):
+        connection.sendall(b"POST /no HTTP/1.1\r\nHost: here\r\nContent-Length: 1000000000000\r\n\r\n")
+        for _ in range(1000):
+            time.sleep(0.02)
+            connection.sendall(b"x")
+
+    with connected(port) as connection, pytest.raises(OSError, match=r"reset|pipe|aborted"):
+        trickle(connection)
 
 
 @pytest.mark.parametrize("declared", [0, 4])

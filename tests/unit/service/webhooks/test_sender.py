@@ -43,6 +43,8 @@ class Receiver:
         answer = request.path_params["answer"]
         if answer == "redirect":
             return RedirectResponse("/200", status_code=307)
+        if answer == "cookie":
+            return PlainTextResponse("answer", headers={"Set-Cookie": "session=secret"})
         if answer == "large":
             return StreamingResponse(self._large())
         return PlainTextResponse("answer", status_code=int(answer or 200))
@@ -117,6 +119,15 @@ async def test_what_an_answer_means(receiver, answer, expected, caplog):
 async def test_a_redirect_is_not_followed(receiver):
     assert await deliver(f"{receiver.address}/redirect") is Delivery.FAILED
     assert len(receiver.requests) == 1
+
+
+async def test_cookies_of_a_receiver_are_not_kept(receiver):
+    """All receivers at one address would be sent them: the name of each stands in `Host` alone."""
+    sender = NoticeSender(SECRET, WebhookTargets(HERE), version="9")
+    for _ in range(2):
+        assert await sender.send(notice(f"{receiver.address}/cookie")) is Delivery.DELIVERED
+    await sender.close()
+    assert ["cookie" in headers for _, headers, _ in receiver.requests] == [False, False]
 
 
 async def test_of_a_large_answer_only_the_status_is_read(receiver):
