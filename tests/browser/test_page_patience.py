@@ -70,8 +70,10 @@ def test_a_key_that_may_not_ask_often_still_gets_its_pictures(driver, photo, tmp
         page.run("sessionStorage.clear()")
 
 
-@pytest.mark.parametrize(("method", "ending"), [("POST", "s"), ("GET", "/events"), ("GET", "/result")])
-@pytest.mark.parametrize("refusal", [_FULL, _LIMITED])
+@pytest.mark.parametrize(
+    ("method", "ending", "refusal"),
+    [("POST", "s", _FULL), ("POST", "s", _LIMITED), ("GET", "/events", _LIMITED), ("GET", "/result", _FULL)],
+)
 def test_every_request_comes_back_when_the_service_says(page, photo, method, ending, refusal):
     page.refuse(method, ending, refusal, refusal)
     page.choose(photo)

@@ -193,7 +193,7 @@ def test_a_photo_with_other_options_before_its_answer_is_sent_once_and_kept_once
     assert [size > photo.stat().st_size for size in page.sent_bytes()] == [True, False]
 
 
-@pytest.mark.parametrize("refusals", [[_BUSY], [_LIMITED], [_SILENT]])
+@pytest.mark.parametrize("refusals", [[_BUSY, _LIMITED], [_SILENT]])
 def test_a_cancellation_that_is_refused_for_a_while_is_tried_again(driver, photo, refusals):
     broker = HeldBroker()
     with fake_service(broker=broker, **_FAKES) as (client, _):
