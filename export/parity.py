@@ -161,18 +161,35 @@ def check_pipeline(restorer: Restorer, repository: Path, num_steps: Sequence[int
     Raises:
         ParityError: It is above the tolerance.
     """
-    bundle = BundleRestorer(repository, num_threads=1)
-    images = pipeline_images(restorer, bundle.spec.image_size_px).permute(0, 2, 3, 1).numpy()
-    means = bundle.estimate(images)
-    source = bundle.source(means, PIPELINE_SEEDS)
-    pairs = []
-    for steps in num_steps:
-        expected = reference_sample(restorer, bundle.spec.image_size_px, steps)
-        pairs += [(expected.sample, bundle.transport(source, steps)), (expected.posterior_mean, means)]
-    levels = max(float(np.abs(a.permute(0, 2, 3, 1).numpy() - b).max()) * 255 for a, b in pairs)
+    pairs = compared_pictures(restorer, BundleRestorer(repository, num_threads=1), num_steps)
+    levels = max(float(np.abs(expected - found).max()) * 255 for expected, found in pairs)
     if not levels <= tolerance_levels:
         raise ParityError(f"pipeline: a pixel differs by {levels:.3g} levels of 8 bits, more than {tolerance_levels:g}")
     return levels
+
+
+def compared_pictures(
+    restorer: Restorer, bundle: BundleRestorer, num_steps: Sequence[int]
+) -> list[tuple[F32Array, F32Array]]:
+    """What PyTorch and a bundle make of the drawn images, with the same noise: posterior means, and samples.
+
+    Args:
+        restorer: The reference.
+        bundle: The networks that are held against it.
+        num_steps: Numbers of Euler steps, of each a sample.
+
+    Returns:
+        Pairs of (B, S, S, 3) in [0, 1], the reference's first.
+    """
+    side = bundle.spec.image_size_px
+    means = bundle.estimate(pipeline_images(restorer, side).permute(0, 2, 3, 1).numpy())
+    source = bundle.source(means, PIPELINE_SEEDS)
+    references = [reference_sample(restorer, side, steps) for steps in num_steps]
+    samples = [bundle.transport(source, steps) for steps in num_steps]
+    expected = [references[0].posterior_mean, *(reference.sample for reference in references)]
+    return [
+        (ours.permute(0, 2, 3, 1).numpy(), theirs) for ours, theirs in zip(expected, [means, *samples], strict=True)
+    ]
 
 
 def reference_sample(restorer: Restorer, image_size_px: int, num_steps: int) -> Restored:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from export.parity import PIPELINE_SEEDS, ParityError, pipeline_images, reference_sample
+from export.parity import ParityError, compared_pictures
 from latent_pmrf.evaluation.bundle import BundleRestorer, Source
 from latent_pmrf.restorer import Restorer
 
@@ -66,18 +66,10 @@ def check_precision(restorer: Restorer, bundle: FiniteRestorer, num_steps: Seque
     Raises:
         ParityError: It is below the gate's, or a network overflows.
     """
-    side = bundle.spec.image_size_px
-    images = pipeline_images(restorer, side).permute(0, 2, 3, 1).numpy()
-    means = bundle.estimate(images)
-    source = bundle.source(means, PIPELINE_SEEDS)
-    pairs = []
-    for steps in num_steps:
-        expected = reference_sample(restorer, side, steps)
-        pairs += [(expected.posterior_mean, means), (expected.sample, bundle.transport(source, steps))]
     least = min(
-        psnr_db(theirs, ours)
-        for reference, found in pairs
-        for theirs, ours in zip(reference.permute(0, 2, 3, 1).numpy(), found, strict=True)
+        psnr_db(reference, found)
+        for references, pictures in compared_pictures(restorer, bundle, num_steps)
+        for reference, found in zip(references, pictures, strict=True)
     )
     if not least >= gate.psnr_db:
         raise ParityError(f"pipeline: a picture has {least:.1f} dB beside PyTorch's, less than {gate.psnr_db:g}")

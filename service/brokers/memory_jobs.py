@@ -142,7 +142,8 @@ class MemoryJobQueue:
         Raises:
             IdempotencyConflict: The key was used for another photo or other options.
         """
-        earlier = self._keys.find(idempotency, self._clock())
+        self._ended.drop_expired()  # and with them their keys
+        earlier = self._keys.find(idempotency)
         return None if earlier is None else earlier.job_id
 
     async def take(self, wait_s: float) -> PhotoJob | None:

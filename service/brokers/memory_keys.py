@@ -13,14 +13,14 @@ class MemoryKeys:
     def __init__(self) -> None:
         self._jobs: dict[str, MemoryJob] = {}
 
-    def find(self, idempotency: Idempotency, now_s: float) -> MemoryJob | None:
+    def find(self, idempotency: Idempotency) -> MemoryJob | None:
         """The job that a request repeats; None for one that is to be admitted.
 
         Raises:
             IdempotencyConflict: The key was used for another photo or other options.
         """
         entry = self._jobs.get(idempotency.key)
-        if entry is None or (entry.expires_s is not None and entry.expires_s <= now_s):
+        if entry is None:
             return None
         if entry.idempotency != idempotency:
             raise key_conflict()

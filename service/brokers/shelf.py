@@ -69,15 +69,22 @@ class Shelf(Generic[T]):
         self._held_bytes += size_bytes
         self._plan_expiry()
 
+    def drop_expired(self) -> None:
+        """Let go of what has stayed long enough; whoever looks or takes does so first."""
+        # Insertion order is order of expiry: every thing stays equally long.
+        now_s = self._clock()
+        while self._held and next(iter(self._held.values())).expires_s <= now_s:
+            self._drop_oldest()
+
     def get(self, key: str) -> T | None:
         """Look at a thing; None when it is not there any more."""
-        self._drop_expired()
+        self.drop_expired()
         entry = self._held.get(key)
         return None if entry is None else entry.thing
 
     def take(self, key: str) -> T | None:
         """Take a thing away without `on_gone` being told; None when it is not there any more."""
-        self._drop_expired()
+        self.drop_expired()
         entry = self._held.pop(key, None)
         if entry is None:
             return None
@@ -95,12 +102,6 @@ class Shelf(Generic[T]):
         self._held_bytes -= entry.size_bytes
         self._on_gone(entry.thing)
 
-    def _drop_expired(self) -> None:
-        # Insertion order is order of expiry: every thing stays equally long.
-        now_s = self._clock()
-        while self._held and next(iter(self._held.values())).expires_s <= now_s:
-            self._drop_oldest()
-
     def _plan_expiry(self) -> None:
         """Set one timer for the oldest thing: these are people's photos, expiry must not wait for the next visitor."""
         if self._timer is None and self._held:
@@ -109,5 +110,5 @@ class Shelf(Generic[T]):
 
     def _expire(self) -> None:
         self._timer = None
-        self._drop_expired()
+        self.drop_expired()
         self._plan_expiry()

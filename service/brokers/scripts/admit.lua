@@ -8,8 +8,8 @@
 -- takes, and the view. Running twice for one job is running once.
 
 local job, lane, limit, payload, payload_ttl_ms, keep_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[6]
-local MOST_MEMORY = 0.8 -- what is left is for the faces of photos that are admitted, and for what must be told of them
 local webhook, notice, idempotency, fingerprint, origin = ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11]
+local MOST_MEMORY = 0.8 -- what is left is for the faces of photos that are admitted, and for what must be told of them
 
 local function answer(kind, admitted)
   return {kind, admitted, waiting_in(lane), tostring(pace_s()), view()}
