@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any, TypeVar
 
 from fastapi.responses import StreamingResponse
@@ -48,7 +48,7 @@ class EventStream(StreamingResponse):
 
 async def events_of(
     statuses: AsyncGenerator[JobStatus, None],
-    describe: Callable[[JobStatus], Awaitable[BaseModel]],
+    describe: Callable[[JobStatus], BaseModel],
     *,
     previews: AsyncGenerator[FacePreview, None] | None = None,
     heartbeat_s: float,
@@ -73,7 +73,7 @@ async def events_of(
                 elif moment is not None:
                     count += 1
                     final = moment.state.final
-                    data = (await describe(moment)).model_dump_json()
+                    data = describe(moment).model_dump_json()
                     yield _event("end" if final else "status", LAST_ID if final else str(count), data)
                 elif draining():
                     return

@@ -78,9 +78,9 @@ async def submit(request: Request, caller: Asking, jobs: Jobs, context: Context)
         headers["Preference-Applied"] = applied
     if answered_async:
         headers["Retry-After"] = str(_POLL_S)
-        return _json(await _describe(jobs, status), 202, headers)
+        return _json(_describe(status), 202, headers)
     if status.state is JobState.SUCCEEDED:
-        return _json(await _describe(jobs, status), 200, headers)
+        return _json(_describe(status), 200, headers)
     ended = errors.Cancelled("the restoration was cancelled") if status.failure is None else status.failure.to_error()
     refusal = problems.of_service_error(request, ended)
     refusal.headers.update(headers)
@@ -98,7 +98,7 @@ async def get_state(restoration_id: str, jobs: Jobs, response: Response) -> Rest
     Once it has succeeded: what was done with each face, with which seed and steps, and how long it took.
     """
     response.headers.update(NO_STORE)
-    return await _describe(jobs, await jobs.status(restoration_id))
+    return _describe(await jobs.status(restoration_id))
 
 
 @router.get(
@@ -152,7 +152,7 @@ async def get_events(restoration_id: str, request: Request, jobs: Jobs, context:
     return EventStream(
         events_of(
             jobs.watch(restoration_id),
-            partial(_describe, jobs),
+            _describe,
             previews=jobs.previews(restoration_id),
             heartbeat_s=context.heartbeat_s,
             draining=lambda: context.gateway.admission.closed,
@@ -168,7 +168,7 @@ async def get_events(restoration_id: str, request: Request, jobs: Jobs, context:
 async def cancel(restoration_id: str, jobs: Jobs, response: Response) -> RestorationSchema | JobSchema:
     """It is taken out of the line, or stopped within a few steps; one that has ended stays as it is."""
     response.headers.update(NO_STORE)
-    return await _describe(jobs, await jobs.cancel(restoration_id))
+    return _describe(await jobs.cancel(restoration_id))
 
 
 @router.delete(
@@ -196,11 +196,10 @@ async def _wait_for_end(jobs: OwnedJobs, job_id: str, patience_s: float) -> JobS
     return status or JobStatus(job_id, JobState.QUEUED, created_s=time.time())
 
 
-async def _describe(jobs: OwnedJobs, status: JobStatus) -> RestorationSchema | JobSchema:
-    if status.state is not JobState.SUCCEEDED:
+def _describe(status: JobStatus) -> RestorationSchema | JobSchema:
+    if status.report is None:
         return JobSchema.of(status)
-    stored = await jobs.result(status.job_id)
-    return RestorationSchema.of(stored.restoration.report, stored)
+    return RestorationSchema.of(status.report, status.expires_s)
 
 
 def _json(content: RestorationSchema | JobSchema, status: int, headers: dict[str, str]) -> JSONResponse:

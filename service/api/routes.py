@@ -109,5 +109,6 @@ def _answer(restoration: Restoration, stored: StoredResult | None, wanted: Repre
     if stored is not None:
         headers["Location"] = report_path(report.id)
     if wanted.as_report:
-        return JSONResponse(RestorationSchema.of(report, stored).model_dump(mode="json"), headers=headers)
+        expires_s = None if stored is None else stored.expires_at_s
+        return JSONResponse(RestorationSchema.of(report, expires_s).model_dump(mode="json"), headers=headers)
     return Response(restoration.data, media_type=restoration.media_type, headers=headers)

@@ -11,7 +11,6 @@ from pydantic.config import JsonDict
 from service.core.manifest import Manifest
 from service.core.notices import report_path, result_path
 from service.core.options import option_schemas
-from service.core.results import StoredResult
 from service.core.settings import Settings
 from service.core.types import FaceReport, FaceStatus, OutputFormat, Report
 
@@ -131,8 +130,9 @@ class RestorationSchema(Schema):
     urls: UrlsSchema | None = Field(description="Null if the result was not kept, being above the memory budget.")
 
     @classmethod
-    def of(cls, report: Report, stored: StoredResult | None) -> Self:
-        """Describe a finished restoration and where it can be fetched."""
+    def of(cls, report: Report, expires_s: float | None) -> Self:
+        """Describe a finished restoration, and where it can be fetched until `expires_s` if it was kept."""
+        urls = UrlsSchema(report=report_path(report.id), result=result_path(report.id))
         return cls(
             id=report.id,
             status="succeeded",
@@ -145,8 +145,8 @@ class RestorationSchema(Schema):
             fidelity=report.fidelity,
             faces=tuple(FaceSchema.of(face) for face in report.faces),
             timings_ms=report.timings_ms,
-            expires_at=None if stored is None else moment(stored.expires_at_s),
-            urls=None if stored is None else UrlsSchema(report=report_path(report.id), result=result_path(report.id)),
+            expires_at=None if expires_s is None else moment(expires_s),
+            urls=None if expires_s is None else urls,
         )
 
 

@@ -1,6 +1,6 @@
 """What travels between processes, as bytes: msgpack maps with a version and a kind.
 
-    FaceJob, RestoredFace, FacePreview, PhotoJob, Restoration, Progress, Notice, Origin, ServiceError  <->  bytes
+    FaceJob, RestoredFace, FacePreview, PhotoJob, Restoration, Report, Progress, Notice, Origin, Failure  <->  bytes
 
 A reader takes its own version only. A field may be added without a new version where older readers may pass it over.
 Pixels of a RestoredFace travel as 16-bit numbers: what arrives differs by at most 1/131070 (half a step) and the
@@ -22,14 +22,14 @@ from pydantic import TypeAdapter
 from service.core.errors import ServiceError
 from service.core.jobs import Failure, Notice, PhotoJob, Progress
 from service.core.origin import Origin
-from service.core.types import F32Array, FaceJob, FacePreview, Lane, Restoration, RestoredFace
+from service.core.types import F32Array, FaceJob, FacePreview, Lane, Report, Restoration, RestoredFace
 
 VERSION = 1
 _U16_MAX = 65535
 
-Message = FaceJob | RestoredFace | FacePreview | PhotoJob | Restoration | Progress | Notice | Origin | Failure
+Message = FaceJob | RestoredFace | FacePreview | PhotoJob | Restoration | Report | Progress | Notice | Origin | Failure
 _Fields = Mapping[str, Any]
-_M = TypeVar("_M", FaceJob, RestoredFace, FacePreview, PhotoJob, Restoration, Progress, Notice, Origin, Failure)
+_M = TypeVar("_M", FaceJob, RestoredFace, FacePreview, PhotoJob, Restoration, Report, Progress, Notice, Origin, Failure)
 
 
 def encode(message: Message) -> bytes:
@@ -94,7 +94,8 @@ def _build(kind: type[Message], fields: _Fields) -> Message:
 @cache
 def _adapters() -> Mapping[type[Message], TypeAdapter[Any]]:
     """Of messages without arrays; what they were is written in their types."""
-    return {kind: TypeAdapter(kind) for kind in (FacePreview, PhotoJob, Restoration, Progress, Notice, Origin, Failure)}
+    kinds = (FacePreview, PhotoJob, Restoration, Report, Progress, Notice, Origin, Failure)
+    return {kind: TypeAdapter(kind) for kind in kinds}
 
 
 def _face_job(fields: _Fields) -> FaceJob:

@@ -62,6 +62,7 @@ class MemoryJob:
             position=position,
             progress=self.progress,
             failure=self.failure,
+            report=None if self.result is None else self.result.restoration.report,
         )
 
     async def previews(self) -> AsyncGenerator[FacePreview, None]:

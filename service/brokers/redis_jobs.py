@@ -42,7 +42,7 @@ from service.core.jobs import (
 )
 from service.core.metrics import Metrics
 from service.core.results import StoredResult
-from service.core.types import FacePreview, Lane, Restoration, Upload
+from service.core.types import FacePreview, Lane, Report, Restoration, Upload
 
 _LOOK_PAUSE_S = 0.05  # between two looks of one who watches: a busy lane moves often
 _MOVED = b"moved"  # said of a lane, not of a job
@@ -189,9 +189,9 @@ class RedisJobQueue:
         Raises:
             DependencyUnavailable: The server does not answer.
         """
-        job_id = restoration.report.id
-        self._lanes.show(await self._lanes.run_as_taker("finish", job_id, encode(restoration)))
-        self._lanes.let_go((job_id, 0))
+        report = restoration.report
+        self._lanes.show(await self._lanes.run_as_taker("finish", report.id, encode(restoration), encode(report)))
+        self._lanes.let_go((report.id, 0))
 
     async def fail(self, job_id: str, error: ServiceError) -> None:
         """Store why a job failed, and the notice about it if somebody wants one, then acknowledge the job.
@@ -216,7 +216,8 @@ class RedisJobQueue:
             DependencyUnavailable: The server does not answer.
         """
         ttl_ms = _ms(self._limits.result_ttl_s)
-        expires_ms = await self._lanes.run("keep", restoration.report.id, encode(restoration), ttl_ms)
+        report = restoration.report
+        expires_ms = await self._lanes.run("keep", report.id, encode(restoration), encode(report), ttl_ms)
         return None if expires_ms is None else StoredResult(restoration, int(expires_ms) / 1000)
 
     async def status(self, job_id: str) -> JobStatus:
@@ -367,7 +368,7 @@ async def _news(ear: Ear, *, is_queued: bool) -> None:
 def _status_of(job_id: str, found: Sequence[Any]) -> JobStatus:
     if not found:
         raise _not_found()
-    state, created_us, expires_ms, position, progress, failure = found
+    state, created_us, expires_ms, position, progress, failure, report = found
     return JobStatus(
         job_id=job_id,
         state=JobState(state.decode()),
@@ -376,6 +377,7 @@ def _status_of(job_id: str, found: Sequence[Any]) -> JobStatus:
         position=None if position == b"" else int(position),
         progress=decode(Progress, progress) if progress else None,
         failure=decode(Failure, failure) if failure else None,
+        report=decode(Report, report) if report else None,
     )
 
 

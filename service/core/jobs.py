@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from service.core.errors import ServiceError, UploadGone
 from service.core.origin import Origin
-from service.core.types import Lane, RestoreOptions, Upload
+from service.core.types import Lane, Report, RestoreOptions, Upload
 
 
 class JobState(StrEnum):
@@ -142,6 +142,7 @@ class JobStatus:
         position: Jobs before it in its lane, 0 for the next one; None unless it is queued.
         progress: How far its faces are; None before they are known.
         failure: Why it failed; None unless it did.
+        report: What was done; None unless it has succeeded.
     """
 
     job_id: str
@@ -151,6 +152,7 @@ class JobStatus:
     position: int | None = None
     progress: Progress | None = None
     failure: Failure | None = None
+    report: Report | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,6 @@ from service.core.errors import EmptyUpload, UploadTooLarge
 from service.core.jobs import JobStatus, Progress
 from service.core.manifest import Manifest
 from service.core.options import OptionFields, OptionLimits, check_options
-from service.core.results import StoredResult
 from service.core.settings import Settings
 from service.core.types import FaceReport, OutputFormat, Report, RestoreOptions, Upload
 from service.rpc import restoration_pb2 as pb
@@ -64,8 +63,8 @@ def options_of(message: pb.RestoreOptions, limits: OptionLimits) -> RestoreOptio
     return options
 
 
-def report_of(report: Report, stored: StoredResult | None) -> pb.Report:
-    """What was done with a photo, and how long that can be fetched."""
+def report_of(report: Report, expires_s: float | None) -> pb.Report:
+    """What was done with a photo, and until when that can be fetched, if it was kept."""
     return pb.Report(
         id=report.id,
         model=report.model,
@@ -77,7 +76,7 @@ def report_of(report: Report, stored: StoredResult | None) -> pb.Report:
         fidelity=report.fidelity,
         faces=[_face(face) for face in report.faces],
         timings_ms=report.timings_ms,
-        expires_at=None if stored is None else _moment(stored.expires_at_s),
+        expires_at=None if expires_s is None else _moment(expires_s),
     )
 
 
@@ -92,7 +91,7 @@ def progress_of(progress: Progress) -> pb.Progress:
 
 
 def job_of(status: JobStatus) -> pb.Job:
-    """A job that has no result: not yet, or never."""
+    """A job, and its report once it has succeeded."""
     return pb.Job(
         id=status.job_id,
         status=pb.JobStatus.Value(f"JOB_STATUS_{status.state.name}"),
@@ -101,17 +100,7 @@ def job_of(status: JobStatus) -> pb.Job:
         position=status.position,
         progress=None if status.progress is None else progress_of(status.progress),
         error=None if status.failure is None else problem_of(status.failure.to_error()),
-    )
-
-
-def succeeded_job_of(stored: StoredResult) -> pb.Job:
-    """A job that has a result."""
-    report = stored.restoration.report
-    return pb.Job(
-        id=report.id,
-        status=pb.JOB_STATUS_SUCCEEDED,
-        expires_at=_moment(stored.expires_at_s),
-        report=report_of(report, stored),
+        report=None if status.report is None else report_of(status.report, status.expires_s),
     )
 
 

@@ -34,7 +34,6 @@ from service.rpc.messages import (
     options_of,
     parts_of,
     report_of,
-    succeeded_job_of,
     upload_of,
 )
 from service.rpc.restoration_pb2_grpc import RestorationServiceServicer
@@ -72,7 +71,8 @@ class RestorationServicer(RestorationServiceServicer):
         stored = None
         with contextlib.suppress(DependencyUnavailable):  # the photo is restored; it only cannot be fetched again
             stored = await parts.jobs.keep(restoration)
-        response = pb.RestoreResponse(image=restoration.data, report=report_of(restoration.report, stored))
+        report = report_of(restoration.report, None if stored is None else stored.expires_at_s)
+        response = pb.RestoreResponse(image=restoration.data, report=report)
         if response.ByteSize() <= parts.max_message_bytes:
             return response
         if stored is None:
@@ -82,7 +82,7 @@ class RestorationServicer(RestorationServiceServicer):
                 result_bytes=len(restoration.data),
                 max_message_bytes=parts.max_message_bytes,
             )
-        return pb.RestoreResponse(report=response.report)
+        return pb.RestoreResponse(report=report)
 
     async def RestoreBatch(
         self, request_iterator: AsyncIterator[pb.RestoreBatchRequest], context: Context
@@ -102,23 +102,20 @@ class RestorationServicer(RestorationServiceServicer):
             submissions.refuse_while_draining()
             async with parts.uploads.place():
                 admitted = await submissions.bring(await self._read_submission(caller, request_iterator))
-        jobs = OwnedJobs(parts.jobs, caller.owner)
-        return pb.SubmitResponse(
-            job=await _describe(jobs, await _status_of_new(jobs, admitted.job_id)),
-            idempotent_replayed=not admitted.is_new,
-        )
+        status = await _status_of_new(OwnedJobs(parts.jobs, caller.owner), admitted.job_id)
+        return pb.SubmitResponse(job=job_of(status), idempotent_replayed=not admitted.is_new)
 
     async def Get(self, request: pb.GetRequest, context: Context) -> pb.GetResponse:
         """A job."""
         jobs = self._jobs(context)
-        return pb.GetResponse(job=await _describe(jobs, await jobs.status(request.id)))
+        return pb.GetResponse(job=job_of(await jobs.status(request.id)))
 
     async def Watch(self, request: pb.WatchRequest, context: Context) -> AsyncIterator[pb.WatchResponse]:
         """A job, again and again."""
         jobs = self._jobs(context)
         async with contextlib.aclosing(while_here(jobs.watch(request.id), self._left)) as statuses:
             async for status in statuses:
-                yield pb.WatchResponse(job=await _describe(jobs, status))
+                yield pb.WatchResponse(job=job_of(status))
 
     async def GetResult(  # type: ignore[override] # the library lets who writes by himself return nothing
         self, request: pb.GetResultRequest, context: Context
@@ -126,7 +123,7 @@ class RestorationServicer(RestorationServiceServicer):
         """A job's image; each part is written in time, or the call ends."""
         sending, part_bytes = self._context.sending, min(PART_BYTES, self._context.max_message_bytes)
         async with sending.fetched(partial(self._jobs(context).result, request.id)) as stored:
-            data, report = stored.restoration.data, report_of(stored.restoration.report, stored)
+            data, report = stored.restoration.data, report_of(stored.restoration.report, stored.expires_at_s)
             for index, part in enumerate(parts_of(data, report, part_bytes)):
                 response = pb.GetResultResponse(data=part)
                 if index == 0:
@@ -137,7 +134,7 @@ class RestorationServicer(RestorationServiceServicer):
     async def Cancel(self, request: pb.CancelRequest, context: Context) -> pb.CancelResponse:
         """The end of a job."""
         jobs = self._jobs(context)
-        return pb.CancelResponse(job=await _describe(jobs, await jobs.cancel(request.id)))
+        return pb.CancelResponse(job=job_of(await jobs.cancel(request.id)))
 
     async def Delete(self, request: pb.DeleteRequest, context: Context) -> pb.DeleteResponse:
         """The end of all that is known of a job."""
@@ -190,12 +187,6 @@ async def _status_of_new(jobs: OwnedJobs, job_id: str) -> JobStatus:
     with contextlib.suppress(DependencyUnavailable, Draining):
         return await jobs.status(job_id)
     return JobStatus(job_id, JobState.QUEUED, created_s=time.time())
-
-
-async def _describe(jobs: OwnedJobs, status: JobStatus) -> pb.Job:
-    if status.state is not JobState.SUCCEEDED:
-        return job_of(status)
-    return succeeded_job_of(await jobs.result(status.job_id))
 
 
 def _until_s(context: Context) -> float | None:

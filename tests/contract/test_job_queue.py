@@ -132,6 +132,7 @@ async def test_the_life_of_a_job(queue):
     await queue.finish(result_of("a"))
     ended = await queue.status("a")
     assert (ended.state, ended.position, ended.failure) == (JobState.SUCCEEDED, None, None)
+    assert (waiting.report, running.report, ended.report) == (None, None, result_of("a").report)
     assert ended.created_s == waiting.created_s
     assert ended.expires_s > time.time()
     stored = await queue.result("a")
@@ -291,7 +292,7 @@ async def test_a_result_without_a_job_is_kept(queue):
     stored = await queue.keep(result_of("direct"))
     assert stored.restoration == result_of("direct")
     status = await queue.status("direct")
-    assert (status.state, status.position) == (JobState.SUCCEEDED, None)
+    assert (status.state, status.position, status.report) == (JobState.SUCCEEDED, None, stored.restoration.report)
     assert status.expires_s == pytest.approx(stored.expires_at_s, abs=1)
     assert (await queue.result("direct")).restoration == result_of("direct")
     assert [status.state for status in await Watching(queue, "direct").end()] == [JobState.SUCCEEDED]

@@ -1,12 +1,13 @@
 -- Store the result of a photo, then end its job. Nothing happens if the gateway does not have the job.
 --
--- ARGV: gateway, job, result. Returns the view.
+-- ARGV: gateway, job, result, its report. Returns the view.
 
-local gateway, job, result = ARGV[1], ARGV[2], ARGV[3]
+local gateway, job, result, report = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 go_on()
 local lane, _, since = lease_of(job, 0, gateway)
 if lane then
   call('SET', RESULT .. job .. ':0', result, 'PX', call('HGET', JOB .. job, 'keep'))
+  call('HSET', JOB .. job, 'report', report)
   learn_pace(now_us() - since)
   conclude(job, 'succeeded', '')
 end

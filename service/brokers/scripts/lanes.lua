@@ -10,7 +10,8 @@
 --                   total and steps of all items, rev (changes told), end and error (once it has ended),
 --                   per item: t:i its steps, s:i those taken, e:i its entry, k:i when it was taken, q:i how long it waited,
 --                   photos: progress, webhook, notice (the id that its notice will have), its origin, idempotency,
---                   upload ('kept' if it outlives the job's end), retryable (there if it failed so that it may be sent again)
+--                   upload ('kept' if it outlives the job's end), report (once it has succeeded), retryable (there if it
+--                   failed so that it may be sent again)
 --
 -- The server refuses some writes when it is out of memory, and looks before a script's first write alone, so that a script
 -- runs as a whole or not at all. Scripts that bring work begin with one of those. Scripts that bring it on, and so make

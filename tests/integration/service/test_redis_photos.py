@@ -140,6 +140,15 @@ async def test_gateways_see_what_the_others_do(server):
     assert (await watching.end())[-1].state is JobState.SUCCEEDED
 
 
+async def test_a_look_at_a_report_does_not_fetch_the_image(server):
+    queue = server.queue()
+    await queue.admit(photo("a"))
+    await queue.take(0)
+    await queue.finish(result_of("a"))
+    await server.client.delete(server.key("result", "a", "0"))
+    assert (await queue.status("a")).report == result_of("a").report
+
+
 async def test_one_key_at_several_gateways_at_once_is_one_job(server):
     queues = [server.queue() for _ in range(3)]
     same = Idempotency("key", "print")

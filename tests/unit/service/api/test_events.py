@@ -18,7 +18,7 @@ class Shown(BaseModel):
     text: str = "two\nlines"
 
 
-async def describe(status):
+def describe(status):
     return Shown(status=status.state.value)
 
 

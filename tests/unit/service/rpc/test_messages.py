@@ -5,7 +5,6 @@ import pytest
 from service.core.errors import InferenceFailed, InvalidOption, UploadTooLarge
 from service.core.jobs import Failure, JobState, JobStatus, Progress
 from service.core.options import OptionLimits
-from service.core.results import StoredResult
 from service.core.types import (
     Background,
     FaceReport,
@@ -13,11 +12,10 @@ from service.core.types import (
     FaceStatus,
     OutputFormat,
     Report,
-    Restoration,
     RestoreOptions,
 )
 from service.rpc import restoration_pb2 as pb
-from service.rpc.messages import check_size, job_of, options_of, parts_of, report_of, succeeded_job_of
+from service.rpc.messages import check_size, job_of, options_of, parts_of, report_of
 
 LIMITS = OptionLimits(max_num_steps=50, max_faces=64)
 FACE = FaceReport(0, (1.0, 2.0, 3.0, 4.0), ((1.0, 2.0),) * 5, 0.9, FaceStatus.SKIPPED, "not_selected")
@@ -75,7 +73,7 @@ def test_a_wrong_option_is_named(message, option):
 
 
 def test_a_report_has_everything():
-    message = report_of(REPORT, StoredResult(Restoration(b"x", REPORT), expires_at_s=99.6))
+    message = report_of(REPORT, 99.6)
     assert (message.id, message.model, message.seed) == ("id", "tiny@7", 2**63 - 1)
     assert (message.width, message.height, message.output_format) == (3, 2, pb.OUTPUT_FORMAT_WEBP)
     assert dict(message.timings_ms) == {"total": 1.5}
@@ -95,8 +93,9 @@ def test_jobs_say_where_they_are():
     failure = Failure.of(InferenceFailed("not finite"))
     failed = job_of(JobStatus("id", JobState.FAILED, created_s=5.0, expires_s=9.0, failure=failure))
     assert (failed.error.code, failed.error.retryable, failed.expires_at.seconds) == ("inference_failed", True, 9)
-    done = succeeded_job_of(StoredResult(Restoration(b"x", REPORT), expires_at_s=9.0))
+    done = job_of(JobStatus("id", JobState.SUCCEEDED, created_s=5.0, expires_s=9.0, report=REPORT))
     assert (done.id, done.status, done.report.id) == ("id", pb.JOB_STATUS_SUCCEEDED, "id")
+    assert (done.expires_at.seconds, done.report.expires_at.seconds) == (9, 9)
 
 
 @pytest.mark.parametrize("size", [0, 1, 60_000, 64_512, 64_513, 200_000])
