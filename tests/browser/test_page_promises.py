@@ -175,6 +175,28 @@ def test_a_photo_that_is_deleted_before_its_answer_is_deleted_at_the_service(hel
     assert kept(client, jobs) == []
 
 
+def test_a_photo_whose_answer_is_lost_is_one_job(page, client, jobs, photo):
+    page.refuse("POST", "/v1/restorations", {"status": 0, "arrives": True}, {"status": 0})
+    page.choose(photo)
+    page.settled()
+    assert page.stages() == ["done"]
+    assert len(set(jobs.ids)) == 1
+    page["forget"].click()
+    page.until(lambda: is_deleted(page))
+    assert kept(client, jobs) == []
+
+
+def test_a_photo_that_is_cancelled_while_its_answer_is_lost_is_cancelled_at_the_service(held_answer, jobs, photo):
+    page, client = held_answer
+    page.refuse("POST", "/v1/restorations", {"status": 0, "arrives": True})
+    jobs.answers.set()
+    page.choose(photo)
+    page.until(lambda: len(jobs.ids) == 2)
+    page["cancel"].click()
+    page.until(lambda: page["status"].text == "astronaut.jpg: cancelled.")
+    assert client.get(f"/v1/restorations/{jobs.ids[1]}").json()["status"] == "cancelled"
+
+
 def test_a_photo_with_other_options_before_its_answer_is_sent_once_and_kept_once(held_answer, jobs, photo):
     page, client = held_answer
     page.run(

@@ -26,7 +26,8 @@ _ANSWER = """
     const before = window.fetch;
     window.fetch = async (path, init = {}) => {
       if ((init.method ?? "GET") !== method || !path.endsWith(ending) || !answers.length) return before(path, init);
-      const { status, ...told } = answers.shift();
+      const { status, arrives, ...told } = answers.shift();
+      if (arrives) await before(path, init);
       if (!status) throw new TypeError("Failed to fetch");
       return new Response(JSON.stringify(told), { status });
     };

@@ -17,6 +17,9 @@ export class Refusal extends Error {
 
 export const isAbort = (error) => error?.name === "AbortError";
 
+/** A name for a request that nobody else gives; `randomUUID` is not there over plain HTTP. */
+const newKey = () => crypto.getRandomValues(new Uint32Array(4)).join("-");
+
 /** Wait, unless `signal` ends it first. */
 export function pause(ms, signal) {
   return new Promise((resolve, reject) => {
@@ -32,13 +35,15 @@ export function pause(ms, signal) {
  * A request with the visitor's key; whoever has none is asked for it, and whoever comes too often comes back when the
  * service says. Throws a Refusal unless the answer is good.
  * @param signal Ends the request and the pauses before it.
- * @param lasts A request that is on its way is brought to its end whatever the signal says.
+ * @param lasts A request that is on its way is brought to its end whatever the signal says; it may be repeated, and is
+ *   when its answer is lost.
  * @param insists It is tried again for a while when the service cannot be reached or cannot do it now.
  * @param onWait Told in words why it takes longer, and "" when it goes on.
  */
 export async function call(path, { signal, lasts = false, insists = false, onWait = () => {}, ...init } = {}) {
+  let end = signal;
   for (let pauses = 0; ; pauses += 1) {
-    signal?.throwIfAborted();
+    end?.throwIfAborted();
     const key = sessionStorage.getItem(KEY);
     const headers = { ...init.headers, ...(key ? { Authorization: `Bearer ${key}` } : {}) };
     const { response, problem } = await answerOf(fetch(path, { ...init, headers, signal: lasts ? null : signal }));
@@ -47,11 +52,13 @@ export async function call(path, { signal, lasts = false, insists = false, onWai
       if (sessionStorage.getItem(KEY) === key) await askForKey(problem, Boolean(key));
       continue;
     }
-    const waitS = worthWaiting(problem, pauses, insists);
+    const isOpen = lasts && problem.isLost; // the service may have done it
+    const waitS = worthWaiting(problem, pauses, insists || isOpen);
     if (!waitS) throw new Refusal(problem);
-    signal?.throwIfAborted();
+    end = isOpen ? null : signal;
+    end?.throwIfAborted();
     onWait(`${problem.title}; trying again in ${Math.ceil(waitS)} s`);
-    await pause(waitS * 1000, signal);
+    await pause(waitS * 1000, end);
     onWait("");
   }
 }
@@ -66,14 +73,17 @@ function worthWaiting({ status, code, retry_after_s: toldS }, pauses, insists) {
 export const json = async (path, init) => (await call(path, init)).json();
 
 /**
- * Submit a job. Once it is on its way its answer is waited for: only that tells the id by which it can be withdrawn.
+ * Submit a job. Once it is on its way its answer is waited for: only that tells the id by which it can be withdrawn. If the
+ * answer is lost the service is asked again, and its key makes that the same job.
  * @param fields The form, by name; a File or the id of an earlier restoration among them.
  */
-export function submit(fields, signal, onWait) {
+export async function submit(fields, signal, onWait) {
   const body = new FormData();
   for (const [name, value] of Object.entries(fields)) if (value !== "" && value !== null) body.append(name, value);
-  const headers = { Prefer: "wait=0" };
-  return json("/v1/restorations", { method: "POST", body, headers, signal, lasts: true, onWait });
+  const headers = { Prefer: "wait=0", "Idempotency-Key": newKey() };
+  const job = await json("/v1/restorations", { method: "POST", body, headers, signal, lasts: true, onWait });
+  const own = job.urls.report; // a job that has ended meanwhile is answered by its report, which has fewer addresses
+  return { ...job, urls: { events: `${own}/events`, cancel: `${own}/cancel`, ...job.urls } };
 }
 
 /** Follow a job's events until the last one; whatever breaks the connection, it is taken up again. */
@@ -122,7 +132,7 @@ async function answerOf(fetched) {
   } catch (error) {
     if (isAbort(error)) throw error;
     const hint = "Is it running, and are you online?";
-    return { problem: { title: "The service does not answer", detail: "The connection failed.", hint, status: 503 } };
+    return { problem: { title: "The service does not answer", detail: "The connection failed.", hint, status: 503, isLost: true } };
   }
 }
 
