@@ -120,7 +120,7 @@ async def get_result(restoration_id: str, request: Request, jobs: Jobs, context:
     409 and `Retry-After` before the end, 410 if it was cancelled; if it failed, the error that ended it. 429 while
     results that are read slowly leave no room for it.
     """
-    sending = context.sending.fetched(partial(jobs.result, restoration_id))
+    sending = context.sending.fetched(jobs.owner, partial(jobs.result, restoration_id))
     restoration = (await held_until_sent(request).enter_async_context(sending)).restoration
     return ResponseInParts(restoration.data, media_type=restoration.media_type, headers=NO_STORE)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 from service.core.errors import DeadlineExceeded, QueueFull
@@ -16,6 +17,7 @@ PART_BYTES = 128 * 1024
 """What a reader takes in `PART_S`, where that much is left: 4 KiB/s, as little as an upload may have."""
 PART_S = 30.0
 _FETCHED_AT_ONCE = 4
+_OWNERS_SHARE = 0.5
 _LINE_S = 10.0  # a queue whose server hangs is no reason to wait for ever
 
 
@@ -23,7 +25,8 @@ class SendingRoom:
     """What results may hold that are being sent; used within one event loop.
 
     The size of a result is known when it is here, so few are fetched at once. A result that is sent alone may have any
-    size: each can be fetched at some time.
+    size: each can be fetched at some time. The results of one owner hold half of the room at most, so that his readers
+    shut out nobody else; where there are no owners, all of it.
 
     Args:
         max_bytes: All of them together.
@@ -40,6 +43,7 @@ class SendingRoom:
         self._turns = asyncio.Semaphore(_FETCHED_AT_ONCE)
         self._results = 0
         self._held_bytes = 0
+        self._bytes_by_owner: Counter[str] = Counter()
 
     @property
     def held_bytes(self) -> int:
@@ -47,10 +51,11 @@ class SendingRoom:
         return self._held_bytes
 
     @contextlib.asynccontextmanager
-    async def fetched(self, fetch: Callable[[], Awaitable[StoredResult]]) -> AsyncIterator[StoredResult]:
+    async def fetched(self, owner: str, fetch: Callable[[], Awaitable[StoredResult]]) -> AsyncIterator[StoredResult]:
         """A result for the duration of the block, in which it is sent.
 
         Args:
+            owner: Whose it is; "" where nobody is asked for a key.
             fetch: Gets it; its errors are passed on.
 
         Raises:
@@ -58,9 +63,9 @@ class SendingRoom:
         """
         async with contextlib.AsyncExitStack() as turn:
             await turn.enter_async_context(self._turn())
-            self._check(1)  # what is refused whatever its size is not fetched
+            self._check(owner, 1)  # what is refused whatever its size is not fetched
             stored = await fetch()
-            with self._hold(len(stored.restoration.data)):
+            with self._hold(owner, len(stored.restoration.data)):
                 await turn.aclose()
                 yield stored
 
@@ -96,17 +101,27 @@ class SendingRoom:
             self._turns.release()
 
     @contextlib.contextmanager
-    def _hold(self, size_bytes: int) -> Iterator[None]:
-        self._check(size_bytes)
+    def _hold(self, owner: str, size_bytes: int) -> Iterator[None]:
+        self._check(owner, size_bytes)
         self._results += 1
         self._held_bytes += size_bytes
+        self._bytes_by_owner[owner] += size_bytes
         try:
             yield
         finally:
             self._results -= 1
             self._held_bytes -= size_bytes
+            self._bytes_by_owner[owner] -= size_bytes
+            if not self._bytes_by_owner[owner]:
+                del self._bytes_by_owner[owner]
 
-    def _check(self, more_bytes: int) -> None:
+    def _check(self, owner: str, more_bytes: int) -> None:
+        own_bytes = self._bytes_by_owner[owner]
+        if owner and own_bytes and own_bytes + more_bytes > _OWNERS_SHARE * self._max_bytes:
+            raise QueueFull(
+                "results of yours that are being sent leave no room for another",
+                hint="read them without a pause, and few at once",
+            )
         if self._results and self._held_bytes + more_bytes > self._max_bytes:
             raise QueueFull(
                 f"{self._results} results are being sent and leave no room for another",

@@ -122,7 +122,8 @@ class RestorationServicer(RestorationServiceServicer):
     ) -> None:
         """A job's image; each part is written in time, or the call ends."""
         sending, part_bytes = self._context.sending, min(PART_BYTES, self._context.max_message_bytes)
-        async with sending.fetched(partial(self._jobs(context).result, request.id)) as stored:
+        jobs = self._jobs(context)
+        async with sending.fetched(jobs.owner, partial(jobs.result, request.id)) as stored:
             data, report = stored.restoration.data, report_of(stored.restoration.report, stored.expires_at_s)
             for index, part in enumerate(parts_of(data, report, part_bytes)):
                 response = pb.GetResultResponse(data=part)

@@ -44,21 +44,21 @@ async def never():
     raise AssertionError("it was fetched")
 
 
-async def sent(room, fetch):
-    async with room.fetched(fetch) as stored:
+async def sent(room, fetch, owner=""):
+    async with room.fetched(owner, fetch) as stored:
         return len(stored.restoration.data)
 
 
 async def test_results_that_fit_are_sent_side_by_side():
     room = SendingRoom(100)
-    async with room.fetched(of_size(60)), room.fetched(of_size(40)):
+    async with room.fetched("", of_size(60)), room.fetched("", of_size(40)):
         assert room.held_bytes == 100
     assert room.held_bytes == 0
 
 
 async def test_what_does_not_fit_is_refused_and_holds_nothing():
     room = SendingRoom(100)
-    async with room.fetched(of_size(60)):
+    async with room.fetched("", of_size(60)):
         with pytest.raises(QueueFull):
             await sent(room, of_size(41))
         assert room.held_bytes == 60
@@ -68,23 +68,36 @@ async def test_what_does_not_fit_is_refused_and_holds_nothing():
 
 async def test_alone_a_result_may_have_any_size():
     room = SendingRoom(100)
-    async with room.fetched(of_size(1000)):
+    async with room.fetched("", of_size(1000)):
         assert room.held_bytes == 1000
         with pytest.raises(QueueFull):
             await sent(room, never)
     assert room.held_bytes == 0
 
 
+async def test_an_owner_leaves_room_for_others():
+    room = SendingRoom(100)
+    async with room.fetched("anna", of_size(30)):
+        assert await sent(room, of_size(20), "anna") == 20
+        with pytest.raises(QueueFull, match="of yours"):
+            await sent(room, of_size(21), "anna")
+        async with room.fetched("bert", of_size(60)):
+            assert room.held_bytes == 90
+            with pytest.raises(QueueFull, match="of yours"):
+                await sent(room, of_size(1), "bert")
+    assert await sent(room, of_size(100), "anna") == 100
+
+
 async def test_whatever_ends_the_sending_gives_the_room_back():
     room, begun = SendingRoom(100), asyncio.Event()
 
     async def stand_still():
-        async with room.fetched(of_size(60)):
+        async with room.fetched("", of_size(60)):
             begun.set()
             await asyncio.Event().wait()
 
     with pytest.raises(ConnectionError):
-        async with room.fetched(of_size(60)):
+        async with room.fetched("", of_size(60)):
             raise ConnectionError
     standing = asyncio.create_task(stand_still())
     await begun.wait()
@@ -144,7 +157,7 @@ async def test_without_memory_for_results_there_is_room_to_send_some():
     room = sending_room(Settings(result_cache_bytes=0))
     async with contextlib.AsyncExitStack() as sending:
         for _ in range(8):
-            await sending.enter_async_context(room.fetched(of_size(8 * MIB)))
+            await sending.enter_async_context(room.fetched("", of_size(8 * MIB)))
         with pytest.raises(QueueFull):
             await sent(room, of_size(1))
 
