@@ -359,6 +359,7 @@ class Gateway:
                     lane=plan.lane,
                     deadline_s=plan.deadline_s,
                     preview_every=every if place < MAX_FACES else 0,
+                    tone=face.tone,
                     origin=origin,
                 )
                 for place, face in enumerate(faces)

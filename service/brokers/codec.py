@@ -10,7 +10,7 @@ rounding of float32.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from functools import cache
 from typing import Any, TypeVar, cast
 
@@ -22,7 +22,7 @@ from pydantic import TypeAdapter
 from service.core.errors import ServiceError
 from service.core.jobs import Failure, Notice, PhotoJob, Progress
 from service.core.origin import Origin
-from service.core.types import F32Array, FaceJob, FacePreview, Lane, Report, Restoration, RestoredFace
+from service.core.types import F32Array, FaceJob, FacePreview, Lane, Report, Restoration, RestoredFace, Tone
 
 VERSION = 1
 _U16_MAX = 65535
@@ -38,7 +38,7 @@ def encode(message: Message) -> bytes:
     if isinstance(message, FaceJob):
         origin = None if message.origin is None else asdict(message.origin)
         pixels = {"crop": message.crop.tobytes(), "shape": message.crop.shape}
-        fields = {**_attributes(message), **pixels, "origin": origin}
+        fields = {**_attributes(message), **pixels, "origin": origin, "tone": astuple(message.tone)}
     elif isinstance(message, RestoredFace):
         pictures = {"sample": _to_u16(message.sample), "posterior_mean": _to_u16(message.posterior_mean)}
         fields = {**_attributes(message), **pictures, "shape": message.sample.shape}
@@ -109,6 +109,7 @@ def _face_job(fields: _Fields) -> FaceJob:
         deadline_s=fields["deadline_s"],
         origin=_origin(fields.get("origin")),
         preview_every=fields.get("preview_every", 0),
+        tone=Tone(*fields.get("tone", ())),
     )
 
 

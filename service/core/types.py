@@ -143,6 +143,25 @@ class Face:
 
 
 @dataclass(frozen=True, slots=True)
+class Tone:
+    """How a crop's brightness stands to its photo's: `crop = gain * photo + offset`, both in [0, 1].
+
+    Attributes:
+        gain: Above 0; 1 where nothing was done.
+        offset: 0 where nothing was done.
+    """
+
+    gain: float = 1.0
+    offset: float = 0.0
+
+    def undo(self, crop: F32Array) -> F32Array:
+        """The photo's values of float32 ones of the crop; the same array where nothing was done."""
+        if self.gain == 1.0 and self.offset == 0.0:
+            return crop
+        return (crop - np.float32(self.offset)) / np.float32(self.gain)
+
+
+@dataclass(frozen=True, slots=True)
 class AlignedFace:
     """A face brought to the template.
 
@@ -151,12 +170,16 @@ class AlignedFace:
         face: The detection, or None for a photo that was already aligned.
         crop: (S, S, 3) RGB uint8, S the bundle's `image_size_px`.
         affine: (2, 3) float64, photo pixel centres to crop pixel centres (similarity).
+        tone: How the crop's brightness stands to the photo's.
+        beyond: (S, S, 3) float32, what of the photo did not fit into the crop, in [-1, 1]; None where all did.
     """
 
     index: int
     face: Face | None
     crop: U8Image
     affine: npt.NDArray[np.float64]
+    tone: Tone = Tone()
+    beyond: F32Array | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +196,7 @@ class FaceJob:
         deadline_s: Unix time after which nobody waits for the result, or None.
         origin: The request that it belongs to, or None.
         preview_every: Steps between two previews of it; 0 for none.
+        tone: How the crop's brightness stands to the photo's; previews are shown as the photo has it.
     """
 
     job_id: str
@@ -184,6 +208,7 @@ class FaceJob:
     deadline_s: float | None = None
     origin: Origin | None = None
     preview_every: int = 0
+    tone: Tone = Tone()
 
     @property
     def key(self) -> FaceKey:

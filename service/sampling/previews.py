@@ -1,6 +1,6 @@
 """Previews of faces on their way: decoded when there is room, dropped when there is none.
 
-    FlowFace.estimate -> vae_decoder -> the photo's colour -> JPEG -> FacePreview
+    FlowFace.estimate -> vae_decoder -> the photo's colour and tone -> JPEG -> FacePreview
 
 Nothing waits for a preview, and none waits in a line: a step that is due while another preview is made is passed over.
 A photo that has the sampler to itself pays for its previews with its own time. As soon as others are there, previews
@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from service.core.errors import ServiceError
-from service.core.types import F32Array, FacePreview, U8Image
+from service.core.types import F32Array, FaceJob, FacePreview, U8Image
 from service.sampling.phases import FlowFace, Phase, Phases
 
 SHARE_IN_COMPANY = 0.02
@@ -89,7 +89,7 @@ class Previews:
         begin_s = loop.time()
         try:
             pictures = await self._phases.glance(faces)
-            files = await asyncio.to_thread(self._files_of, pictures, [face.job.crop for face in faces])
+            files = await asyncio.to_thread(self._files_of, pictures, [face.job for face in faces])
         except ServiceError as error:
             logger.warning("no preview is made: %s", error.detail)
             return []
@@ -104,10 +104,9 @@ class Previews:
             for face, data in zip(faces, files, strict=True)
         ]
 
-    def _files_of(self, pictures: Sequence[F32Array], crops: Sequence[U8Image]) -> list[bytes]:
-        if self._look is None:
-            return [_jpeg(picture) for picture in pictures]
-        return [_jpeg(self._look(picture, crop)) for picture, crop in zip(pictures, crops, strict=True)]
+    def _files_of(self, pictures: Sequence[F32Array], jobs: Sequence[FaceJob]) -> list[bytes]:
+        look = self._look or (lambda picture, _crop: picture)
+        return [_jpeg(job.tone.undo(look(picture, job.crop))) for picture, job in zip(pictures, jobs, strict=True)]
 
 
 def _jpeg(picture: F32Array) -> bytes:

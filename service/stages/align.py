@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from service.core.errors import InvalidOption
-from service.core.types import AlignedFace, DecodedImage, Face, U8Image
+from service.core.types import AlignedFace, DecodedImage, Face, Tone
 from service.stages.samples import as_samples, to_8bit
+from service.stages.tone import stretched, tone_of
 from service.stages.warp import F64Matrix, scaling, warp
 
 #: Landmarks in a 512 x 512 crop (FFHQ): x, y of pixel centres, the centre of the first pixel being (0, 0).
@@ -76,6 +77,7 @@ def align(image: DecodedImage, faces: Sequence[Face], size_px: int) -> list[Alig
     """Cut every face out of the photo, brought to the template.
 
     Only the part of the photo around a face is read. A crop beyond the photo's border continues with its mirror image.
+    One of little range is stretched (`service.stages.tone`), before it is rounded to 8 bits.
 
     Args:
         image: The photo.
@@ -93,7 +95,7 @@ def align(image: DecodedImage, faces: Sequence[Face], size_px: int) -> list[Alig
     aligned = []
     for index, face in enumerate(faces):
         affine = estimate_similarity(face.landmarks_5, goals)
-        aligned.append(AlignedFace(index=index, face=face, crop=_crop(image, affine, size_px), affine=affine))
+        aligned.append(_cut(image, affine, size_px, index, face))
     return aligned
 
 
@@ -119,7 +121,7 @@ def align_whole(image: DecodedImage, size_px: int) -> AlignedFace:
     factor = size_px / max(width, height)
     affine = scaling(factor, factor)
     affine[:, 2] += (size_px - factor * width) / 2, (size_px - factor * height) / 2
-    return AlignedFace(index=0, face=None, crop=_crop(image, affine, size_px), affine=affine)
+    return _cut(image, affine, size_px, 0, None)
 
 
 def _least_squares(z: npt.NDArray[np.complex128], w: npt.NDArray[np.complex128]) -> F64Matrix:
@@ -133,7 +135,9 @@ def _least_squares(z: npt.NDArray[np.complex128], w: npt.NDArray[np.complex128])
     return np.array([[scale.real, -scale.imag, shift.real], [scale.imag, scale.real, shift.imag]])
 
 
-def _crop(image: DecodedImage, affine: F64Matrix, size_px: int) -> U8Image:
-    crop = to_8bit(as_samples(warp(image.pixels, affine, size_px, size_px)))
+def _cut(image: DecodedImage, affine: F64Matrix, size_px: int, index: int, face: Face | None) -> AlignedFace:
+    samples = as_samples(warp(image.pixels, affine, size_px, size_px))
+    tone = tone_of(samples)
+    crop, beyond = (to_8bit(samples), None) if tone == Tone() else stretched(samples, tone)
     crop.setflags(write=False)
-    return crop
+    return AlignedFace(index, face, crop, affine, tone, beyond)

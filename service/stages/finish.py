@@ -12,6 +12,7 @@ from service.stages.colour import with_colour_of
 from service.stages.encode import encode
 from service.stages.paste import paste
 from service.stages.picks import Pick
+from service.stages.tone import in_photo
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,7 @@ class Finished:
 
     Attributes:
         image: Its pixels.
-        blended: The faces, by index, before the photo's colour is kept.
+        blended: The faces, by index, before they have the photo's colour and tone.
         output_format: Its encoding.
         data: Its file.
     """
@@ -56,7 +57,7 @@ def finish(  # noqa: PLR0913 - what three stages need
     with watch.stage("blend"):
         blended = {face.face_index: blend(face, fidelity) for face in restored}
         chosen = [(pick.aligned, blended[pick.index].pixels) for pick in picks if pick.aligned is not None]
-        pairs = [(aligned, with_colour_of(pixels, aligned.crop)) for aligned, pixels in chosen]
+        pairs = [(aligned, in_photo(with_colour_of(pixels, aligned.crop), aligned)) for aligned, pixels in chosen]
     with watch.stage("paste"):
         result = paste(image, pairs, upscale=options.upscale, background=options.background, consume=True)
     with watch.stage("encode"):

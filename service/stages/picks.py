@@ -72,7 +72,7 @@ def report_face(pick: Pick, image: DecodedImage, blended: Mapping[int, BlendedFa
         score=None if face is None else face.score,
         status=FaceStatus.SKIPPED if done is None else FaceStatus.RESTORED,
         reason=pick.reason,
-        ind_rmse=None if done is None else done.ind_rmse,
+        ind_rmse=None if done is None or pick.aligned is None else done.ind_rmse / pick.aligned.tone.gain,
     )
 
 

@@ -28,6 +28,7 @@ from service.core.types import (
     Restoration,
     RestoredFace,
     RestoreOptions,
+    Tone,
     Upload,
 )
 from tests.fakes import face_job
@@ -61,6 +62,8 @@ face_jobs = sizes.flatmap(
         lane=st.sampled_from(Lane),
         deadline_s=st.none() | reals,
         origin=st.none() | origins,
+        preview_every=counts,
+        tone=st.builds(Tone, gain=reals, offset=reals),
     )
 )
 pictures = sizes.map(lambda size: (size, size, 3)).flatmap(

@@ -7,6 +7,7 @@ from PIL import Image
 
 from service.core.errors import InferenceFailed
 from service.core.metrics import Metrics
+from service.core.types import Tone
 from service.sampling.previews import SIDE_PX
 from service.sampling.sampler import Sampler
 from tests.bundle import tiny_manifest
@@ -53,6 +54,14 @@ async def test_a_preview_looks_as_its_result_will_and_results_are_left_alone():
     job = face_job(grey=153, num_steps=2, preview_every=1)
     (preview,), (end,) = await watch(make_sampler(backend, look=look), job)
     assert shade(preview) == pytest.approx(1.0, abs=0.01)
+    assert end.result.sample.mean() == pytest.approx(0.8, abs=0.01)
+
+
+async def test_a_preview_has_the_tone_of_its_photo():
+    backend = AnalyticBackend(lambda x_t, t: 0 * x_t + 0.4)
+    job = face_job(grey=153, num_steps=2, preview_every=1, tone=Tone(4.0, -0.2))  # 0.8 is 0.25 there
+    (preview,), (end,) = await watch(make_sampler(backend), job)
+    assert shade(preview) == pytest.approx(0.25, abs=0.01)
     assert end.result.sample.mean() == pytest.approx(0.8, abs=0.01)
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from service.core.types import AlignedFace, Background, DecodedImage, Face, OutputFormat
 from service.stages.align import align, align_whole, template
 from service.stages.paste import face_mask, paste
+from service.stages.tone import in_photo
 from service.stages.warp import compose, invert, scaling
 from tests.fakes import face_at
 from tests.pictures import pixels
@@ -46,7 +47,7 @@ def as_floats(crop):
 
 
 def put(image, aligned, change=lambda crop: crop, upscale=1.0, background=Background.LANCZOS):
-    pairs = [(each, change(as_floats(each.crop))) for each in aligned]
+    pairs = [(each, change(in_photo(as_floats(each.crop), each))) for each in aligned]
     return paste(image, pairs, upscale=upscale, background=background)
 
 
