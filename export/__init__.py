@@ -1,0 +1,5 @@
+"""Trained networks to ONNX and TensorRT."""
+
+import os
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime reads it once: else it reports to its makers

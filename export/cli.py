@@ -76,6 +76,13 @@ def _add_bundle(commands: Commands, facts: BundleFacts) -> None:
         "--max-num-steps", type=int, default=facts.max_num_steps, metavar="N", help="most steps allowed"
     )
     bundle.add_argument(
+        "--max-coarse-shift",
+        type=float,
+        metavar="X",
+        help="a face that is moved by more, of 1 and without its detail, is left as it is; "
+        "default: that of the bundle that is there, if any",
+    )
+    bundle.add_argument(
         "--max-batch-size", type=int, default=facts.max_batch_size, metavar="N", help="most rows a call"
     )
     bundle.add_argument(
@@ -201,6 +208,8 @@ def _bundle(options: argparse.Namespace) -> int:
         ),
         _present(options.model_repository),
     )
+    if options.max_coarse_shift is not None:
+        facts = replace(facts, max_coarse_shift=options.max_coarse_shift)
     if options.num_steps is not None:
         facts = replace(facts, default_num_steps=options.num_steps)
     if options.fidelity is not None:

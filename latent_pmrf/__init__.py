@@ -1,0 +1,5 @@
+"""Latent-PMRF: its networks, their training and evaluation."""
+
+import os
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime reads it once: else it reports to its makers

@@ -103,7 +103,7 @@ class UNetConfig:
 
 @dataclass(frozen=True, slots=True)
 class SimVAEConfig:
-    """Sim-VAE: convolutional autoencoder with pixel-wise LayerNorm and separate resizing layers (paper, section 4).
+    """Sim-VAE: convolutional autoencoder with pixel-wise LayerNorm and separate resizing layers (paper, section 3.3).
 
     Attributes:
         image_channels: Channels of the image, in [-1, 1].

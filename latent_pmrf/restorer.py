@@ -36,7 +36,7 @@ class Restored:
 
 
 class Restorer:
-    """The networks behind the steps of the method (paper, algorithm 2).
+    """The networks behind the steps of the method (paper, section 3.1 and figure 2).
 
     Args:
         estimator: Degraded image in [0, 1] to the posterior mean.

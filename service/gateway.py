@@ -13,7 +13,6 @@ import contextlib
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -36,6 +35,7 @@ from service.core.options import OptionLimits, check_options
 from service.core.photo_log import PhotoLog, photo_log
 from service.core.settings import Settings
 from service.core.stopwatch import Stopwatch
+from service.core.threads import Threads
 from service.core.types import (
     DecodedImage,
     Face,
@@ -147,7 +147,7 @@ class Gateway:
     manifest: Manifest
     settings: Settings
     metrics: Metrics
-    pool: Executor
+    pool: Threads
     admission: Admission
     decode: Callable[[Upload, DecodeLimits], DecodedImage] = decode
 
@@ -186,12 +186,14 @@ class Gateway:
                     plan = self._plan(options, job_id or new_job_id(), until_s)
                     restoration = await self._pipeline(upload, plan, log)
         except ServiceError as error:
-            self.metrics.rejected(error.code)
-            if not isinstance(error, QueueFull | Draining):  # those were not begun
-                self.metrics.photos("failed")
+            was_begun = not isinstance(error, QueueFull | Draining)
+            (self.metrics.photo_failed if was_begun else self.metrics.rejected)(error.code)
             raise
         except asyncio.CancelledError:
             self.metrics.photos("cancelled")
+            raise
+        except Exception:
+            self.metrics.photo_failed(ServiceError.code)
             raise
         self.metrics.photos("succeeded")
         return restoration
@@ -203,6 +205,7 @@ class Gateway:
         on_preview: OnPreview | None = None,
         *,
         until_s: float | None = None,
+        log: PhotoLog | None = None,
     ) -> Restoration:
         """Restore the photo of a job that was admitted before: the same, but waiting where `restore` is refused.
 
@@ -211,6 +214,7 @@ class Gateway:
             on_progress: Told whenever a face has moved on.
             on_preview: Shown faces on their way, if the job asks for that.
             until_s: Unix time after which nobody waits for the photo, however far it is, or None.
+            log: Takes note of the photo for whoever tells its end; None: it is told here.
 
         Raises:
             InputError: The photo or an option is at fault.
@@ -221,12 +225,12 @@ class Gateway:
             Cancelled: Its faces were withdrawn by somebody else.
         """
         check_options(job.options, self.option_limits)
-        with photo_log(job.lane) as log:
+        with photo_log(job.lane, log) as noted:
             async with self.admission.patient_place(), self._deadline(until_s):
                 plan = self._plan(job.options, job.job_id, until_s)
                 plan = replace(plan, lane=job.lane, patient=True, on_progress=on_progress)
                 plan = replace(plan, on_preview=on_preview if job.previews else None)
-                return await self._pipeline(job.upload, plan, log)
+                return await self._pipeline(job.upload, plan, noted)
 
     async def check(self, upload: Upload, options: RestoreOptions) -> int:
         """Refuse at once what is bound to fail: options out of range, a file that is no photo, what is too large.
@@ -238,8 +242,7 @@ class Gateway:
             InputError: The photo's header or an option is at fault.
         """
         check_options(options, self.option_limits)
-        loop = asyncio.get_running_loop()
-        header = await loop.run_in_executor(self.pool, check_header, upload, decode_limits(self.settings))
+        header = await self.pool.run(check_header, upload, decode_limits(self.settings))
         self._check_output_size(header.width_px, header.height_px, options, header.format)
         return header.width_px * header.height_px
 
@@ -281,8 +284,10 @@ class Gateway:
         picks = await watch.compute("align", pick_faces, image, found, size_px, aligned=options.aligned)
         require_a_face(picks, options.faces)
         restored = await self._restore_faces(picks, plan)
-        finished = await watch.together(finish, watch, image, picks, restored, plan.fidelity, options)
-        faces = tuple(report_face(pick, image, finished.blended) for pick in picks)
+        finished = await watch.together(
+            finish, watch, image, picks, restored, plan.fidelity, options, self.manifest.max_coarse_shift
+        )
+        faces = tuple(report_face(pick, image, finished.blended) for pick in finished.picks)
         for face in faces:
             self.metrics.faces(face.status.value)
             if face.ind_rmse is not None:

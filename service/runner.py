@@ -18,16 +18,19 @@ from dataclasses import dataclass
 
 from service.access.accounts import Accounts
 from service.core.errors import (
+    DECODERS_KILLED,
     Cancelled,
     DeadlineExceeded,
     DependencyUnavailable,
     Draining,
     ImageTooLarge,
+    NotFound,
     ServiceError,
     defect,
 )
 from service.core.interfaces import JobQueue, OnPreview, OnProgress
-from service.core.jobs import PhotoJob, Progress
+from service.core.jobs import JobState, PhotoJob, Progress
+from service.core.photo_log import CANCELLED, SUCCEEDED, PhotoLog
 from service.core.preview_box import PreviewBox
 from service.core.tracing import LANE, consuming, told_with_problems
 from service.core.types import Restoration
@@ -36,7 +39,7 @@ from service.gateway import Gateway
 _IDLE_WAIT_S = 0.2  # how long a runner without work may take to notice that it should stop
 _PAUSE_S = 1.0  # after an error that is likely to come again at once
 _BEAT_S = 1.0  # a withdrawn photo goes on for as long
-_MAX_WITHDRAWALS = 3
+_MAX_DOUBTS = 3
 _PREVIEW_PAUSE_S = 0.2  # between two looks at the faces of a photo; what is older is dropped
 
 logger = logging.getLogger(__name__)
@@ -48,11 +51,13 @@ class _Held:
 
     Attributes:
         job: What is to be done.
+        log: Told how it ended, once that is stored.
         pipeline: The gateway at work on it.
         unwanted: Nobody waits for it from here any more.
     """
 
     job: PhotoJob
+    log: PhotoLog
     pipeline: asyncio.Task[Restoration] | None = None
     unwanted: bool = False
 
@@ -133,7 +138,7 @@ class PhotoRunner:
             if job is None:
                 self._room.release()
                 continue
-            held = self._held[job.job_id] = _Held(job)
+            held = self._held[job.job_id] = _Held(job, PhotoLog(job.lane))
             task = asyncio.create_task(self._serve(held), name="photo")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -172,11 +177,11 @@ class PhotoRunner:
 
     async def _outcome(self, held: _Held) -> Restoration | ServiceError | None:
         """Restore a photo, and again while it is the surroundings that fail; None if it cannot be done here."""
-        job, withdrawals = held.job, 0
+        job, doubts = held.job, 0
         if job.deadline_s < time.time():
             return DeadlineExceeded("the restoration was not begun in time", hint="come back when less is waiting")
         while not held.unwanted:
-            held.pipeline = asyncio.create_task(self._restore(job), name="pipeline")
+            held.pipeline = asyncio.create_task(self._restore(held), name="pipeline")
             try:
                 return await held.pipeline
             except asyncio.CancelledError:
@@ -185,9 +190,10 @@ class PhotoRunner:
             except DeadlineExceeded as error:
                 return error if job.deadline_s < time.time() or await self._has_workers() else None
             except (DependencyUnavailable, Draining, Cancelled) as error:
-                # A gateway that has lost this photo withdraws its faces; they are those of this attempt, too.
-                withdrawals += isinstance(error, Cancelled)
-                if withdrawals > _MAX_WITHDRAWALS or job.deadline_s < time.time():
+                # A gateway that has lost this photo withdraws its faces; they are those of this attempt, too. And what
+                # has several decoders killed may be the photo.
+                doubts += isinstance(error, Cancelled) or DECODERS_KILLED in error.extra
+                if doubts > _MAX_DOUBTS or job.deadline_s < time.time():
                     return error
                 logger.warning("a photo is begun again: %s", error.detail)
                 await asyncio.sleep(self._pause_s)
@@ -198,19 +204,15 @@ class PhotoRunner:
                 return defect()
         return Cancelled("nobody waits for the photo")
 
-    async def _restore(self, job: PhotoJob) -> Restoration:
-        async with self._notes(job.job_id) as on_progress, self._previews() as on_preview:
-            return await self._gateway.work_off(job, on_progress, on_preview)
+    async def _restore(self, held: _Held) -> Restoration:
+        async with self._notes(held.job.job_id) as on_progress, self._previews() as on_preview:
+            return await self._gateway.work_off(held.job, on_progress, on_preview, log=held.log)
 
     async def _tell(self, held: _Held, outcome: Restoration | ServiceError) -> None:
-        """Bring the outcome to the queue, however long it takes to answer."""
+        """Bring the outcome to the queue, however long it takes to answer; it counts the photo where it is stored."""
         while not held.unwanted:
             try:
-                if isinstance(outcome, Restoration):
-                    await self._jobs.finish(outcome)
-                else:
-                    outcome.extra.update(told_with_problems())  # whoever asks later has a request of his own
-                    await self._jobs.fail(held.job.job_id, outcome)
+                is_stored = await self._store(held.job.job_id, outcome)
             except ImageTooLarge as error:  # of the result
                 outcome = error
             except DependencyUnavailable as error:
@@ -222,19 +224,28 @@ class PhotoRunner:
                     return
                 outcome = defect()
             else:
-                self._count(outcome)
+                if is_stored:
+                    held.log.tell(SUCCEEDED if isinstance(outcome, Restoration) else outcome.code)
                 if self._accounts is not None:
                     await self._accounts.settle(held.job.charge, held.job.job_id, outcome)
                 return
-        self._gateway.metrics.photos("cancelled")
+        with contextlib.suppress(DependencyUnavailable):
+            if await self._is_withdrawn(held.job.job_id):
+                held.log.tell(CANCELLED)
 
-    def _count(self, outcome: Restoration | ServiceError) -> None:
-        metrics = self._gateway.metrics
+    async def _store(self, job_id: str, outcome: Restoration | ServiceError) -> bool:
+        """Tell the queue of an outcome; whether it is the job's."""
         if isinstance(outcome, Restoration):
-            metrics.photos("succeeded")
-        else:
-            metrics.photos("failed")
-            metrics.rejected(outcome.code)
+            return await self._jobs.finish(outcome)
+        outcome.extra.update(told_with_problems())  # whoever asks later has a request of his own
+        return await self._jobs.fail(job_id, outcome)
+
+    async def _is_withdrawn(self, job_id: str) -> bool:
+        """Whether nobody has a photo any more, and not only this gateway."""
+        try:
+            return (await self._jobs.status(job_id)).state is JobState.CANCELLED
+        except NotFound:  # its caller had all of it forgotten
+            return True
 
     async def _hand_back(self) -> None:
         """Let other gateways have what is left."""

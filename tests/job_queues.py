@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
 
 from service.brokers.memory_jobs import JobLimits, MemoryJobQueue
@@ -19,7 +20,7 @@ HOOK = "https://example.org/hook?of=mine"
 
 
 @contextlib.asynccontextmanager
-async def memory(*, max_queued_photos=64, result_ttl_s=3600.0, notice_lease_s=60.0):
+async def memory(*, max_queued_photos=64, result_ttl_s=3600.0, notice_lease_s=60.0, metrics=None):
     limits = JobLimits(
         max_queued_photos=max_queued_photos,
         max_queued_bytes=2**20,
@@ -27,17 +28,18 @@ async def memory(*, max_queued_photos=64, result_ttl_s=3600.0, notice_lease_s=60
         max_result_bytes=2**20,
         notice_lease_s=notice_lease_s,
     )
-    queue = MemoryJobQueue(limits, metrics=Metrics())
+    queue = MemoryJobQueue(limits, metrics=metrics or Metrics())
     yield queue
     await queue.close()
 
 
 @contextlib.asynccontextmanager
-async def on_redis(version, query="", *, max_queued_photos=64, result_ttl_s=3600.0, notice_lease_s=60.0):
+async def on_redis(version, query="", *, max_queued_photos=64, result_ttl_s=3600.0, notice_lease_s=60.0, metrics=None):
     limits = SharedJobLimits(
         max_queued_photos=max_queued_photos, result_ttl_s=result_ttl_s, notice_lease_s=notice_lease_s
     )
-    queue = RedisJobQueue(shared_server(version).url + query, limits, metrics=Metrics(), prefix=fresh_prefix())
+    metrics, prefix = metrics or Metrics(), fresh_prefix()
+    queue = RedisJobQueue(shared_server(version).url + query, limits, metrics=metrics, prefix=prefix)
     yield queue
     await queue.close()
 
@@ -56,6 +58,13 @@ def redis_7_by_resp_3(**limits):
 
 JOB_QUEUES = [memory, redis_6_2, redis_7, redis_7_by_resp_3]
 """Every implementation; each is made with the limits of `memory`."""
+
+
+def photos_counted(metrics):
+    """How many photos the metrics know by each outcome, and by the code of those that failed."""
+    text = metrics.render().decode()
+    found = re.findall(r'^restore_(?:photos|rejected)_total\{\w+="(\w+)"\} (\S+)$', text, re.M)
+    return {what: int(float(count)) for what, count in found if float(count)}
 
 
 def photo(job_id, lane=Lane.INTERACTIVE, **fields):

@@ -18,7 +18,7 @@ from service.stages.decode import decode_picture
 
 CHANNEL = 0
 NAMELESS = 40  # a signal
-CRASH, ABORT, SPIN, SWALLOW, BABBLE, LIE, FAIL, HANG, LEAVE, ESCAPE, STUTTER, BOAST, SIGNAL = range(101, 114)
+CRASH, ABORT, SPIN, SWALLOW, BABBLE, LIE, FAIL, HANG, LEAVE, ESCAPE, STUTTER, BOAST, SIGNAL, DIE = range(101, 115)
 
 
 def decode(container: Container) -> DecodedImage:
@@ -89,6 +89,7 @@ _ACTS = {
     ESCAPE: _escape,
     STUTTER: lambda: _write(_lie(64, 64) + b"too little"),
     SIGNAL: lambda: signal.raise_signal(NAMELESS),
+    DIE: lambda: signal.raise_signal(signal.SIGKILL),
     BOAST: lambda: _write(_lie(0, 0, kind=1, text=2**31)),
 }
 

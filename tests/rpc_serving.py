@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +28,7 @@ from service.runner import PhotoRunner
 from service.sampling.sampler import Sampler
 from service.stream import StreamRoom
 from service.worker import Worker
+from service.core.threads import Threads
 from tests.bundle import tiny_manifest
 from tests.fakes import AnalyticBackend, FakeDetector
 
@@ -82,6 +82,7 @@ async def rpc_service(
     at_once: int = 8,
     max_photos: int = 64,
     places: int = 16,
+    uploads: int = 64,
     sending: SendingRoom | None = None,
     channel_options: tuple[tuple[str, int], ...] = (),
     **settings: Any,
@@ -98,7 +99,7 @@ async def rpc_service(
     async def reasons_not_ready() -> list[str]:
         return ["the service is shutting down"] if draining.is_set() else []
 
-    with ThreadPoolExecutor(2) as pool:
+    with Threads(2) as pool:
         gateway = Gateway(
             broker=broker,
             detector=FakeDetector(),
@@ -111,7 +112,7 @@ async def rpc_service(
         context = RpcContext(
             gateway=gateway,
             jobs=jobs,
-            uploads=Admission(64, 0),
+            uploads=Admission(uploads, 0),
             room=room,
             sending=sending or SendingRoom(1 << 28),
             access=access,

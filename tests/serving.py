@@ -7,7 +7,6 @@ import contextlib
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -27,6 +26,7 @@ from service.runner import PhotoRunner
 from service.webhooks.courier import Courier
 from service.webhooks.sender import NoticeSender
 from service.webhooks.targets import WebhookTargets
+from service.core.threads import Threads
 from tests.bundle import tiny_manifest
 from tests.fakes import EchoBroker, FakeDetector
 
@@ -73,7 +73,7 @@ def fake_service(
     own = Settings(**settings)
     metrics = Metrics()
     access = open_access(own)
-    with ThreadPoolExecutor(2) as pool:
+    with Threads(2) as pool:
         gateway = Gateway(
             broker=broker or EchoBroker(),
             detector=detector or FakeDetector(),

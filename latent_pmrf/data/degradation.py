@@ -1,4 +1,4 @@
-"""Blind face degradation (paper, appendix B; the parameters of DifFace), with NumPy and OpenCV, seeded.
+"""Blind face degradation (paper, section 4.1; the parameters of DifFace), with NumPy and OpenCV, seeded.
 
     y = resize(JPEG(noise(downsample(blur(x)))))
 

@@ -85,7 +85,7 @@ def sharpness_ratio(image: Image, reference: Image) -> float:
 
 
 def ind_rmse(image: Image, estimate: Image) -> float:
-    """Root mean square difference to the estimator's output on [0, 1] (paper, section 5.1)."""
+    """Root mean square difference to the estimator's output on [0, 1] (paper, section 4.4)."""
     image, estimate = _pair(image, estimate)
     return float(np.sqrt(np.mean(np.square(image - estimate), dtype=np.float64)))
 

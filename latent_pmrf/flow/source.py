@@ -1,4 +1,5 @@
-"""The source of the flow: the latent of the posterior mean, plus a little noise (paper, section 3.2)."""
+"""The source of the flow: the latent of the posterior mean, plus a little noise (paper, section 3.1 and
+appendix A.2; the noise is PMRF's)."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def zero_init(conv: nn.Conv2d) -> nn.Conv2d:
 
 
 class ChannelLayerNorm(nn.LayerNorm):
-    """LayerNorm over the channels of every pixel of a map (Latent-PMRF, section 4; Latent-PMRF@846b904)."""
+    """LayerNorm over the channels of every pixel of a map (Latent-PMRF, section 3.3; Latent-PMRF@846b904)."""
 
     def forward(self, input: Tensor) -> Tensor:  # the base class calls it so
         """Normalise every pixel."""

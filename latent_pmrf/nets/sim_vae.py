@@ -1,6 +1,6 @@
 """Sim-VAE: image in [-1, 1] to latent moments and back.
 
-Latent-PMRF, section 4 (Latent-PMRF@846b904, `AutoencoderKLSim`): a convolutional autoencoder whose residual blocks
+Latent-PMRF, section 3.3 (Latent-PMRF@846b904, `AutoencoderKLSim`): a convolutional autoencoder whose residual blocks
 hold one pixel-wise LayerNorm and no attention, and whose width changes only in separate resizing layers. Parameter
 names are those of the public checkpoint. `stem_unshuffle` and `linear_skip` are additions of this project for CPUs; the
 variants of table 2 are in `vae_blocks`.

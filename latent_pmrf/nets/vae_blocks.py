@@ -1,4 +1,4 @@
-"""Blocks of Sim-VAE, and those of the autoencoders it is compared with (paper, section 4 and table 2).
+"""Blocks of Sim-VAE, and those of the autoencoders it is compared with (paper, section 3.3 and table 2).
 
 Sim-VAE's choices are the defaults: one pixel-wise LayerNorm in a residual block, no attention, and a width that changes
 only in the resizing layers. SD-VAE (Rombach et al., 2022) has the others.

@@ -1,4 +1,4 @@
-"""Stage 1: the posterior-mean estimator, a regression from degraded to clean faces (paper, section 3.2)."""
+"""Stage 1: the posterior-mean estimator, a regression from degraded to clean faces (paper, section 2.2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage 3: the rectified flow from the latent of the posterior mean to the latent of the clean face (paper, eq. 8).
+"""Stage 3: the rectified flow from the latent of the posterior mean to the latent of the clean face (paper, eq. 3).
 
 The pairs (z_0, z_1) come from `latents`; with `FrozenNetworks` without an autoencoder the same stage trains PMRF, whose
 flow lives in pixel space.

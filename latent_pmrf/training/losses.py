@@ -30,7 +30,7 @@ def relative_mse(prediction: torch.Tensor, target: torch.Tensor, observed: torch
 
 
 def mse(prediction: torch.Tensor, target: torch.Tensor, observed: torch.Tensor) -> torch.Tensor:  # noqa: ARG001
-    """Mean squared error of (B, C, H, W) images: its minimiser is the posterior mean (paper, section 3.2)."""
+    """Mean squared error of (B, C, H, W) images: its minimiser is the posterior mean (paper, section 2.2)."""
     return (prediction.float() - target).square().mean()
 
 

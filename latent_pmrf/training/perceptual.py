@@ -1,4 +1,4 @@
-"""Perceptual loss on features of VGG19 (Johnson et al., 2016), as the paper trains Sim-VAE with it (section 4).
+"""Perceptual loss on features of VGG19 (Johnson et al., 2016), as the paper trains Sim-VAE with it (appendix B.2).
 
 The weights are torchvision's file `vgg19-dcbb9e9d.pth` (or a file with its keys, of any widths); they come with no
 package, so the user gives the path.

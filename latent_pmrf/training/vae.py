@@ -1,4 +1,4 @@
-"""Stage 2: Sim-VAE, L1 and high-frequency reconstruction with a very small KL term (paper, section 4).
+"""Stage 2: Sim-VAE, L1 and high-frequency reconstruction with a very small KL term (paper, appendix B.2).
 
 With `decoder_only` the encoder stays as it is given, so that a flow trained in its latents stays valid: a finish of the
 decoder, as the public autoencoders of Stable Diffusion had one.

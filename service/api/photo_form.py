@@ -7,7 +7,6 @@ touches the disk, and the file system may be read-only.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -17,8 +16,8 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
+from service.core.arriving import FIRST_BYTES_S, arriving
 from service.core.errors import (
-    DeadlineExceeded,
     EmptyUpload,
     HungUp,
     InvalidOption,
@@ -31,8 +30,6 @@ from service.core.types import Upload
 FIELD = "image"
 _MAX_FIELDS = 32
 _MAX_FIELD_BYTES = 1024
-_FIRST_BYTES_S = 20.0
-_LEAST_BYTES_PER_S = 4096  # a photo of half a megabyte in two minutes: nobody's connection is slower
 _CHARSETS = {b"utf-8", b"us-ascii"}  # the parser would take any codec of Python's, and what that makes of bytes
 _EXAMPLE = "curl -F image=@photo.jpg http://HOST/restore -o restored.jpg"
 
@@ -74,7 +71,7 @@ async def read_photo_form(
     max_bytes: int,
     timeout_s: float,
     stand_in: str = "",
-    first_bytes_s: float = _FIRST_BYTES_S,
+    first_bytes_s: float = FIRST_BYTES_S,
 ) -> PhotoForm:
     """Read and take apart a multipart request.
 
@@ -83,7 +80,7 @@ async def read_photo_form(
         max_bytes: Largest body.
         timeout_s: Longest time the body may take to arrive.
         stand_in: Name of a field that may be there in place of the photo.
-        first_bytes_s: Time it has whatever it does; afterwards, it must have come at the least rate that is borne.
+        first_bytes_s: As of `arriving`.
 
     Raises:
         UploadTooLarge: The body is above the limit, as declared or as counted.
@@ -95,14 +92,9 @@ async def read_photo_form(
         HungUp: The client went away.
     """
     _check_headers(request, max_bytes)
-    begin_s = asyncio.get_running_loop().time()
-
-    def ends_s(count_bytes: int) -> float:
-        return begin_s + min(timeout_s, first_bytes_s + count_bytes / _LEAST_BYTES_PER_S)
-
     try:
-        async with asyncio.timeout_at(ends_s(0)) as end, aclosing(_counted(request, max_bytes)) as counted:
-            body = _timed(counted, lambda count_bytes: end.reschedule(ends_s(count_bytes)))
+        async with arriving(timeout_s, first_bytes_s) as come, aclosing(_counted(request, max_bytes)) as counted:
+            body = _timed(counted, come)
             form = await _MemoryParser(
                 request.headers,
                 body,
@@ -114,11 +106,6 @@ async def read_photo_form(
         raise MalformedRequest(error.message, hint=f"for example: {_EXAMPLE}") from error
     except ClientDisconnect as error:
         raise HungUp("the client went away before its request was complete") from error
-    except TimeoutError as error:
-        taken_s = round(asyncio.get_running_loop().time() - begin_s, 1)
-        raise DeadlineExceeded(
-            f"the request body is not there after {taken_s:g} s", hint="send it faster, or a smaller photo"
-        ) from error
     try:
         return _whole(PhotoForm(await _photo(form), _options(form)), stand_in)
     finally:

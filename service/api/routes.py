@@ -60,11 +60,12 @@ async def restore(request: Request, caller: Asking, context: Context) -> Respons
     photo is worked on while you wait; hanging up cancels the work. Nothing is done that could be done twice, so an
     `Idempotency-Key` is ignored here.
     """
-    async with context.uploads.place():
-        upload, options, wanted = await _read(request, context)
-        options = replace(options, output_format=wanted.output_format)
-        accounts, gateway = context.access.accounts, context.gateway
-        with gateway.metrics.refusals_counted():
+    accounts, gateway = context.access.accounts, context.gateway
+    async with contextlib.AsyncExitStack() as held:
+        with gateway.metrics.refusals_counted():  # what the gateway refuses it counts itself
+            await held.enter_async_context(context.uploads.place(caller.owner))
+            upload, options, wanted = await _read(request, context)
+            options = replace(options, output_format=wanted.output_format)
             charge = await accounts.charge(caller, partial(gateway.check, upload, options))
         job_id = new_job_id(caller.owner)
         work = accounts.settled(charge, job_id, partial(gateway.restore, upload, options, job_id=job_id))
@@ -85,13 +86,12 @@ async def limits(context: Context) -> LimitsSchema:
 
 async def _read(request: Request, context: ApiContext) -> tuple[Upload, RestoreOptions, Representation]:
     gateway = context.gateway
-    with context.gateway.metrics.refusals_counted():
-        form = await read_photo_form(
-            request, max_bytes=gateway.settings.max_upload_bytes, timeout_s=gateway.settings.request_timeout_s
-        )
-        options = parse_options(form.options, gateway.option_limits)
-        accept = ",".join(request.headers.getlist("accept"))
-        wanted = negotiate(accept, requested=options.output_format, source=sniff(form.photo.data))
+    form = await read_photo_form(
+        request, max_bytes=gateway.settings.max_upload_bytes, timeout_s=gateway.settings.request_timeout_s
+    )
+    options = parse_options(form.options, gateway.option_limits)
+    accept = ",".join(request.headers.getlist("accept"))
+    wanted = negotiate(accept, requested=options.output_format, source=sniff(form.photo.data))
     return form.photo, options, wanted
 
 

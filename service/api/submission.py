@@ -41,7 +41,7 @@ async def admit(request: Request, caller: Caller, context: ApiContext, preferenc
     submissions = Submissions(context.gateway, context.jobs, context.webhooks, context.access.accounts)
     with context.gateway.metrics.refusals_counted():
         submissions.refuse_while_draining()
-        async with context.uploads.place():
+        async with context.uploads.place(caller.owner):
             return await submissions.bring(await _read(request, caller, context, preferences))
 
 
@@ -61,12 +61,17 @@ async def _read(request: Request, caller: Caller, context: ApiContext, preferenc
         caller=caller,
         upload=form.upload or earlier,
         options=options,
-        lane=Lane.BATCH if preferences.respond_async else Lane.INTERACTIVE,
+        lane=Lane.INTERACTIVE if _is_awaited(preferences, previews=previews) else Lane.BATCH,
         webhook_url=webhook_url,
         idempotency_key=key,
         keep_upload=keep_upload,
         previews=previews,
     )
+
+
+def _is_awaited(preferences: Preferences, *, previews: bool) -> bool:
+    """Whether somebody waits for the photo: for the answer, or before its previews, as the page does."""
+    return not preferences.respond_async and (preferences.wait_s != 0 or previews)
 
 
 def _flag(fields: dict[str, str], name: str) -> bool:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from service.archive.passage import Passage, told
@@ -23,6 +22,7 @@ from service.core.errors import ServiceError
 from service.core.manifest import Manifest
 from service.core.metrics import Metrics
 from service.core.settings import Settings
+from service.core.threads import Threads
 from service.core.types import DecodedImage, Face, FaceJob, Restoration, RestoreOptions, Upload
 from service.gateway import Detector, Gateway
 from service.stages.decode import DecodeLimits, decode
@@ -95,7 +95,7 @@ class Halves:
         """The photo goes through a gateway; its faces, and the gateway's queue; both end with the block."""
         task = passage.task
         broker = MemoryBroker(max_queued_faces=self.settings.max_queued_faces, metrics=self.metrics)
-        with ThreadPoolExecutor(1, thread_name_prefix="stage") as pool:
+        with Threads(1) as pool:
             gateway = Gateway(
                 broker=broker,
                 detector=detector,

@@ -21,12 +21,7 @@ from service.brokers.memory_keys import MemoryKeys
 from service.brokers.outbox import Outbox
 from service.brokers.photo_lanes import PhotoLanes
 from service.brokers.shelf import Shelf
-from service.core.errors import (
-    Draining,
-    NotFound,
-    QueueFull,
-    ServiceError,
-)
+from service.core.errors import Draining, NotFound, QueueFull, ServiceError
 from service.core.jobs import (
     Admitted,
     Failure,
@@ -84,12 +79,13 @@ class MemoryJobQueue:
 
     Args:
         limits: How much it holds.
-        metrics: Told how many photos wait.
+        metrics: Told how many photos wait, and how each ended.
         clock: Unix time in seconds.
     """
 
     def __init__(self, limits: JobLimits, *, metrics: Metrics, clock: Callable[[], float] = time.time) -> None:
         self._limits = limits
+        self._metrics = metrics
         self._clock = clock
         self._live: dict[str, MemoryJob] = {}
         self._lanes = PhotoLanes(
@@ -181,27 +177,32 @@ class MemoryJobQueue:
         for box in () if entry is None else entry.boxes:
             box.put(preview)
 
-    async def finish(self, restoration: Restoration) -> None:
-        """Store the result of a job.
+    async def finish(self, restoration: Restoration) -> bool:
+        """Store the result of a job; whether it is its outcome.
 
         Raises:
             ImageTooLarge: It is above the budget.
         """
         entry = self._running(restoration.report.id)
         if entry is None:
-            return
+            return False
         size_bytes = _size_bytes(restoration)
         if not self._ended.fits(size_bytes):
             raise cannot_be_kept(size_bytes, self._limits.max_result_bytes)
         entry.result = StoredResult(restoration, self._ended.next_expiry_s())
         self._end(entry, JobState.SUCCEEDED, size_bytes)
+        self._metrics.photos("succeeded")
+        return True
 
-    async def fail(self, job_id: str, error: ServiceError) -> None:
-        """Store why a job failed."""
+    async def fail(self, job_id: str, error: ServiceError) -> bool:
+        """Store why a job failed; whether it is its outcome."""
         entry = self._running(job_id)
-        if entry is not None:
-            entry.failure = Failure.of(error)
-            self._end(entry, JobState.FAILED)
+        if entry is None:
+            return False
+        entry.failure = Failure.of(error)
+        self._end(entry, JobState.FAILED)
+        self._metrics.photo_failed(error.code)
+        return True
 
     async def hand_back(self, job_id: str) -> None:
         """Put a job that was taken at the front of its lane again."""
@@ -297,6 +298,7 @@ class MemoryJobQueue:
         entry = self._find(job_id)
         if not entry.state.final:
             self._end(entry, JobState.CANCELLED)
+            self._metrics.photos("cancelled")
         return self._status_of(entry)
 
     async def delete(self, job_id: str) -> None:
@@ -308,6 +310,7 @@ class MemoryJobQueue:
         entry = self._find(job_id)
         if not entry.state.final:
             self._withdraw(entry, JobState.CANCELLED)
+            self._metrics.photos("cancelled")
         self._ended.take(job_id)
         self._keys.forget(entry)
 

@@ -19,7 +19,7 @@ class PhotoLanes:
     Args:
         max_photos: Photos that may wait in one lane.
         max_bytes: Bytes of all photos that wait; one alone may be larger.
-        metrics: Told how many photos wait.
+        metrics: Told how many photos wait, and how long the oldest has.
     """
 
     def __init__(self, *, max_photos: int, max_bytes: int, metrics: Metrics) -> None:
@@ -86,6 +86,7 @@ class PhotoLanes:
 
     def _moved(self, lane: Lane) -> None:
         self._metrics.photos_waiting(lane.value, len(self._lanes[lane]))
+        self._metrics.photos_oldest(lane.value, min((job.created_s for job in self._lanes[lane]), default=None))
         for job in self._lanes[lane]:
             job.wake()  # its position may have changed
         if self.depth():

@@ -9,6 +9,7 @@ A photo is a job of one item in the same lanes as faces are (`redis_lanes.py`). 
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
@@ -21,14 +22,7 @@ from service.brokers.redis_lanes import POLL_S, Lanes, LeaseTerms
 from service.brokers.redis_listener import Ear
 from service.brokers.redis_outbox import RedisOutbox, notice_id_of
 from service.brokers.redis_previews import is_preview, preview_in, show_previews
-from service.core.errors import (
-    Cancelled,
-    Draining,
-    NotFinished,
-    NotFound,
-    QueueFull,
-    ServiceError,
-)
+from service.core.errors import Cancelled, Draining, NotFinished, NotFound, QueueFull, ServiceError
 from service.core.jobs import (
     Admitted,
     Failure,
@@ -87,7 +81,7 @@ class RedisJobQueue:
     Args:
         url: `redis://`, `rediss://` or `unix://` address of the server.
         limits: How much it holds.
-        metrics: Told how many photos wait, and about reclaimed and abandoned ones.
+        metrics: Told how many photos wait, about reclaimed and abandoned ones, and how each ended.
         prefix: Of every key; gateways that share a queue share it.
 
     Raises:
@@ -99,7 +93,9 @@ class RedisJobQueue:
         self._metrics = metrics
         self._keys = QueueKeys(prefix, "photos")
         terms = LeaseTerms(limits.lease_s, limits.max_deliveries)
-        self._lanes = Lanes(PhotoJob, url, self._keys, terms, metrics=metrics, show_lane=self._show_lane)
+        self._lanes = Lanes(
+            PhotoJob, url, self._keys, terms, metrics=metrics, show_lane=self._show_lane, on_failed=metrics.photo_failed
+        )
         self._outbox = RedisOutbox(self._lanes, self._keys, lease_s=limits.notice_lease_s)
 
     async def admit(self, job: PhotoJob, idempotency: Idempotency | None = None) -> Admitted:
@@ -183,23 +179,30 @@ class RedisJobQueue:
         """
         await show_previews(self._lanes, [((preview.job_id, 0), preview)])
 
-    async def finish(self, restoration: Restoration) -> None:
+    async def finish(self, restoration: Restoration) -> bool:
         """Store the result of a job, and the notice about it if somebody wants one, then acknowledge the job.
+
+        Returns:
+            Whether it is the job's outcome.
 
         Raises:
             DependencyUnavailable: The server does not answer.
         """
         report = restoration.report
-        self._lanes.show(await self._lanes.run_as_taker("finish", report.id, encode(restoration), encode(report)))
+        is_end, view = await self._lanes.run_as_taker("finish", report.id, encode(restoration), encode(report))
+        self._lanes.show(view)
         self._lanes.let_go((report.id, 0))
+        if is_end:
+            self._metrics.photos("succeeded")
+        return bool(is_end)
 
-    async def fail(self, job_id: str, error: ServiceError) -> None:
-        """Store why a job failed, and the notice about it if somebody wants one, then acknowledge the job.
+    async def fail(self, job_id: str, error: ServiceError) -> bool:
+        """Store why a job failed, and the notice about it if somebody wants one, acknowledge it; whether it counts.
 
         Raises:
             DependencyUnavailable: The server does not answer.
         """
-        await self._lanes.fail((job_id, 0), error, sets_pace=True)
+        return await self._lanes.fail((job_id, 0), error, sets_pace=True)
 
     async def hand_back(self, job_id: str) -> None:
         """Put a job that was taken at the front of its lane again.
@@ -303,7 +306,10 @@ class RedisJobQueue:
             NotFound: There is no such job, or not any more.
             DependencyUnavailable: The server does not answer.
         """
-        self._lanes.show(await self._lanes.run("cancel", job_id))
+        is_end, view = await self._lanes.run("cancel", job_id, secrets.token_hex(8))
+        self._lanes.show(view)
+        if is_end:
+            self._metrics.photos("cancelled")
         return await self.status(job_id)
 
     async def delete(self, job_id: str) -> None:
@@ -313,10 +319,12 @@ class RedisJobQueue:
             NotFound: There is no such job, or not any more.
             DependencyUnavailable: The server does not answer.
         """
-        known, view = await self._lanes.run("delete", job_id)
+        known, is_end, view = await self._lanes.run("delete", job_id)
         self._lanes.show(view)
         if not known:
             raise _not_found()
+        if is_end:
+            self._metrics.photos("cancelled")
 
     async def due_notice(self, wait_s: float) -> Notice | None:
         """A notice whose time has come, on lease; None after `wait_s` without one.
@@ -350,8 +358,9 @@ class RedisJobQueue:
         """Take nothing more, wake every waiter of this process, give back what it has. Jobs go on elsewhere."""
         await self._lanes.close()
 
-    def _show_lane(self, lane: Lane, photos: int, _oldest_s: float | None) -> None:
+    def _show_lane(self, lane: Lane, photos: int, oldest_s: float | None) -> None:
         self._metrics.photos_waiting(lane.value, photos)
+        self._metrics.photos_oldest(lane.value, oldest_s)
 
 
 async def _news(ear: Ear, *, is_queued: bool) -> None:

@@ -35,6 +35,9 @@ POLL_S = 1.0  # how often who waits looks for itself: messages can be lost
 ShowLane = Callable[[Lane, int, float | None], None]
 """Told what waits in a lane: items, and the Unix time when the oldest was admitted."""
 
+OnFailed = Callable[[str], None]
+"""Told of a job that was ended here because it failed, by the error's code."""
+
 _Item = TypeVar("_Item", FaceJob, PhotoJob)
 
 logger = logging.getLogger(__name__)
@@ -89,6 +92,7 @@ class Lanes(Generic[_Item]):
         terms: Of leases.
         metrics: Told about items that come back and that are given up.
         show_lane: Told what waits, whenever that is known.
+        on_failed: Told of each job that this taker has let fail.
 
     Raises:
         ValueError: The address is not one.
@@ -103,12 +107,14 @@ class Lanes(Generic[_Item]):
         *,
         metrics: Metrics,
         show_lane: ShowLane,
+        on_failed: OnFailed = lambda _code: None,
     ) -> None:
         self._kind: type[_Item] = kind
         self._keys = keys
         self._terms = terms
         self._metrics = metrics
         self._show_lane = show_lane
+        self._on_failed = on_failed
         self._names = keys.for_scripts()
         self._connection = RedisConnection(url)
         self.listener = Listener(self._connection.make_connection)
@@ -204,7 +210,7 @@ class Lanes(Generic[_Item]):
             arguments += (job_id, index)
         self.show(await self.run_as_taker("hand_back", *arguments))
 
-    async def fail(self, key: FaceKey, error: ServiceError, *, dead_for: str = "", sets_pace: bool = False) -> None:
+    async def fail(self, key: FaceKey, error: ServiceError, *, dead_for: str = "", sets_pace: bool = False) -> bool:
         """End a job by the failure of an item, if this taker has that.
 
         Args:
@@ -213,15 +219,21 @@ class Lanes(Generic[_Item]):
             dead_for: Reason of a dead letter; empty leaves none.
             sets_pace: Whether the time it took says how fast the queue moves.
 
+        Returns:
+            Whether this taker has ended the job.
+
         Raises:
             DependencyUnavailable: The server does not answer.
         """
         self.let_go(key)
         pace = "counts" if sets_pace else ""
         again = "retryable" if error.retryable else ""
-        waited, view = await self.run_as_taker("fail", *key, encode_error(error), dead_for, pace, again)
+        waited, is_end, view = await self.run_as_taker("fail", *key, encode_error(error), dead_for, pace, again)
         self.withdrawn(waited)
         self.show(view)
+        if is_end:
+            self._on_failed(error.code)
+        return bool(is_end)
 
     def withdrawn(self, items: int) -> None:
         """Items left the queue while they waited."""
@@ -324,4 +336,5 @@ class Lanes(Generic[_Item]):
         for job, waited in given_up:
             logger.warning("job %s was given up", job.decode())
             self._metrics.dead("deliveries")
+            self._on_failed(Abandoned.code)
             self.withdrawn(waited)

@@ -10,7 +10,6 @@ import contextlib
 import logging
 import socket
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -27,6 +26,7 @@ from service.composition.loops import Loops, part_with
 from service.composition.networks import open_backend
 from service.composition.priorities import stand_back
 from service.composition.queues import FaceQueue, keep_gauges, open_faces, open_photos
+from service.composition.readiness import keep_ready
 from service.composition.release import version
 from service.composition.rpc import rpc_beside, stream_room
 from service.composition.tls import load_tls
@@ -39,6 +39,7 @@ from service.core.manifest import load_manifest
 from service.core.metrics import Metrics
 from service.core.sending import SendingRoom
 from service.core.settings import Settings
+from service.core.threads import Threads
 from service.gateway import Detector, Gateway
 from service.rpc.context import RpcContext
 from service.runner import PhotoRunner
@@ -152,9 +153,7 @@ async def restoring(
     loops = Loops(ending)
     async with contextlib.AsyncExitStack() as parts:
         parts.push_async_callback(part_with, access.accounts.meter.close)
-        pool = parts.enter_context(
-            ThreadPoolExecutor(settings.cpu_workers, thread_name_prefix="stage", initializer=stand_back)
-        )
+        pool = parts.enter_context(Threads(settings.cpu_workers, initializer=stand_back))
         # Begins while the networks are opened, and ends before the threads, which may still wait for what nobody wants.
         decode, rehearse = parts.enter_context(
             decoding(settings, metrics, None if stand_ins is None else stand_ins.decode)
@@ -180,7 +179,7 @@ async def restoring(
             ),
             decode=decode,
         )
-        await asyncio.get_running_loop().run_in_executor(pool, rehearse)
+        await pool.run(rehearse)
         # Loops end in the reverse order: photos first, then who tells about them, then who restores their faces.
         if settings.redis_url is not None:
             await parts.enter_async_context(loops.running("gauges", partial(keep_gauges, faces, jobs)))
@@ -256,7 +255,11 @@ async def restore_photos(
                 draining=ending.wait,
             )
             address = address_of(listener, tls)
-            async with rpc_beside(process, rpc_context, listener.getsockname()[0], say, tls) as whole:
+            looking = partial(keep_ready, process.reasons_not_ready, process.gateway.metrics)
+            async with (
+                process.loops.running("readiness", looking),
+                rpc_beside(process, rpc_context, listener.getsockname()[0], say, tls) as whole,
+            ):
                 await serve_until_told(
                     create_app(context), listener, whole, lambda: say(f"Restoring photos on {address}"), tls
                 )

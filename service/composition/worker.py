@@ -18,6 +18,7 @@ from service.composition.loops import Loops, part_with
 from service.composition.networks import open_backend
 from service.composition.probes import Probes
 from service.composition.queues import FaceQueue, open_faces
+from service.composition.readiness import keep_ready
 from service.composition.release import version
 from service.composition.watchdog import watch
 from service.core.interfaces import InferenceBackend
@@ -150,10 +151,12 @@ async def restore_faces(
         async with worker_process(settings, ending, networks) as process:
             ending.hear_signals()
             address = address_of(listener)
-            await serve_until_told(
-                Probes(process.reasons_not_ready, process.metrics),
-                listener,
-                process,
-                lambda: say(f"Restoring faces; health and metrics on {address}"),
-            )
+            looking = partial(keep_ready, process.reasons_not_ready, process.metrics)
+            async with process.loops.running("readiness", looking):
+                await serve_until_told(
+                    Probes(process.reasons_not_ready, process.metrics),
+                    listener,
+                    process,
+                    lambda: say(f"Restoring faces; health and metrics on {address}"),
+                )
         return Ended(process.loops.failures(), ending.hurried)

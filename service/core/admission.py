@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -117,6 +118,7 @@ class Admission:
         self._clock = clock
         self._room = asyncio.Semaphore(places)
         self._active = 0
+        self._by_owner: Counter[str] = Counter()
         self._waiting = 0
         self._mean_stay_s = 1.0
         self._closed = False
@@ -148,8 +150,11 @@ class Admission:
             await self._left.wait()
 
     @asynccontextmanager
-    async def place(self) -> AsyncIterator[None]:
+    async def place(self, owner: str = "") -> AsyncIterator[None]:
         """Hold one place for the duration of the block.
+
+        Args:
+            owner: Who has half of the places and of the line at most, so that he shuts out nobody else; "" has all.
 
         Raises:
             Draining: `close` has been called.
@@ -157,7 +162,7 @@ class Admission:
                 recent stays.
         """
         self._check_room()
-        with self._presence():
+        with self._share(owner), self._presence():
             self._waiting += 1
             try:
                 await self._enter()
@@ -198,6 +203,22 @@ class Admission:
                 hint="come back after the time in Retry-After",
                 retry_after_s=_told_s(excess_s / _SLOWEST_TO_MEAN),
             )
+
+    @contextmanager
+    def _share(self, owner: str) -> Iterator[None]:
+        if owner and self._by_owner[owner] >= max(1, (self._places + self._max_waiting) // 2):
+            raise QueueFull(
+                f"{self._by_owner[owner]} photos of yours are under way",
+                hint="come back after the time in Retry-After, and send fewer at once",
+                retry_after_s=self._retry_after_s(),
+            )
+        self._by_owner[owner] += 1
+        try:
+            yield
+        finally:
+            self._by_owner[owner] -= 1
+            if not self._by_owner[owner]:
+                del self._by_owner[owner]
 
     @contextmanager
     def _presence(self) -> Iterator[None]:

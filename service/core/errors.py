@@ -40,6 +40,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+DECODERS_KILLED = "decoders_killed"
+"""In `extra` of DependencyUnavailable: processes lost over the photo, the last one killed by nobody of the service."""
+
 
 class ServiceError(Exception):
     """Root of the tree.

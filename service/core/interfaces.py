@@ -1,6 +1,6 @@
 """The seams of the service: what a composition root may exchange.
 
-`cli` chooses one implementation of each and passes it down; tests pass fakes that implement the same protocol.
+`service.composition` chooses one implementation of each and passes it down; tests pass fakes that implement the same protocol.
 """
 
 from __future__ import annotations
@@ -158,7 +158,8 @@ class JobQueue(Protocol):
     they have ended, and their idempotency keys with them.
 
     When a job with a `webhook_url` ends, whatever ends it, its notice (`service.core.notices`) enters the outbox in the
-    same step. Only `delete` leaves none.
+    same step. Only `delete` leaves none. Each job counts once among the photos of the metrics, in the process that
+    has ended it.
 
     Every method raises DependencyUnavailable while the server behind the queue does not answer.
     """
@@ -199,16 +200,19 @@ class JobQueue(Protocol):
         """Show a face of a running job to those who look at its previews; dropped where nobody does."""
         ...
 
-    async def finish(self, restoration: Restoration) -> None:
+    async def finish(self, restoration: Restoration) -> bool:
         """Store the result of job `restoration.report.id` and the notice about it, then acknowledge the job.
+
+        Returns:
+            Whether it is the job's outcome; else it was dropped.
 
         Raises:
             ImageTooLarge: It is more than can be kept, so that nobody could fetch it; the job goes on, and should fail.
         """
         ...
 
-    async def fail(self, job_id: str, error: ServiceError) -> None:
-        """Store why a job failed and the notice about it, then acknowledge the job."""
+    async def fail(self, job_id: str, error: ServiceError) -> bool:
+        """Store why a job failed and the notice about it, then acknowledge the job; whether it is its outcome."""
         ...
 
     async def hand_back(self, job_id: str) -> None:

@@ -79,7 +79,11 @@ class LatentSpec(_Model):
 
 
 class Manifest(_Model):
-    """A bundle. `space` is `latent` (estimator, VAE, velocity) or `pixel` (estimator and velocity: PMRF)."""
+    """A bundle. `space` is `latent` (estimator, VAE, velocity) or `pixel` (estimator and velocity: PMRF).
+
+    A face whose coarse brightness or colour its networks move by more than `max_coarse_shift` (`service.core.coarse`)
+    is not pasted; None where nobody has measured what ordinary faces need.
+    """
 
     schema_version: Literal[1]
     name: str
@@ -91,6 +95,7 @@ class Manifest(_Model):
     default_num_steps: int = Field(gt=0)
     max_num_steps: int = Field(gt=0)
     default_fidelity: float = Field(ge=0, le=1)
+    max_coarse_shift: float | None = Field(default=None, gt=0, le=1)
     networks: dict[str, NetworkSpec]
     provenance: dict[str, Any]
     quality: dict[str, Any]

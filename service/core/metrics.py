@@ -1,4 +1,4 @@
-"""What an operator can see: one object, built by `cli` and passed down, rendered at `/metrics`.
+"""What an operator can see: one object, built by `service.composition` and passed down, rendered at `/metrics`.
 
 Every name starts with `restore_`. Label `stage` holds the file name of the stage (`decode`, `paste`, `sampler`, ...),
 label `network` the name of a network in the manifest. No label holds an id. Durations of requests and stages carry the
@@ -10,11 +10,19 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encoder
 
-from service.core.errors import DeadlineExceeded, DependencyUnavailable, InferenceFailed, QueueFull, ServiceError
+from service.core.errors import (
+    Abandoned,
+    DeadlineExceeded,
+    DependencyUnavailable,
+    InferenceFailed,
+    QueueFull,
+    ServiceError,
+)
 from service.core.tracing import exemplar
 from service.core.types import Lane
 
@@ -27,9 +35,10 @@ _IND_RMSE_BUCKETS = (0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.075, 0
 # What alarms wait for stands at zero from the start: a counter that appears with its first event seems not to rise.
 _DEAD_REASONS = ("deliveries", "payload_lost", "payload_unreadable")
 _PHOTO_OUTCOMES = ("succeeded", "failed", "cancelled")
-_ALARMING_REFUSALS = (QueueFull.code, InferenceFailed.code, DeadlineExceeded.code, DependencyUnavailable.code)
-_DECODER_OUTCOMES = ("decoded", "refused", "crashed", "out_of_time", "out_of_memory", "garbled", "defect", "lost")
-_NOTICES_LOST = ("gone", "given_up")
+_ALARMING_REFUSALS = (QueueFull, InferenceFailed, DeadlineExceeded, DependencyUnavailable, Abandoned, ServiceError)
+_DECODED = ("decoded", "refused")
+_DECODERS_LOST = ("crashed", "out_of_time", "out_of_memory", "garbled", "defect", "killed", "lost")
+_NOTICES_LOST = ("refused", "given_up")
 _PHASES = ("queued", "running")
 
 _OPENMETRICS = "application/openmetrics-text"
@@ -83,13 +92,23 @@ class Metrics:
         )
         self._depth = Gauge("restore_queue_depth", "Faces waiting.", ("lane",), registry=own)
         self._oldest = Gauge(
-            "restore_queue_oldest_age_seconds", "How long the oldest waiting photo has waited.", ("lane",), registry=own
+            "restore_queue_oldest_age_seconds",
+            "How long the oldest photo has waited for workers.",
+            ("lane",),
+            registry=own,
         )
         self._reclaimed = Counter(
             "restore_reclaimed", "Entries taken from a process that was silent for too long.", ("lane",), registry=own
         )
         self._dead = Counter("restore_dead", "Entries given up, by reason.", ("reason",), registry=own)
         self._photos_waiting = Gauge("restore_photo_queue_depth", "Photos waiting.", ("lane",), registry=own)
+        self._oldest_photo = Gauge(
+            "restore_photo_queue_oldest_age_seconds",
+            "How long the oldest photo has waited for a gateway.",
+            ("lane",),
+            registry=own,
+        )
+        self._ready = Gauge("restore_ready", "Whether the process can do its work: 1, or 0 as /readyz.", registry=own)
         self._slots = Gauge("restore_batch_slots_active", "Faces in the sampler.", registry=own)
         self._room = Gauge("restore_batch_slots", "Faces that the sampler has room for.", registry=own)
         self._steps = Counter("restore_ode_steps", "Euler steps, one per face and step.", registry=own)
@@ -142,7 +161,7 @@ class Metrics:
 
     def queue_oldest(self, lane: str, since_s: float | None) -> None:
         """Tell since when, in Unix time, the oldest photo of a lane waits for workers; None when none does."""
-        self._oldest.labels(lane).set_function(lambda: 0.0 if since_s is None else max(0.0, time.time() - since_s))
+        self._oldest.labels(lane).set_function(partial(_age_s, since_s))
 
     def reclaimed(self, lane: str, entries: int) -> None:
         """Count entries of a queue that were taken from a process that had been silent for too long."""
@@ -155,6 +174,14 @@ class Metrics:
     def photos_waiting(self, lane: str, photos: int) -> None:
         """Set the number of photos waiting in a lane for a gateway."""
         self._photos_waiting.labels(lane).set(photos)
+
+    def photos_oldest(self, lane: str, since_s: float | None) -> None:
+        """Tell since when, in Unix time, the oldest photo of a lane waits for a gateway; None when none does."""
+        self._oldest_photo.labels(lane).set_function(partial(_age_s, since_s))
+
+    def ready(self, is_ready: bool) -> None:
+        """State whether the process can do its work now."""
+        self._ready.set(is_ready)
 
     def slots_active(self, faces: int) -> None:
         """Set the number of faces in the sampler."""
@@ -169,19 +196,24 @@ class Metrics:
         self._steps.inc(rows)
 
     def photos(self, outcome: str) -> None:
-        """Count a photo: `succeeded`, `failed` or `cancelled`."""
+        """Count a photo: `succeeded`, `failed` or `cancelled`; once, by whoever answers it or stores its end."""
         self._photos.labels(outcome).inc()
+
+    def photo_failed(self, code: str) -> None:
+        """Count a photo that has failed, and why."""
+        self.photos("failed")
+        self.rejected(code)
 
     def decoder_children(self, outcome: str) -> None:
         """Count a decoder's process that has ended.
 
         `decoded` or `refused` a photo; it was `crashed` by it, ran `out_of_time` or `out_of_memory`, wrote something
-        `garbled`, had a `defect`, or was `lost` without a photo's doing.
+        `garbled`, had a `defect`, was `killed` over a photo from outside, mostly for memory, or was `lost` without one.
         """
         self._decoders.labels(outcome).inc()
 
     def notices(self, outcome: str) -> None:
-        """Count an attempt to deliver a notice: `delivered`, `failed`, `refused`, `gone` or `given_up`."""
+        """Count an attempt to deliver a notice: `delivered`, `failed`, `refused`, `gone`; the last one: `given_up`."""
         self._notices.labels(outcome).inc()
 
     def faces(self, outcome: str) -> None:
@@ -234,10 +266,14 @@ class Metrics:
             (self._dead, _DEAD_REASONS),
             (self._reclaimed, tuple(Lane)),
             (self._photos, _PHOTO_OUTCOMES),
-            (self._rejected, _ALARMING_REFUSALS),
+            (self._rejected, tuple(error.code for error in _ALARMING_REFUSALS)),
             (self._notices, _NOTICES_LOST),
-            (self._decoders, _DECODER_OUTCOMES),
+            (self._decoders, (*_DECODED, *_DECODERS_LOST)),
             (self._cancelled, _PHASES),
         ):
             for value in values:
                 counter.labels(str(value))
+
+
+def _age_s(since_s: float | None) -> float:
+    return 0.0 if since_s is None else max(0.0, time.time() - since_s)

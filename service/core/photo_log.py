@@ -12,13 +12,22 @@ from service.core import tracing
 from service.core.errors import ServiceError
 from service.core.types import FaceStatus, Lane, Restoration
 
+SUCCEEDED = "succeeded"
+CANCELLED = "cancelled"
+
 logger = logging.getLogger(__name__)
 
 
 class PhotoLog:
-    """One photo's; what is noted here is told at its end."""
+    """One photo's; what is noted here is told at its end.
 
-    def __init__(self) -> None:
+    Args:
+        lane: The photo's.
+    """
+
+    def __init__(self, lane: Lane) -> None:
+        self._lane = lane
+        self._begin_s = time.perf_counter()
         self._known: dict[str, int] = {}
 
     def size(self, width_px: int, height_px: int) -> None:
@@ -32,10 +41,11 @@ class PhotoLog:
         self._note(faces=restored, skipped=len(report.faces) - restored, num_steps=report.num_steps)
         return restoration
 
-    @property
-    def known(self) -> dict[str, int]:
-        """What has been noted."""
-        return self._known
+    def tell(self, outcome: str) -> None:
+        """Write the photo's line: `succeeded`, `cancelled` or an error's code, and what is known."""
+        duration_ms = round((time.perf_counter() - self._begin_s) * 1000, 1)
+        fields = {"outcome": outcome, "lane": self._lane.value, **self._known, "duration_ms": duration_ms}
+        logger.info("a photo has ended", extra={"fields": fields})
 
     def _note(self, **values: int) -> None:
         self._known |= values
@@ -43,24 +53,27 @@ class PhotoLog:
 
 
 @contextlib.contextmanager
-def photo_log(lane: Lane) -> Iterator[PhotoLog]:
-    """Watch a photo for the duration of the block."""
-    begin_s = time.perf_counter()
-    told = PhotoLog()
+def photo_log(lane: Lane, kept: PhotoLog | None = None) -> Iterator[PhotoLog]:
+    """Watch a photo for the duration of the block.
+
+    Args:
+        lane: The photo's.
+        kept: Takes note, for whoever knows later that the photo has ended and tells it; None: its end is the block's.
+    """
+    log = PhotoLog(lane) if kept is None else kept
     with tracing.span("gateway", attributes={tracing.LANE: lane.value}):
         outcome = ServiceError.code  # unless it is known better
         try:
-            yield told
+            yield log
         except ServiceError as error:
             outcome = error.code
             raise
         except asyncio.CancelledError:
-            outcome = "cancelled"
+            outcome = CANCELLED
             raise
         else:
-            outcome = "succeeded"
+            outcome = SUCCEEDED
             tracing.note({tracing.OUTCOME: outcome})
         finally:
-            duration_ms = round((time.perf_counter() - begin_s) * 1000, 1)
-            fields = {"outcome": outcome, "lane": lane.value, **told.known, "duration_ms": duration_ms}
-            logger.info("a photo has ended", extra={"fields": fields})
+            if kept is None:
+                log.tell(outcome)

@@ -18,7 +18,7 @@ PART_BYTES = 128 * 1024
 PART_S = 30.0
 _FETCHED_AT_ONCE = 4
 _OWNERS_SHARE = 0.5
-_LINE_S = 10.0  # a queue whose server hangs is no reason to wait for ever
+_LINE_S = 10.0  # neither a queue whose server hangs nor readers that are slow are a reason to wait for ever
 
 
 class SendingRoom:
@@ -31,7 +31,7 @@ class SendingRoom:
     Args:
         max_bytes: All of them together.
         part_s: Longest time that a part may take.
-        line_s: Longest wait for a turn to fetch.
+        line_s: Longest wait for a turn to fetch, and for room for what is here already.
     """
 
     def __init__(self, max_bytes: int, *, part_s: float = PART_S, line_s: float = _LINE_S) -> None:
@@ -44,6 +44,7 @@ class SendingRoom:
         self._results = 0
         self._held_bytes = 0
         self._bytes_by_owner: Counter[str] = Counter()
+        self._left = asyncio.Event()
 
     @property
     def held_bytes(self) -> int:
@@ -63,11 +64,41 @@ class SendingRoom:
         """
         async with contextlib.AsyncExitStack() as turn:
             await turn.enter_async_context(self._turn())
-            self._check(owner, 1)  # what is refused whatever its size is not fetched
+            self.check(owner)
             stored = await fetch()
             with self._hold(owner, len(stored.restoration.data)):
                 await turn.aclose()
                 yield stored
+
+    def check(self, owner: str) -> None:
+        """See whether anything may be sent: what would be refused whatever its size is not fetched, or worked on.
+
+        Args:
+            owner: As of `fetched`.
+
+        Raises:
+            QueueFull: There is no room.
+        """
+        self._check(owner, 1)
+
+    @contextlib.asynccontextmanager
+    async def held(self, owner: str, size_bytes: int) -> AsyncIterator[None]:
+        """Room for a result that is here already, for the duration of the block; others may first have to go.
+
+        Args:
+            owner: As of `fetched`.
+            size_bytes: Of the result.
+
+        Raises:
+            QueueFull: Others leave no room for it, and went on doing so.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._line_s):
+                while self._refusal(owner, size_bytes) is not None:
+                    self._left.clear()
+                    await self._left.wait()
+        with self._hold(owner, size_bytes):
+            yield
 
     async def in_time(self, writing: Awaitable[None]) -> None:
         """Wait until a part is written.
@@ -114,16 +145,23 @@ class SendingRoom:
             self._bytes_by_owner[owner] -= size_bytes
             if not self._bytes_by_owner[owner]:
                 del self._bytes_by_owner[owner]
+            self._left.set()
 
     def _check(self, owner: str, more_bytes: int) -> None:
+        refusal = self._refusal(owner, more_bytes)
+        if refusal is not None:
+            raise refusal
+
+    def _refusal(self, owner: str, more_bytes: int) -> QueueFull | None:
         own_bytes = self._bytes_by_owner[owner]
         if owner and own_bytes and own_bytes + more_bytes > _OWNERS_SHARE * self._max_bytes:
-            raise QueueFull(
+            return QueueFull(
                 "results of yours that are being sent leave no room for another",
                 hint="read them without a pause, and few at once",
             )
         if self._results and self._held_bytes + more_bytes > self._max_bytes:
-            raise QueueFull(
+            return QueueFull(
                 f"{self._results} results are being sent and leave no room for another",
                 hint="come back after the time in Retry-After, and read results without a pause",
             )
+        return None

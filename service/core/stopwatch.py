@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import contextvars
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Executor
 from functools import partial
 from typing import ParamSpec, TypeVar
 
 from service.core import tracing
 from service.core.metrics import Metrics
+from service.core.threads import Threads
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -26,7 +24,7 @@ class Stopwatch:
         metrics: Told about every stage.
     """
 
-    def __init__(self, pool: Executor, metrics: Metrics) -> None:
+    def __init__(self, pool: Threads, metrics: Metrics) -> None:
         self._pool = pool
         self._metrics = metrics
         self._begin_s = time.perf_counter()
@@ -38,8 +36,7 @@ class Stopwatch:
 
     async def together(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a function in the pool that times its stages by itself: each way there and back has its price."""
-        run = partial(contextvars.copy_context().run, partial(function, *args, **kwargs))  # logs belong to the photo
-        return await asyncio.get_running_loop().run_in_executor(self._pool, run)
+        return await self._pool.run(function, *args, **kwargs)
 
     async def wait(self, stage: str, work: Awaitable[T]) -> T:
         """Await a stage that hands its work elsewhere."""

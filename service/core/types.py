@@ -267,8 +267,9 @@ class FaceReport:
         landmarks_5: Five (x, y) pairs, or None for an aligned photo.
         score: Detector confidence, or None for an aligned photo.
         status: Restored or skipped.
-        reason: Why it was skipped (`below_min_face_px`, `not_selected`, `over_max_faces`), or None.
-        ind_rmse: RMSE between the pasted face and the posterior mean, on [0, 1] pixels (paper, section 5.1).
+        reason: Why it was skipped (`below_min_face_px`, `not_selected`, `over_max_faces`, `degenerate_landmarks`,
+            `unreliable`: the networks went astray with it), or None.
+        ind_rmse: RMSE between the pasted face and the posterior mean, on [0, 1] pixels (paper, section 4.4).
     """
 
     index: int

@@ -21,7 +21,7 @@ from typing import Self
 
 import numpy as np
 
-from service.core.errors import CorruptImage, DependencyUnavailable, InputError, ServiceError, defect
+from service.core.errors import DECODERS_KILLED, CorruptImage, DependencyUnavailable, InputError, ServiceError, defect
 from service.core.metrics import Metrics
 from service.core.types import DecodedImage, Upload
 from service.decoders.nursery import TEMPLATE, Child, Nursery
@@ -29,7 +29,7 @@ from service.decoders.wire import Ended, Garbled, Kind, Told, TooLate
 from service.stages.containers.png_writer import write_png
 from service.stages.decode import DecodeLimits, check_size
 
-_ATTEMPTS = 2  # a child may be ended by somebody who looks for memory, and the photo be without fault
+_ATTEMPTS = 2  # a child may be ended by chance, and the photo be without fault
 # Seconds by the clock: a busy machine is no reason to refuse a photo, and what only waits is rare.
 _PATIENCE_S = 30.0
 _PATIENCE_PER_CPU_S = 4.0
@@ -141,7 +141,8 @@ class DecoderPool:
         Raises:
             InputError: As `decode` does.
             CorruptImage: Besides, a photo that ends its process, or takes more time or memory than it may.
-            DependencyUnavailable: No process can be started.
+            DependencyUnavailable: No process can be started, or each is killed by somebody else, as by the kernel when
+                memory has run out.
             ServiceError: The decoder has a defect.
         """
         check_size(upload, limits)
@@ -152,6 +153,9 @@ class DecoderPool:
                 logger.warning("a decoder was lost over a photo of %d bytes: %s", len(upload.data), lost.reason)
                 if lost.by_chance and attempt < _ATTEMPTS:
                     continue
+                if lost.outcome == "killed":
+                    detail = "the processes that decoded the photo were killed; memory may be short"
+                    raise DependencyUnavailable(detail, hint="try again", **{DECODERS_KILLED: attempt}) from lost
                 if lost.outcome == "lost":
                     raise DependencyUnavailable("no decoder can be started", hint="try again") from lost
                 raise CorruptImage(f"the file cannot be decoded: {lost.reason}", hint=_HINT) from lost
@@ -215,6 +219,8 @@ class DecoderPool:
         number = os.waitstatus_to_exitcode(status)
         if number == -signal.SIGXCPU:
             return _Lost("out_of_time", f"it takes more than {self._cpu_s} s of computing")
+        if number == -signal.SIGKILL:  # none of ours: those were asked for above; and too much computing has its own
+            return _Lost("killed", "the decoder was killed", by_chance=True)
         return _Lost("crashed", f"it ends the decoder ({_end_named(number)})", by_chance=True)
 
     def _replace(self) -> None:

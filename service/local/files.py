@@ -162,7 +162,7 @@ def _folder_tasks(source: Path, folder: Path, output_format: OutputFormat | None
         target = folder / photo.relative_to(source)
         if output_format and SUFFIXES[photo.suffix.lower()] is not output_format:
             target = target.with_suffix(SUFFIX_OF[output_format])
-        if target in taken:  # a.jpg and a.png, both to become a.jpg
+        while target in taken:  # a.jpg and a.png, both to become a.jpg
             target = target.with_name(f"{target.stem}_{photo.suffix[1:].lower()}{target.suffix}")
         taken.add(target)
         tasks.append(FileTask(photo, target))

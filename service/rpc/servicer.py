@@ -13,8 +13,8 @@ import grpc
 
 from service.access.caller import Caller
 from service.access.ownership import OwnedJobs, new_job_id
+from service.core.arriving import arriving
 from service.core.errors import (
-    DeadlineExceeded,
     DependencyUnavailable,
     Draining,
     ImageTooLarge,
@@ -60,8 +60,9 @@ class RestorationServicer(RestorationServiceServicer):
         parts, gateway, accounts = self._context, self._context.gateway, self._context.access.accounts
         caller = caller_of(parts.access, context.invocation_metadata())
         job_id = new_job_id(caller.owner)
-        async with parts.uploads.place():
-            with gateway.metrics.refusals_counted():
+        async with contextlib.AsyncExitStack() as held:
+            with gateway.metrics.refusals_counted():  # what the gateway refuses it counts itself
+                await held.enter_async_context(parts.uploads.place(caller.owner))
                 upload = upload_of(request.image, parts.max_upload_bytes)
                 options = options_of(request.options, gateway.option_limits)
                 charge = await accounts.charge(caller, partial(gateway.check, upload, options))
@@ -100,7 +101,7 @@ class RestorationServicer(RestorationServiceServicer):
         submissions, caller = parts.submissions, caller_of(parts.access, context.invocation_metadata())
         with parts.gateway.metrics.refusals_counted():
             submissions.refuse_while_draining()
-            async with parts.uploads.place():
+            async with parts.uploads.place(caller.owner):
                 admitted = await submissions.bring(await self._read_submission(caller, request_iterator))
         status = await _status_of_new(OwnedJobs(parts.jobs, caller.owner), admitted.job_id)
         return pb.SubmitResponse(job=job_of(status), idempotent_replayed=not admitted.is_new)
@@ -154,20 +155,17 @@ class RestorationServicer(RestorationServiceServicer):
 
     async def _read_submission(self, caller: Caller, requests: AsyncIterator[pb.SubmitRequest]) -> Submission:
         parts = self._context
-        timeout_s = parts.gateway.settings.request_timeout_s
         first: pb.SubmitRequest | None = None
         image = bytearray()
-        try:
-            async with asyncio.timeout(timeout_s):
-                async for request in requests:
-                    if first is None:
-                        first = request
-                    elif [field.name for field, _ in request.ListFields()] not in ([], ["image"]):
-                        raise MalformedRequest("messages after the first have nothing but an image")
-                    check_size(len(image) + len(request.image), parts.max_upload_bytes)
-                    image += request.image
-        except TimeoutError as error:
-            raise DeadlineExceeded(f"the photo took longer than {timeout_s:g} s to arrive") from error
+        async with arriving(parts.gateway.settings.request_timeout_s) as come:
+            async for request in requests:
+                if first is None:
+                    first = request
+                elif [field.name for field, _ in request.ListFields()] not in ([], ["image"]):
+                    raise MalformedRequest("messages after the first have nothing but an image")
+                check_size(len(image) + len(request.image), parts.max_upload_bytes)
+                image += request.image
+                come(len(image))
         first = first or pb.SubmitRequest()
         if first.idempotency_key and not is_idempotency_key(first.idempotency_key):
             raise MalformedRequest(

@@ -4,6 +4,8 @@
     advance   FlowFace -> velocity -> one Euler step -> FlowFace
     leave     FlowFace -> denormalise -> vae_decoder -> RestoredFace
 
+A face with which the estimator goes astray is estimated again from a tamed crop (`taming.py`).
+
 Nothing is kept between two calls. In `pixel` space (PMRF) the flow's space is the picture itself: no VAE is called.
 Where the manifest allows certain batch sizes only, the first row is repeated up to the next one and the results of the
 repetitions are dropped.
@@ -21,6 +23,7 @@ from typing import ParamSpec, TypeVar
 import cv2
 import numpy as np
 
+from service.core.coarse import coarse_shift
 from service.core.errors import InferenceFailed, ManifestMismatch, ServiceError
 from service.core.interfaces import InferenceBackend
 from service.core.manifest import Manifest, NetworkSpec
@@ -28,6 +31,7 @@ from service.core.tracing import stage
 from service.core.types import F32Array, FaceJob, RestoredFace, U8Image
 from service.sampling.noise import source_noise
 from service.sampling.ode import euler_step, times
+from service.sampling.taming import TAMERS, recoloured
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -73,6 +77,7 @@ class FlowFace:
         steps_done: Euler steps taken.
         timings_ms: Milliseconds by network so far; a call's time counts in full for each face of its batch.
         estimate: (C, h, w) float32, where it seems to arrive, `z_t + (1 - t) v_t`, if a preview is due; else None.
+        colour: Share of the crop's colour that the networks were shown.
     """
 
     job: FaceJob
@@ -82,6 +87,7 @@ class FlowFace:
     steps_done: int
     timings_ms: Mapping[str, float]
     estimate: F32Array | None = None
+    colour: float = 1.0
 
     @property
     def arrived(self) -> bool:
@@ -106,6 +112,7 @@ class Phases:
         self._backend = backend
         self._on_call = on_call
         self._specs = {name: manifest.networks[name] for name in _called(manifest)}
+        self._max_shift = manifest.max_coarse_shift
         self._picture_values = 3 * manifest.image_size_px**2
         self._state_shape = _state_shape(manifest)
         self._in_latent_space = manifest.space == "latent"
@@ -128,16 +135,51 @@ class Phases:
         """
         noises = asyncio.ensure_future(asyncio.to_thread(self._noises, jobs))  # as long as a network on an accelerator
         try:
-            images = await self._compute(len(jobs), _to_unit, [job.crop for job in jobs])
-            means, estimator_ms = await self._call("estimator", jobs, image=images)
-            timings_ms = {"estimator": estimator_ms}
-            pictures = await self._compute(len(jobs), self._between, means, images)
+            pictures, images, estimator_ms = await self._estimated(jobs, [job.crop for job in jobs])
+            colours, again_ms = await self._tamed(jobs, pictures, images)
+            timings_ms = {"estimator": estimator_ms + again_ms}
             raw = images
             if self._in_latent_space:
                 raw, timings_ms["vae_encoder"] = await self._call("vae_encoder", jobs, image=images)
-            return await self._compute(len(jobs), self._sources, jobs, pictures, raw, await noises, timings_ms)
+            faces = await self._compute(len(jobs), self._sources, jobs, pictures, raw, await noises, timings_ms)
+            return [replace(face, colour=colour) for face, colour in zip(faces, colours, strict=True)]
         finally:
             noises.cancel()
+
+    async def _estimated(self, jobs: Sequence[FaceJob], crops: Sequence[U8Image]) -> tuple[F32Array, F32Array, float]:
+        """Posterior means as pictures (B, S, S, 3) and as the encoder's input, and the call's milliseconds."""
+        images = await self._compute(len(crops), _to_unit, crops)
+        means, call_ms = await self._call("estimator", jobs, image=images)
+        return await self._compute(len(crops), self._between, means, images), images, call_ms
+
+    async def _tamed(self, jobs: Sequence[FaceJob], pictures: F32Array, images: F32Array) -> tuple[list[float], float]:
+        """Estimate again, in place, the faces that went astray: until they do not, or nothing is left to try.
+
+        Returns:
+            Per face the share of its colour that it was estimated with, and the milliseconds of all calls.
+        """
+        colours, spent_ms = [1.0] * len(jobs), 0.0
+        crops = [job.crop for job in jobs]
+        astray = await self._compute(len(jobs), self._astray, pictures, crops)
+        for tamer in TAMERS:
+            if not astray:
+                break
+            tamed = [tamer.apply(crops[row]) for row in astray]
+            again, inputs, call_ms = await self._estimated([jobs[row] for row in astray], tamed)
+            spent_ms += call_ms
+            still = await self._compute(len(tamed), self._astray, again, tamed)
+            for place in set(range(len(astray))) - set(still):
+                row = astray[place]
+                pictures[row], images[row], colours[row] = again[place], inputs[place], tamer.colour
+            astray = [astray[place] for place in still]
+        return colours, spent_ms
+
+    def _astray(self, pictures: F32Array, crops: Sequence[U8Image]) -> list[int]:
+        """Places of pictures that are coarsely another than their crops."""
+        if self._max_shift is None:
+            return []
+        shifts = [coarse_shift(picture, crop) for picture, crop in zip(pictures, crops, strict=True)]
+        return [place for place, shift in enumerate(shifts) if shift > self._max_shift]
 
     async def advance(self, faces: Sequence[FlowFace]) -> list[FlowFace]:
         """One Euler step of each face, at its own time and of its own length.
@@ -172,7 +214,11 @@ class Phases:
         samples, timings_ms = await self._decoded([face.z_t for face in faces], [face.job for face in faces])
         return [
             RestoredFace(
-                face.job.job_id, face.job.face_index, sample, face.posterior_mean, {**face.timings_ms, **timings_ms}
+                face.job.job_id,
+                face.job.face_index,
+                recoloured(sample, face.colour),
+                recoloured(face.posterior_mean, face.colour),
+                {**face.timings_ms, **timings_ms},
             )
             for face, sample in zip(faces, samples, strict=True)
         ]
@@ -183,7 +229,9 @@ class Phases:
         Raises:
             ServiceError: The network call failed.
         """
-        return list((await self._decoded([face.estimate for face in faces if face.estimate is not None], []))[0])
+        seen = [face for face in faces if face.estimate is not None]
+        pictures, _ = await self._decoded([face.estimate for face in seen if face.estimate is not None], [])
+        return [recoloured(picture, face.colour) for picture, face in zip(pictures, seen, strict=True)]
 
     async def _decoded(self, states: Sequence[F32Array], jobs: Sequence[FaceJob]) -> tuple[F32Array, dict[str, float]]:
         """The pictures of states, and the call's milliseconds; it is told of for `jobs`."""

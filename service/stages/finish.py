@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from service.core.coarse import coarse_shift
 from service.core.stopwatch import Stopwatch
-from service.core.types import DecodedImage, OutputFormat, RestoredFace, RestoreOptions
+from service.core.types import AlignedFace, DecodedImage, F32Array, OutputFormat, RestoredFace, RestoreOptions
 from service.stages.blend import BlendedFace, blend
 from service.stages.colour import with_colour_of
 from service.stages.encode import encode
 from service.stages.paste import paste
-from service.stages.picks import Pick
+from service.stages.picks import UNRELIABLE, Pick, require_a_face
 from service.stages.tone import in_photo
 
 
@@ -21,12 +22,14 @@ class Finished:
 
     Attributes:
         image: Its pixels.
-        blended: The faces, by index, before they have the photo's colour and tone.
+        picks: Its faces; those with which the networks went astray are left out.
+        blended: Those that were pasted, by index, before they had the photo's colour and tone.
         output_format: Its encoding.
         data: Its file.
     """
 
     image: DecodedImage
+    picks: Sequence[Pick]
     blended: Mapping[int, BlendedFace]
     output_format: OutputFormat
     data: bytes
@@ -39,6 +42,7 @@ def finish(  # noqa: PLR0913 - what three stages need
     restored: Sequence[RestoredFace],
     fidelity: float,
     options: RestoreOptions,
+    max_coarse_shift: float | None,
 ) -> Finished:
     """Make the file of a photo.
 
@@ -49,17 +53,35 @@ def finish(  # noqa: PLR0913 - what three stages need
         restored: Those of them that were chosen.
         fidelity: 0 gives the sample, 1 the posterior mean.
         options: The caller's choices.
+        max_coarse_shift: As in the manifest: what is moved by more is left as it is.
 
     Raises:
+        NoFaceFound: The caller wants a face, and the networks went astray with each of them.
         InferenceFailed: A restored face holds values that are not finite.
         InvalidOption: The format cannot hold a picture of this size.
     """
     with watch.stage("blend"):
         blended = {face.face_index: blend(face, fidelity) for face in restored}
-        chosen = [(pick.aligned, blended[pick.index].pixels) for pick in picks if pick.aligned is not None]
-        pairs = [(aligned, in_photo(with_colour_of(pixels, aligned.crop), aligned)) for aligned, pixels in chosen]
+        coloured = {face.index: with_colour_of(blended[face.index].pixels, face.crop) for face in _aligned(picks)}
+        picks = [_checked(pick, coloured, max_coarse_shift) for pick in picks]
+        require_a_face(picks, options.faces)
+        pairs = [(face, in_photo(coloured[face.index], face)) for face in _aligned(picks)]
     with watch.stage("paste"):
         result = paste(image, pairs, upscale=options.upscale, background=options.background, consume=True)
     with watch.stage("encode"):
         output_format = options.output_format or image.source_format
-        return Finished(result, blended, output_format, encode(result, output_format, options.quality))
+        data = encode(result, output_format, options.quality)
+    pasted = {face.index: blended[face.index] for face in _aligned(picks)}
+    return Finished(result, picks, pasted, output_format, data)
+
+
+def _aligned(picks: Sequence[Pick]) -> list[AlignedFace]:
+    return [pick.aligned for pick in picks if pick.aligned is not None]
+
+
+def _checked(pick: Pick, coloured: Mapping[int, F32Array], max_coarse_shift: float | None) -> Pick:
+    """The pick, left out if its face is coarsely another than the photo's."""
+    face = pick.aligned
+    if face is None or max_coarse_shift is None or coarse_shift(coloured[face.index], face.crop) <= max_coarse_shift:
+        return pick
+    return replace(pick, aligned=None, reason=UNRELIABLE)

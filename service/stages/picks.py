@@ -10,6 +10,9 @@ from service.core.types import AlignedFace, DecodedImage, Face, FaceReport, Face
 from service.stages.align import align, align_whole
 from service.stages.blend import BlendedFace
 
+UNRELIABLE = "unreliable"
+"""Reason of a face with which the networks went astray."""
+
 Found = Sequence[tuple[Face, str | None]]
 """Detected faces, each with the reason why it is left out, or None."""
 
@@ -57,8 +60,12 @@ def require_a_face(picks: Sequence[Pick], selection: FaceSelection) -> None:
     if selection is FaceSelection.ANY or any(pick.aligned is not None for pick in picks):
         return
     reasons = sorted({pick.reason for pick in picks if pick.reason is not None})
+    if UNRELIABLE in reasons:
+        hint = "screens of print, scan lines and glaring colours do this; faces=any leaves such faces as they are"
+    else:
+        hint = "lower det_threshold or min_face_px, or send faces=any to allow a photo without one"
     seen = f"{len(picks)} seen, none could be restored: {', '.join(reasons)}" if picks else "the detector saw none"
-    raise NoFaceFound(seen, hint="lower det_threshold or min_face_px, or send faces=any to allow a photo without one")
+    raise NoFaceFound(seen, hint=hint)
 
 
 def report_face(pick: Pick, image: DecodedImage, blended: Mapping[int, BlendedFace]) -> FaceReport:

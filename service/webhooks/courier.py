@@ -123,13 +123,13 @@ class Courier:
             logger.exception("unexpected error with notice %s", notice.notice_id)  # it comes due again after its lease
 
     async def _settle(self, notice: Notice, delivery: Delivery) -> None:
-        self._metrics.notices(delivery.value)
-        if delivery is not Delivery.FAILED:
-            await self._jobs.settle_notice(notice, None)
-        elif notice.attempt < len(RETRY_S):
-            jitter = secrets.SystemRandom().uniform(_LEAST_JITTER, 1.0)
-            await self._jobs.settle_notice(notice, RETRY_S[notice.attempt] * jitter)
-        else:
+        if delivery is Delivery.FAILED and notice.attempt >= len(RETRY_S):
             logger.warning("notice %s is given up after %d attempts", notice.notice_id, notice.attempt + 1)
             self._metrics.notices("given_up")
             await self._jobs.settle_notice(notice, None)
+            return
+        self._metrics.notices(delivery.value)
+        retry_in_s = None
+        if delivery is Delivery.FAILED:
+            retry_in_s = RETRY_S[notice.attempt] * secrets.SystemRandom().uniform(_LEAST_JITTER, 1.0)
+        await self._jobs.settle_notice(notice, retry_in_s)

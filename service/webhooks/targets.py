@@ -18,6 +18,10 @@ from service.core.errors import InvalidOption
 OPTION = "webhook_url"
 _MAX_URL_CHARS = 1000
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address
+_SPECIAL = [  # IANA's registries; older Pythons' `is_global` has them in part (CVE-2024-4032), some of all have not
+    ipaddress.ip_network(network)
+    for network in ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20", "2620:4f:8000::/48")
+]
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 _PORTS = {"https": 443, "http": 80}
 _VALID_PORTS = range(1, 65536)
@@ -52,18 +56,19 @@ class WebhookTargets:
         schemes = ["https", "http"] if self._networks else ["https"]
         try:
             parsed = httpx.URL(url)
-        except httpx.InvalidURL as error:
+            scheme, host, port = parsed.scheme, parsed.host, parsed.port  # the host is decoded when it is read
+        except (httpx.InvalidURL, UnicodeError) as error:
             raise _invalid(f"it cannot be parsed: {error}") from error
         if len(url) > _MAX_URL_CHARS:
             raise _invalid(f"it has {len(url)} characters, at most {_MAX_URL_CHARS} are allowed")
-        if parsed.scheme not in schemes or not parsed.host:
+        if scheme not in schemes or not host:
             raise _invalid(f"it must begin with {' or '.join(f'{scheme}://' for scheme in schemes)} and name a host")
-        if parsed.port is not None and parsed.port not in _VALID_PORTS:
+        if port is not None and port not in _VALID_PORTS:
             raise _invalid("its port is none")
         if parsed.userinfo:
             raise _invalid("it must not hold a user name or password", hint="notices are signed instead")
-        literal = _address(parsed.host)
-        if literal is not None and not self._allows(literal, parsed.scheme):
+        literal = _address(host)
+        if literal is not None and not self._allows(literal, scheme):
             raise _invalid("its address is not public")
 
     async def addresses(self, url: httpx.URL) -> list[Address]:
@@ -112,7 +117,7 @@ def _meant(address: Address) -> Address:
 
 
 def _is_public(address: Address) -> bool:
-    if not address.is_global or address.is_multicast:
+    if not address.is_global or address.is_multicast or any(address in network for network in _SPECIAL):
         return False
     if isinstance(address, ipaddress.IPv6Address):
         tunnelled = address.sixtofour is not None or address.teredo is not None

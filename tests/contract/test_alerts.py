@@ -9,6 +9,7 @@ import yaml
 
 from service.api.problems import catalogue
 from service.core.errors import Abandoned, DeadlineExceeded, DependencyUnavailable, InferenceFailed, InvalidOption
+from service.core.metrics import Metrics
 from service.rpc import restoration_pb2 as pb
 from service.rpc.server import SERVICE
 from service.rpc.status import CODES
@@ -58,19 +59,21 @@ def test_every_rule_has_a_history_in_which_it_fires_and_one_in_which_it_is_quiet
     assert {case["alertname"] for case in asked() if not case.get("exp_alerts")} == set(NAMES)
 
 
-def regexes(label):
+def regexes(label, matcher="=~"):
     """What the alert on errors means by a label, its own errors last."""
     (expr,) = [rule["expr"] for rule in alerts() if rule["alert"] == "LatentPmrfErrors"]
-    return re.findall(rf'{label}=~"([^"]+)"', expr)
+    return re.findall(rf'{label}{matcher}"([^"]+)"', expr)
 
 
 def test_errors_are_those_of_callers_not_of_probes():
-    (meant,) = set(regexes("route"))
+    (meant,), (spared,) = set(regexes("route")), set(regexes("route", "!~"))
     methods = [
         f"/{SERVICE}/{method}" for method in pb.DESCRIPTOR.services_by_name["RestorationService"].methods_by_name
     ]
-    for route in ("/restore", "/v1/restorations", "/v1/restorations/{job_id}/result", *methods):
-        assert re.fullmatch(meant, route)
+    routes = ("/restore", "/v1/restorations", "/v1/restorations/{job_id}", "/v1/restorations/{job_id}/result", *methods)
+    assert all(re.fullmatch(meant, route) for route in routes)
+    told_again = [route for route in routes if re.fullmatch(spared, route)]
+    assert told_again == ["/v1/restorations/{job_id}/result", f"/{SERVICE}/GetResult"]
     for route in ("/livez", "/readyz", "/metrics", "/v2/health/ready", "/", "unmatched"):
         assert not re.fullmatch(meant, route)
 
@@ -83,6 +86,25 @@ def test_errors_are_the_service_s():
     retried = {CODES[error].name for error in (InferenceFailed, DependencyUnavailable, DeadlineExceeded, Abandoned)}
     assert all(re.fullmatch(meant, name) for name in retried)
     assert not re.fullmatch(meant, CODES[InvalidOption].name)
+
+
+def test_a_decoder_s_end_is_alarming_or_usual():
+    (expr,) = [rule["expr"] for rule in alerts() if rule["alert"] == "LatentPmrfDecodersLost"]
+    (usual,) = re.findall(r'outcome!~"([^"]+)"', expr)
+    told = Metrics().render().decode()
+    outcomes = re.findall(r'restore_decoder_children_total\{outcome="(\w+)"\}', told)
+    assert [outcome for outcome in outcomes if re.fullmatch(usual, outcome)] == ["decoded", "refused"]
+    assert "killed" in outcomes
+
+
+@pytest.mark.parametrize("name", ["rejected", "notices", "photos"])
+def test_what_alerts_name_stands_at_zero_from_the_start(name):
+    """Else the first event would not be seen to rise."""
+    labels = re.findall(rf'restore_{name}_total\{{\w+=~?"([^"]+)"', " ".join(rule["expr"] for rule in alerts()))
+    told = Metrics().render().decode()
+    assert labels
+    for label in set("|".join(labels).split("|")):
+        assert re.search(rf'restore_{name}_total\{{\w+="{label}"\}} 0\.0', told), label
 
 
 def test_names_are_unique():

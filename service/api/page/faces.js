@@ -3,6 +3,7 @@
 const SVG = "http://www.w3.org/2000/svg";
 const REASONS = {
   below_min_face_px: "too small",
+  unreliable: "unlike what the model knows",
   not_selected: "not chosen",
   over_max_faces: "more faces than are restored",
   degenerate_landmarks: "eyes, nose and mouth could not be placed",

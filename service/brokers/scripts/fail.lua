@@ -2,13 +2,14 @@
 --
 -- ARGV: taker, job, index, error, reason of a dead letter or '', whether its time counts for the pace ('counts'),
 --       whether the same work may succeed later ('retryable').
--- Returns the number of items that are withdrawn for it while they waited, and the view.
+-- Returns the number of items that are withdrawn for it while they waited, whether the taker ended the job, 1 or 0, and the
+-- view.
 
 local taker, job, index, error, reason = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 go_on()
 local lane, id, since = lease_of(job, index, taker)
 if not lane then
-  return {0, view()}
+  return {0, ended_by(job, taker), view()}
 end
 if reason ~= '' then
   bury(job, index, lane, reason, call('XPENDING', STREAM[lane], GROUP, id, id, 1)[1][4])
@@ -19,4 +20,4 @@ end
 if ARGV[7] == 'retryable' then
   call('HSET', JOB .. job, 'retryable', 'yes')
 end
-return {conclude(job, 'failed', error), view()}
+return {conclude(job, 'failed', error, taker), 1, view()}

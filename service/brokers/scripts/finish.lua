@@ -1,6 +1,6 @@
 -- Store the result of a photo, then end its job. Nothing happens if the gateway does not have the job.
 --
--- ARGV: gateway, job, result, its report. Returns the view.
+-- ARGV: gateway, job, result, its report. Returns whether this ended the job, 1 or 0, and the view.
 
 local gateway, job, result, report = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 go_on()
@@ -9,6 +9,6 @@ if lane then
   call('SET', RESULT .. job .. ':0', result, 'PX', call('HGET', JOB .. job, 'keep'))
   call('HSET', JOB .. job, 'report', report)
   learn_pace(now_us() - since)
-  conclude(job, 'succeeded', '')
+  conclude(job, 'succeeded', '', gateway)
 end
-return view()
+return {ended_by(job, gateway), view()}

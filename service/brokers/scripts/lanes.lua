@@ -7,7 +7,7 @@
 -- front list.
 --
 -- Fields of a job:  lane, at (admission, microseconds), n items, w of them waiting, done, keep (ms after the end),
---                   total and steps of all items, rev (changes told), end and error (once it has ended),
+--                   total and steps of all items, rev (changes told), end, error and by (once it has ended; who ended it),
 --                   per item: t:i its steps, s:i those taken, e:i its entry, k:i when it was taken, q:i how long it waited,
 --                   photos: progress, webhook, notice (the id that its notice will have), its origin, idempotency,
 --                   upload ('kept' if it outlives the job's end), report (once it has succeeded), retryable (there if it
@@ -269,16 +269,21 @@ local function post_notice(job, outcome, error, now)
   end
 end
 
--- End a job; the number of items that waited.
-local function conclude(job, outcome, error)
+-- End a job; the number of items that waited. `by` tells who does, if he wants to know that it was he (`ended_by`).
+local function conclude(job, outcome, error, by)
   local now = now_us()
   local expires_ms = now / 1000 + tonumber(call('HGET', JOB .. job, 'keep'))
-  call('HSET', JOB .. job, 'end', outcome, 'error', error, 'expires', exact(expires_ms))
+  call('HSET', JOB .. job, 'end', outcome, 'error', error, 'expires', exact(expires_ms), 'by', by or '')
   post_notice(job, outcome, error, now)
   local waited = clear(job, outcome == 'succeeded', true)
   expire(job)
   call('PUBLISH', NEWS .. job, 'end')
   return waited
+end
+
+-- Whether it was he who ended a job, 1 or 0: also when he asks again because the answer was lost.
+local function ended_by(job, by)
+  return call('HGET', JOB .. job, 'by') == by and 1 or 0
 end
 
 -- Forget a job; the number of items that waited.

@@ -6,6 +6,7 @@ import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -30,12 +31,55 @@ def send(service, data=PHOTO, options=None, **headers):
     return service.client.post("/restore", files=files, data=options, headers=headers)
 
 
+def on_a_wall(colour):
+    """The astronaut's head, cut out roughly, before a wall."""
+    picture = np.asarray(PORTRAIT).astype(float)
+    y, x = np.mgrid[:512, :512]
+    head = (((x - 222) / 88) ** 2 + ((y - 115) / 122) ** 2 <= 1) | (
+        ((x - 240) / 200) ** 2 + ((y - 420) / 190) ** 2 <= 1
+    )
+    return np.where(head[..., None], picture, colour).astype(np.uint8)
+
+
+def printed():
+    """The astronaut as a newspaper prints: dots of one black."""
+    enlarged = np.asarray(PORTRAIT.convert("L").crop((110, 0, 350, 240)).resize((960, 960)), float)
+    y, x = np.mgrid[:960, :960]
+    screen = 127.5 + 60 * (np.cos((x + y) * np.pi / 4) + np.cos((x - y) * np.pi / 4))
+    return np.clip((enlarged - screen) * 4 + 128, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("bundle", ["own"], indirect=True)
+@pytest.mark.parametrize(
+    "picture", [on_a_wall((255, 0, 255)), on_a_wall((0, 255, 0)), printed()], ids=["magenta", "green", "printed"]
+)
+def test_a_face_that_the_networks_do_not_know_comes_back_as_a_face(service, picture):
+    response = send(service, saved(Image.fromarray(picture), "PNG"))
+    assert response.headers["x-faces-restored"] == "1", response.text
+    result, photo = (
+        cv2.GaussianBlur(each.astype(np.float32), (0, 0), 20) for each in (decoded(response.content), picture)
+    )
+    assert np.abs(result - photo).max() < 40
+
+
+@pytest.mark.parametrize("bundle", ["own"], indirect=True)
+def test_a_face_in_the_dark_is_restored_in_the_dark(service):
+    small = np.asarray(PORTRAIT.resize((256, 256), Image.Resampling.BOX).resize((512, 512)), float)
+    dark = np.rint(small * 0.1).astype(np.uint8)
+    response = send(service, saved(Image.fromarray(dark), "PNG"))
+    assert response.headers["x-faces-restored"] == "1"
+    face = np.s_[60:180, 175:275]
+    bright, result = np.asarray(PORTRAIT, float)[face], decoded(response.content)[face] * 10.0
+    assert np.sqrt(np.square(result - bright).mean()) < 1.05 * np.sqrt(np.square(small[face] - bright).mean())
+
+
 def test_health_documents_and_the_bundle_s_limits(service):
     for path in ("/", "/docs", "/livez", "/readyz", "/v2/health/ready", "/metrics", "/openapi.json"):
         assert service.client.get(path).status_code == 200, path
     limits = service.client.get("/v1/limits").json()
     assert limits["max_faces"] == 64
     assert f'restore_build_info{{model="{limits["model"]}"' in service.metrics()
+    until(lambda: service.counted("restore_ready") == 1)
 
 
 def test_a_portrait_comes_back_with_another_face_and_the_same_surroundings(service):

@@ -48,8 +48,10 @@ def test_while_the_server_is_away_requests_are_refused_and_work_goes_on_afterwar
         assert set(service.reasons_not_ready()) == AWAY
         assert service.client.get("/livez").status_code == 200
     assert worker.reasons_not_ready() == ["the queue of faces does not answer"]
+    until(lambda: [service.counted("restore_ready") for service in (gateway, other, worker)] == [0, 0, 0])
     fleet.server.start()
     until_ready(gateway, other, worker)
+    until(lambda: [service.counted("restore_ready") for service in (gateway, other, worker)] == [1, 1, 1])
     accepted = [ask(service.client, numbered(51), {"aligned": "true"}, **retried) for service in (gateway, other)]
     assert {answer.status_code for answer in accepted} == {202}
     assert len({answer.headers["location"] for answer in accepted}) == 1

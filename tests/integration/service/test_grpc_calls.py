@@ -265,6 +265,19 @@ async def test_who_hangs_up_frees_his_slots_at_the_next_step():
         await until(lambda: parts.counted(cancelled) == 1)
 
 
+async def test_photos_in_memory_are_bounded_and_what_is_refused_for_it_counts():
+    gate = asyncio.Event()
+    async with rpc_service(backend=AnalyticBackend(gates={"velocity": gate}), uploads=1) as parts:
+        request = pb.RestoreRequest(image=FACE, options=ALIGNED)
+        first = asyncio.ensure_future(parts.stub.Restore(request))
+        await asyncio.wait_for(parts.backend.called["velocity"].wait(), 30)
+        assert await refusal(parts.stub.Restore(request)) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "queue_full")
+        gate.set()
+        assert (await first).image
+        assert parts.counted('restore_rejected_total{reason="queue_full"}') == 1
+        assert parts.counted('restore_photos_total{outcome="failed"}') == 0
+
+
 async def test_a_defect_leaves_no_trace_in_the_answer(caplog):
     backend = AnalyticBackend()
 
@@ -276,6 +289,8 @@ async def test_a_defect_leaves_no_trace_in_the_answer(caplog):
         object.__setattr__(parts.gateway, "detector", type("Broken", (), {"detect": broken})())
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await parts.stub.Restore(pb.RestoreRequest(image=encoded()))
+        assert parts.counted('restore_rejected_total{reason="internal"}') == 1
+        assert parts.counted('restore_photos_total{outcome="failed"}') == 1
     assert caught.value.code() is grpc.StatusCode.INTERNAL
     assert "secret" not in str(caught.value)
     assert "secret" in caplog.text

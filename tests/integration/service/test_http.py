@@ -278,6 +278,22 @@ def test_bodies_in_memory_are_bounded_too():
         problem(send(client), 429, "queue_full")
         broker.go.set()
         assert first.result(timeout=20).status_code == 200
+        problem(send(client, options={"quality": "101"}), 422, "invalid_option")
+        text = client.get("/metrics").text
+    for line in (
+        'restore_rejected_total{reason="queue_full"} 1.0',
+        'restore_rejected_total{reason="invalid_option"} 1.0',
+        'restore_photos_total{outcome="failed"} 0.0',
+    ):
+        assert line in text.splitlines()
+
+
+def test_what_the_gateway_refuses_counts_once():
+    with fake_service() as (client, _):
+        problem(send(client, PNG[:300]), 422, "corrupt_image")
+        text = client.get("/metrics").text
+    assert 'restore_rejected_total{reason="corrupt_image"} 1.0' in text
+    assert 'restore_photos_total{outcome="failed"} 1.0' in text
 
 
 def test_a_hang_up_cancels_the_work():

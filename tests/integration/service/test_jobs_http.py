@@ -66,14 +66,23 @@ def test_who_does_not_wait_long_enough_is_told_where_to_look(prefer):
         assert until(client, accepted.headers["location"], "succeeded")
 
 
+WATCHED = {"preview": "true"}
+
+
 def test_who_waits_is_served_before_who_does_not():
     broker = HeldBroker()
     broker.go.set()
     with fake_service(broker=broker) as (client, _):
-        ids = [ask(client, Prefer=prefer).json()["id"] for prefer in ("wait=30", "respond-async", "wait=0")]
+        ways = [("wait=30", {}), ("respond-async", {}), ("wait=0", {}), ("wait=0", WATCHED), ("respond-async", WATCHED)]
+        ids = [ask(client, options=options, Prefer=prefer).json()["id"] for prefer, options in ways]
         for job_id in ids:
             until(client, f"/v1/restorations/{job_id}", "succeeded")
-        assert [broker.jobs[job_id][0].lane for job_id in ids] == ["interactive", "batch", "interactive"]
+        assert [broker.jobs[job_id][0].lane for job_id in ids] == [
+            "interactive",
+            *["batch"] * 2,
+            "interactive",
+            "batch",
+        ]
 
 
 REFUSED_AT_ONCE = {
@@ -193,7 +202,8 @@ def test_a_full_line_answers_when_to_come_back():
         refused = ask(client, **ASYNC)
         problem(refused, 429, "queue_full")
         assert int(refused.headers["retry-after"]) >= 1
-        assert ask(client, Prefer="wait=0").status_code == 202, "the other lane has room"
+        problem(ask(client, Prefer="wait=0"), 429, "queue_full")
+        assert ask(client, options=WATCHED, Prefer="wait=0").status_code == 202, "the other lane has room"
         assert ask(client, **ASYNC, Idempotency_Key="queued").headers["location"] == queued
         assert 'restore_photo_queue_depth{lane="batch"} 1.0' in client.get("/metrics").text
         broker.go.set()

@@ -22,7 +22,7 @@ from tests.redis_servers import durable_server
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 PHOTO = saved(Image.fromarray(astronaut()).resize((384, 384)), "PNG")
-BY_FAULT = {"LatentPmrfNoWorkers", "LatentPmrfTargetDown"}
+BY_FAULT = {"LatentPmrfNoWorkers", "LatentPmrfNotReady", "LatentPmrfTargetDown"}
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 ROOM = 4
 SCALING = FOLDER / "components" / "scale-by-prometheus" / "scaledobject.yaml"

@@ -1,13 +1,16 @@
 """What leaves the service, and when the rest is gone: the promises of docs/SECURITY.md."""
 
 import io
+import os
+import subprocess
+import sys
 
 import pytest
 from PIL import Image, PngImagePlugin
 
 from tests.job_client import PNG, ask, problem
 from tests.pictures import pixels
-from tests.processes import until
+from tests.processes import ROOT, until
 from tests.serving import fake_service
 
 PLACE = b"Rue-de-la-Paix"
@@ -82,3 +85,14 @@ def test_photos_are_kept_by_no_cache_on_the_way(client):
     where = restored.headers["location"]
     for answer in (restored, client.get(where), client.get(f"{where}/result")):
         assert answer.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize("package", ["service", "latent_pmrf", "export"])
+def test_the_runtime_tells_its_makers_nothing(package, tmp_path):
+    """onnxruntime keeps a name for the machine in HOME, and what it will send, as soon as it is imported."""
+    told = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    script = f"import {package}, onnxruntime; onnxruntime.InferenceSession"
+    subprocess.run(
+        [sys.executable, "-c", script], env={**told, "HOME": str(tmp_path)}, cwd=ROOT, check=True, timeout=120
+    )
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

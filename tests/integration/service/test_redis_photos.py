@@ -7,12 +7,13 @@ import json
 import pytest
 from redis.asyncio import Redis
 
+from service.brokers.codec import encode
 from service.brokers.redis_jobs import RedisJobQueue, SharedJobLimits
 from service.core.errors import Abandoned, DeadlineExceeded, ServiceError
 from service.core.jobs import Idempotency, JobState, Progress
 from service.core.metrics import Metrics
 from service.core.types import Lane
-from tests.job_queues import HOOK, LONG_S, Watching, photo, result_of
+from tests.job_queues import HOOK, LONG_S, Watching, photo, photos_counted, result_of
 from tests.redis_servers import VERSIONS, fresh_prefix, shared_server
 
 LEASE_S = 0.2
@@ -58,21 +59,35 @@ async def take_one(queue):
 
 
 async def test_a_photo_of_a_silent_gateway_goes_to_another(server):
-    metrics = Metrics()
-    silent, other = server.queue(), server.queue(metrics=metrics)
+    metrics, lost = Metrics(), Metrics()
+    silent, other = server.queue(metrics=lost), server.queue(metrics=metrics)
     await silent.admit(photo("a", Lane.BATCH))
-    lost = await silent.take(LONG_S)
+    job = await silent.take(LONG_S)
     await silent.note("a", Progress(1, 0, 4, 1))
-    assert await take_one(other) == lost
+    assert await take_one(other) == job
     assert (await other.status("a")).progress is None
     assert await silent.beat(["a"]) == {"a"}
     await silent.note("a", Progress(1, 0, 4, 3))
-    await silent.finish(result_of("a", b"late"))
+    assert not await silent.finish(result_of("a", b"late"))
+    assert not await silent.fail("a", ServiceError("late"))
     assert await other.beat(["a"]) == set()
     assert (await other.status("a")).state is JobState.RUNNING
-    await other.finish(result_of("a", b"in time"))
+    assert await other.finish(result_of("a", b"in time"))
     assert (await silent.result("a")).restoration.data == b"in time"
     assert 'restore_reclaimed_total{lane="batch"} 1.0' in metrics.render().decode()
+    assert (photos_counted(lost), photos_counted(metrics)) == ({}, {"succeeded": 1})
+
+
+async def test_an_end_whose_answer_was_lost_counts_once(server):
+    metrics = Metrics()
+    queue = server.queue(metrics=metrics)
+    await queue.admit(photo("a"))
+    await queue.take(LONG_S)
+    result = result_of("a")
+    await queue._lanes.run_as_taker("finish", "a", encode(result), encode(result.report))
+    assert photos_counted(metrics) == {}
+    assert await queue.finish(result)
+    assert photos_counted(metrics) == {"succeeded": 1}
 
 
 async def test_a_gateway_that_beats_keeps_its_photo(server):
@@ -87,7 +102,8 @@ async def test_a_gateway_that_beats_keeps_its_photo(server):
 
 
 async def test_a_photo_that_costs_every_gateway_its_life_fails_and_that_is_told(server):
-    front = server.queue(max_deliveries=2)
+    metrics = Metrics()
+    front = server.queue(max_deliveries=2, metrics=metrics)
     await front.admit(photo("poison", webhook_url=HOOK))
     watching = Watching(front, "poison")
     for _ in range(2):
@@ -103,6 +119,7 @@ async def test_a_photo_that_costs_every_gateway_its_life_fails_and_that_is_told(
     ((_, letter),) = await server.client.xrange(server.key("dead"))
     assert (letter[b"job"], letter[b"reason"], letter[b"deliveries"]) == (b"poison", b"deliveries", b"2")
     assert (await front.status("harmless")).state is not JobState.FAILED
+    assert photos_counted(metrics) == {"failed": 1, "abandoned": 1}
 
 
 @pytest.mark.parametrize(("payload", "error"), [(None, DeadlineExceeded), (b"no photo", ServiceError)])

@@ -1,7 +1,6 @@
 import asyncio
 import contextlib
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -25,6 +24,7 @@ from service.core.metrics import Metrics
 from service.core.settings import Settings
 from service.core.types import Face, FaceSelection, FaceStatus, OutputFormat, RestoreOptions, Upload
 from service.gateway import Gateway
+from service.core.threads import Threads
 from tests.bundle import tiny_manifest
 from tests.fakes import EchoBroker, FakeDetector, face_at
 from tests.pictures import decoded, encoded, pixels
@@ -33,12 +33,12 @@ EXACT = RestoreOptions(output_format=OutputFormat.PNG, seed=1)
 
 
 @contextlib.contextmanager
-def gateway_with(*, broker=None, detector=None, admission=None, **settings):
-    with ThreadPoolExecutor(2) as pool:
+def gateway_with(*, broker=None, detector=None, admission=None, manifest=None, **settings):
+    with Threads(2) as pool:
         yield Gateway(
             broker=broker or EchoBroker(),
             detector=detector or FakeDetector(),
-            manifest=tiny_manifest(),
+            manifest=manifest or tiny_manifest(),
             settings=Settings(**settings),
             metrics=Metrics(),
             pool=pool,
@@ -141,6 +141,20 @@ async def test_only_faces_that_are_too_small():
             await gateway.restore(photo(), EXACT)
         restoration = await gateway.restore(photo(), RestoreOptions(faces=FaceSelection.ANY))
     assert outcomes(restoration) == [("skipped", "below_min_face_px")]
+
+
+async def test_a_face_with_which_the_networks_went_astray_is_left_as_it_is():
+    bright = np.full((96, 96, 3), 230, np.uint8)  # the sample is its inverse
+    manifest = tiny_manifest(max_coarse_shift=0.18)
+    with gateway_with(manifest=manifest) as gateway:
+        restoration = await gateway.restore(photo(bright), RestoreOptions(faces=FaceSelection.ANY, fidelity=0))
+        assert outcomes(restoration) == [("skipped", "unreliable")]
+        assert restoration.report.faces[0].ind_rmse is None
+        np.testing.assert_array_equal(opened(restoration), bright)
+        with pytest.raises(NoFaceFound, match="unreliable"):
+            await gateway.restore(photo(bright), RestoreOptions(fidelity=0))
+        faithful = await gateway.restore(photo(bright), RestoreOptions(fidelity=1))
+    assert outcomes(faithful) == [("restored", None)]
 
 
 async def test_faces_that_are_not_chosen_are_reported():

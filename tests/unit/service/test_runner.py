@@ -4,13 +4,19 @@ import asyncio
 import contextlib
 import logging
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from service.brokers.memory_jobs import JobLimits, MemoryJobQueue
 from service.core.admission import Admission
-from service.core.errors import Cancelled, DeadlineExceeded, DependencyUnavailable, InferenceFailed, QueueFull
+from service.core.errors import (
+    DECODERS_KILLED,
+    Cancelled,
+    DeadlineExceeded,
+    DependencyUnavailable,
+    InferenceFailed,
+    QueueFull,
+)
 from service.core.jobs import JobState, PhotoJob, Progress
 from service.core.metrics import Metrics
 from service.core.origin import Origin
@@ -18,6 +24,7 @@ from service.core.settings import Settings
 from service.core.types import Lane, RestoreOptions, Upload
 from service.gateway import Gateway
 from service.runner import PhotoRunner
+from service.core.threads import Threads
 from tests.bundle import tiny_manifest
 from tests.fakes import EchoBroker, FakeDetector
 from tests.pictures import encoded
@@ -30,7 +37,7 @@ class Running:
 
     def __init__(self, pool, jobs, broker, *, places=4, request_timeout_s=30.0, **times):
         self.metrics = Metrics()
-        self.jobs = jobs or make_jobs()
+        self.jobs = jobs or make_jobs(metrics=self.metrics)
         self.broker = broker or EchoBroker()
         self.gateway = Gateway(
             broker=self.broker,
@@ -66,14 +73,14 @@ class Running:
         return line in self.metrics.render().decode().splitlines()
 
 
-def make_jobs(kind=MemoryJobQueue, **fields):
+def make_jobs(kind=MemoryJobQueue, *, metrics=None):
     limits = JobLimits(max_queued_photos=16, max_queued_bytes=10**7, result_ttl_s=60, max_result_bytes=10**7)
-    return kind(limits, metrics=Metrics(), **fields)
+    return kind(limits, metrics=metrics or Metrics())
 
 
 @contextlib.asynccontextmanager
 async def running(broker=None, *, jobs=None, **parts):
-    with ThreadPoolExecutor(2) as pool:
+    with Threads(2) as pool:
         made = Running(pool, jobs, broker, **parts)
         yield made
         made.stop.set()
@@ -259,6 +266,11 @@ async def test_it_is_not_begun_again_without_end():
         await parts.admit("a")
         assert (await parts.state("a")).failure.code == "cancelled"
         assert len(parts.broker.errors) > 90
+    killed = DependencyUnavailable("killed", **{DECODERS_KILLED: 2})
+    async with running(Unsteady(*[killed] * 99)) as parts:
+        await parts.admit("a")
+        assert (await parts.state("a")).failure.code == "dependency_unavailable"
+        assert len(parts.broker.errors) > 90
     async with running(Unsteady(*[DependencyUnavailable("no answer")] * 9999)) as parts:
         await parts.admit("a", deadline_s=time.time() + 1.5)
         assert (await parts.state("a")).failure.code == "dependency_unavailable"
@@ -308,11 +320,11 @@ class FlakyJobs(MemoryJobQueue):
 
     async def finish(self, restoration):
         self._fail_now("finish")
-        await super().finish(restoration)
+        return await super().finish(restoration)
 
     async def fail(self, job_id, error):
         self._fail_now("fail")
-        await super().fail(job_id, error)
+        return await super().fail(job_id, error)
 
 
 @pytest.mark.parametrize("method", ["take", "beat", "note", "finish", "fail"])
@@ -369,7 +381,7 @@ async def test_what_is_not_finished_within_the_grace_is_handed_back(finish_queue
 
 
 async def test_a_runner_that_is_cancelled_leaves_no_task_behind():
-    with ThreadPoolExecutor(2) as pool:
+    with Threads(2) as pool:
         parts = Running(pool, None, EchoBroker(hold=asyncio.Event()))
         await parts.admit("a")
         await parts.broker.submitted.wait()

@@ -1,5 +1,4 @@
 import dataclasses
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -10,6 +9,7 @@ from service.core.metrics import Metrics
 from service.core.settings import Settings
 from service.core.types import FaceSelection, OutputFormat, RestoredFace, RestoreOptions, Upload
 from service.gateway import Gateway
+from service.core.threads import Threads
 from tests.bundle import tiny_manifest
 from tests.fakes import EchoBroker, FakeDetector, face_at
 from tests.pictures import decoded, encoded, pixels
@@ -40,7 +40,7 @@ async def restored(parts, begun):
 async def test_both_halves_make_what_the_gateway_makes():
     data = photo(pixels(96, 80))
     detector = FakeDetector(lambda _: [face_at(8, 8, 48), face_at(40, 30, 30)])
-    with ThreadPoolExecutor(1) as pool:
+    with Threads(1) as pool:
         gateway = Gateway(EchoBroker(), detector, tiny_manifest(), Settings(), Metrics(), pool, Admission(1, 0))
         options = RestoreOptions(output_format=OutputFormat.PNG, seed=1)
         whole = await gateway.restore(Upload(data), options, job_id="job")

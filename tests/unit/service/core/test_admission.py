@@ -46,6 +46,39 @@ async def test_without_a_line():
         assert admission.active == 1
 
 
+async def test_an_owner_leaves_half_of_the_places_and_of_the_line_to_others():
+    admission = Admission(4, 2)
+
+    async def taken(owner):
+        async with admission.place(owner):
+            pass
+
+    async with contextlib.AsyncExitStack() as held:
+        for _ in range(3):
+            await held.enter_async_context(admission.place("anna"))
+        with pytest.raises(QueueFull, match="of yours") as caught:
+            await taken("anna")
+        assert caught.value.extra["retry_after_s"] >= 1
+        await taken("bert")
+        assert admission.active == 3
+        await held.enter_async_context(admission.place("bert"))
+        with pytest.raises(QueueFull, match="of yours"):
+            await taken("anna")
+    for _ in range(4):
+        await taken("anna")
+    assert admission.active == 0
+
+
+async def test_without_owners_all_places_are_everybodys_and_one_is_always_an_owners():
+    admission = Admission(4, 0)
+    async with contextlib.AsyncExitStack() as held:
+        for _ in range(4):
+            await held.enter_async_context(admission.place())
+        assert admission.active == 4
+    async with Admission(1, 0).place("anna"):
+        pass
+
+
 async def test_a_cancelled_waiter_frees_its_place_in_line():
     admission, release, tasks = await full(1, 1)
     tasks[1].cancel()

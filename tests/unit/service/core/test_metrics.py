@@ -21,6 +21,8 @@ def test_every_metric_is_rendered_under_the_prefix_with_its_labels() -> None:
     metrics.reclaimed("batch", 2)
     metrics.dead("deliveries")
     metrics.photos_waiting("batch", 5)
+    metrics.photos_oldest("batch", None)
+    metrics.ready(True)
     metrics.photos("succeeded")
     metrics.notices("delivered")
     metrics.slots_active(2)
@@ -44,6 +46,8 @@ def test_every_metric_is_rendered_under_the_prefix_with_its_labels() -> None:
         'restore_reclaimed_total{lane="batch"} 2.0',
         'restore_dead_total{reason="deliveries"} 1.0',
         'restore_photo_queue_depth{lane="batch"} 5.0',
+        'restore_photo_queue_oldest_age_seconds{lane="batch"} 0.0',
+        "restore_ready 1.0",
         'restore_photos_total{outcome="succeeded"} 1.0',
         'restore_notices_total{outcome="delivered"} 1.0',
         "restore_batch_slots_active 2.0",
@@ -71,7 +75,12 @@ def test_what_alarms_wait_for_stands_at_zero_before_it_happens() -> None:
         'restore_photos_total{outcome="failed"} 0.0',
         'restore_rejected_total{reason="queue_full"} 0.0',
         'restore_rejected_total{reason="deadline_exceeded"} 0.0',
+        'restore_rejected_total{reason="internal"} 0.0',
+        'restore_rejected_total{reason="abandoned"} 0.0',
+        'restore_decoder_children_total{outcome="killed"} 0.0',
         'restore_notices_total{outcome="given_up"} 0.0',
+        'restore_notices_total{outcome="refused"} 0.0',
+        "restore_ready 0.0",
         'restore_cancelled_total{phase="queued"} 0.0',
         "restore_batch_slots 0.0",
     ):

@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from service.core.errors import NoFaceFound
-from service.core.photo_log import photo_log
+from service.core.photo_log import PhotoLog, photo_log
 from service.core.types import Lane
 from tests.job_queues import result_of
 from tests.kept_spans import kept_spans
@@ -29,6 +29,17 @@ def test_a_photo_that_is_restored_tells_what_was_done(told):
     assert fields == {"outcome": "succeeded", "lane": "batch", **known}
     attributes = {f"restore.{name}": value for name, value in fields.items()}
     assert dict(kept.named("gateway").attributes) == attributes
+
+
+def test_one_whose_end_is_not_known_yet_is_told_by_who_keeps_its_log(told):
+    kept = PhotoLog(Lane.BATCH)
+    for _ in range(2):
+        with photo_log(Lane.BATCH, kept) as log:
+            log.size(640, 480)
+    assert told() == []
+    kept.tell("abandoned")
+    (fields,) = told()
+    assert (fields["outcome"], fields["lane"], fields["width_px"]) == ("abandoned", "batch", 640)
 
 
 @pytest.mark.parametrize(

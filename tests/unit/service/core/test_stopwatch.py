@@ -1,18 +1,18 @@
 import asyncio
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from service.core import tracing
 from service.core.metrics import Metrics
 from service.core.stopwatch import Stopwatch
+from service.core.threads import Threads
 
 
 @pytest.fixture
 def pool():
-    with ThreadPoolExecutor(1) as executor:
-        yield executor
+    with Threads(1) as threads:
+        yield threads
 
 
 async def test_stages_are_timed_and_told(pool):

@@ -148,6 +148,15 @@ def test_a_photo_that_takes_its_decoder_along_is_refused_and_the_next_is_decoded
     assert pool.counted(outcome) - before == children
 
 
+def test_a_decoder_that_somebody_kills_over_its_photo_is_no_fault_of_the_photo(pool):
+    """The kernel does so when memory has run out; what the service ends for its time is the photo's."""
+    before = pool.counted("killed"), pool.counted("crashed")
+    error = provoke(pool, odd.DIE, DependencyUnavailable)
+    assert "memory" in error.detail
+    assert error.extra == {"decoders_killed": 2}
+    assert (pool.counted("killed") - before[0], pool.counted("crashed") - before[1]) == (2, 0)
+
+
 def test_a_bug_of_ours_is_told_to_the_operator_and_not_to_the_caller(pool, caplog):
     with caplog.at_level(logging.ERROR):
         error = provoke(pool, odd.FAIL, ServiceError)

@@ -61,6 +61,10 @@ def test_two_photos_of_one_name_do_not_become_one(photos, tmp_path):
     (photos / "a.png").write_bytes(b"x")
     targets = [task.target for task in plan_files(photos, tmp_path / "out", OutputFormat.JPEG)]
     assert len(set(targets)) == len(targets) == 4
+    for name in ("a.JPEG", "a.JPG"):
+        (photos / name).write_bytes(b"x")
+    targets = [task.target for task in plan_files(photos, tmp_path / "out", OutputFormat.PNG)]
+    assert len(set(targets)) == len(targets) == 6
 
 
 def test_a_photo_is_never_overwritten(photos, tmp_path):

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from service.core.settings import Settings
 from service.core.types import OutputFormat, RestoreOptions
 from service.gateway import Gateway
 from service.local.files import FileTask, plan_files, restore_files
+from service.core.threads import Threads
 from tests.bundle import tiny_manifest
 from tests.fakes import EchoBroker, FakeDetector
 from tests.pictures import decoded, encoded, pixels
@@ -23,7 +23,7 @@ SAFE = RestoreOptions(fidelity=1.0)
 
 @contextlib.contextmanager
 def gateway(broker=None, places=4, **settings):
-    with ThreadPoolExecutor(2) as pool:
+    with Threads(2) as pool:
         yield Gateway(
             broker=broker or EchoBroker(),
             detector=FakeDetector(),

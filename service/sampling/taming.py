@@ -1,0 +1,58 @@
+"""What is tried with a crop that an estimator makes nothing of: less colour, or less of its finest detail.
+
+Newspaper screens, scan lines, oversharpened edges and walls in colours of paint lie outside of what estimators were
+trained on, and some answer with blots as bright as the picture can be. The same face with a third of its colour, or
+smoothed a little, is an ordinary one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import cv2
+import numpy as np
+
+from service.core.types import F32Array, U8Image
+
+_COLOUR = 1 / 3
+_SIGMAS_512_PX = (1.5, 3.0)  # of a crop of 512 pixels a side
+
+
+@dataclass(frozen=True, slots=True)
+class Tamer:
+    """One thing to try.
+
+    Attributes:
+        apply: Takes and gives a (S, S, 3) uint8 crop.
+        colour: Share of the colour that is left in it, above 0.
+    """
+
+    apply: Callable[[U8Image], U8Image]
+    colour: float = 1.0
+
+
+def recoloured(picture: F32Array, colour: float) -> F32Array:
+    """A (S, S, 3) picture in [0, 1] of a crop that had that share of its colour, with all of it; clipped."""
+    if colour == 1.0:
+        return picture
+    grey = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    whole = cv2.addWeighted(picture, 1 / colour, grey, 1 - 1 / colour, 0)
+    return np.asarray(whole, np.float32).clip(0, 1, out=np.asarray(whole))
+
+
+def _with_less_colour(crop: U8Image) -> U8Image:
+    grey = cv2.cvtColor(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    return np.asarray(cv2.addWeighted(crop, _COLOUR, grey, 1 - _COLOUR, 0), np.uint8)
+
+
+def _smoothed(crop: U8Image, sigma_512_px: float) -> U8Image:
+    return np.asarray(cv2.GaussianBlur(crop, (0, 0), sigma_512_px * crop.shape[0] / 512), np.uint8)
+
+
+TAMERS = (
+    Tamer(_with_less_colour, _COLOUR),
+    *(Tamer(partial(_smoothed, sigma_512_px=sigma)) for sigma in _SIGMAS_512_PX),
+)
+"""In the order in which they are tried."""

@@ -1,0 +1,40 @@
+import math
+
+import cv2
+import numpy as np
+import pytest
+
+from service.core.coarse import coarse_shift
+from tests.pictures import pixels
+
+CROP = pixels(128, 128)
+SAME = CROP.astype(np.float32) / 255
+
+
+def changed(where, by):
+    picture = SAME.copy()
+    picture[where] += np.float32(by)
+    return picture
+
+
+def test_what_is_the_same_is_not_moved():
+    assert coarse_shift(SAME, CROP) == pytest.approx(0, abs=0.003)  # cells of 8 bits are rounded
+
+
+@pytest.mark.parametrize("by", [0.3, -0.3])
+def test_a_patch_counts_with_its_whole_change(by):
+    assert coarse_shift(changed(np.s_[40:88, 40:88, 1], by), CROP) == pytest.approx(0.3, abs=0.01)
+
+
+def test_detail_does_not_count():
+    rough = SAME + np.random.default_rng(0).normal(0, 0.2, SAME.shape).astype(np.float32)
+    assert coarse_shift(rough, CROP) < 0.06
+    assert coarse_shift(cv2.GaussianBlur(SAME, (0, 0), 2), CROP) < 0.06
+
+
+def test_what_is_not_pasted_does_not_count():
+    assert coarse_shift(changed(np.s_[:6, :, :], 1.0), CROP) < 0.05
+
+
+def test_what_is_not_finite_is_not_small():
+    assert math.isnan(coarse_shift(changed(np.s_[64, 64, 0], np.nan), CROP))

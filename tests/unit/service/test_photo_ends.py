@@ -1,0 +1,186 @@
+"""Each photo's end is counted and told once, by whoever stores it: gateways that share a queue of photos."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from dataclasses import replace
+
+import pytest
+
+from service.core.admission import Admission
+from service.core.errors import DependencyUnavailable, InferenceFailed
+from service.core.jobs import JobState
+from service.core.metrics import Metrics
+from service.core.settings import Settings
+from service.core.types import RestoreOptions, Upload
+from service.gateway import Gateway
+from service.runner import PhotoRunner
+from service.core.threads import Threads
+from tests.bundle import tiny_manifest
+from tests.fakes import EchoBroker, FakeDetector
+from tests.job_queues import LONG_S, Watching, memory, photo, photos_counted
+from tests.pictures import encoded
+from tests.processes import until
+
+
+@pytest.fixture
+def told(caplog):
+    """Outcomes that the log tells."""
+    caplog.set_level(logging.INFO, "service.core.photo_log")
+    return lambda: [record.fields["outcome"] for record in caplog.records if record.message == "a photo has ended"]
+
+
+@pytest.fixture
+async def shared():
+    """A queue of photos, and its figures."""
+    metrics = Metrics()
+    async with memory(metrics=metrics) as queue:
+        yield queue, metrics
+
+
+@contextlib.asynccontextmanager
+async def at_work(jobs, metrics, broker, **times):
+    """A runner on the queue for the duration of the block."""
+    with Threads(2) as pool:
+        gateway = Gateway(
+            broker=broker,
+            detector=FakeDetector(),
+            manifest=tiny_manifest(),
+            settings=Settings(),
+            metrics=metrics,
+            pool=pool,
+            admission=Admission(4, 0),
+        )
+        stop = asyncio.Event()
+        runner = asyncio.create_task(PhotoRunner(jobs, gateway, **{"pause_s": 0.01, "beat_s": 0.01, **times}).run(stop))
+        yield gateway
+        stop.set()
+        await asyncio.wait_for(runner, LONG_S)
+
+
+async def admit(queue, job_id):
+    await queue.admit(replace(photo(job_id), upload=Upload(encoded())))
+
+
+async def end_of(queue, job_id):
+    return (await Watching(queue, job_id).end())[-1].state
+
+
+class Broken(EchoBroker):
+    """A queue of faces that fails in turn, and then works."""
+
+    def __init__(self, *errors):
+        super().__init__()
+        self.errors = list(errors)
+
+    async def results(self, job_id, timeout_s, on_progress=None, on_preview=None):
+        if self.errors:
+            raise self.errors.pop(0)
+        return await super().results(job_id, timeout_s, on_progress, on_preview)
+
+
+@pytest.mark.parametrize(
+    ("errors", "outcome"),
+    [
+        ([], "succeeded"),
+        ([InferenceFailed("no numbers")], "inference_failed"),
+        ([KeyError("a bug")], "internal"),
+        ([DependencyUnavailable("away"), DependencyUnavailable("away")], "succeeded"),
+    ],
+    ids=["restored", "failed", "bug", "begun_again"],
+)
+async def test_a_job_that_ends_here(shared, told, errors, outcome):
+    queue, metrics = shared
+    async with at_work(queue, metrics, Broken(*errors)):
+        await admit(queue, "a")
+        await end_of(queue, "a")
+    assert told() == [outcome]
+    failed = {"failed": 1, outcome: 1}
+    assert photos_counted(metrics) == ({"succeeded": 1} if outcome == "succeeded" else failed)
+
+
+@pytest.mark.parametrize("way", ["cancel", "delete"])
+async def test_a_job_that_its_caller_withdraws(shared, told, way):
+    queue, metrics = shared
+    broker = EchoBroker(hold=asyncio.Event())
+    async with at_work(queue, metrics, broker):
+        await admit(queue, "a")
+        await broker.submitted.wait()
+        await getattr(queue, way)("a")
+        await asyncio.to_thread(until, lambda: told() == ["cancelled"])
+    assert photos_counted(metrics) == {"cancelled": 1}
+
+
+async def test_a_job_that_another_gateway_was_given_meanwhile(shared, told):
+    """This one was frozen for longer than its lease, and the queue of faces withdraws what it had begun."""
+    queue, metrics = shared
+
+    class Lost:
+        """The shared queue as seen by who has lost the lease without knowing."""
+
+        beat = finish = fail = None
+
+        def __getattr__(self, name):
+            return getattr(queue, name)
+
+    lost = Lost()
+    is_lost = asyncio.Event()
+
+    async def beat(job_ids):
+        return set(job_ids) if is_lost.is_set() else set()
+
+    async def no_outcome(*_arguments):
+        return False
+
+    lost.beat, lost.finish, lost.fail = beat, no_outcome, no_outcome
+    hold = asyncio.Event()
+    async with at_work(lost, metrics, EchoBroker(hold=hold)) as gateway:
+        await admit(queue, "late")
+        await asyncio.to_thread(until, lambda: gateway.admission.active == 1)
+        hold.set()  # it brings a result that is not wanted any more
+        await asyncio.to_thread(until, lambda: gateway.admission.active == 0)
+    hold.clear()
+    async with at_work(lost, metrics, EchoBroker(hold=hold)) as gateway:
+        await admit(queue, "dropped")
+        await asyncio.to_thread(until, lambda: gateway.admission.active == 1)
+        is_lost.set()  # it learns so in the midst of it
+        await asyncio.to_thread(until, lambda: gateway.admission.active == 0)
+    assert (told(), photos_counted(metrics)) == ([], {})
+    await queue.hand_back("late")
+    await queue.hand_back("dropped")
+    async with at_work(queue, metrics, EchoBroker()):
+        for job_id in ("late", "dropped"):
+            assert await end_of(queue, job_id) is JobState.SUCCEEDED
+    assert (told(), photos_counted(metrics)) == (["succeeded"] * 2, {"succeeded": 2})
+
+
+async def test_a_job_that_is_handed_back_has_not_ended(shared, told):
+    queue, metrics = shared
+    broker = EchoBroker(hold=asyncio.Event())
+    async with at_work(queue, metrics, broker, grace_s=0.05):
+        await admit(queue, "a")
+        await broker.submitted.wait()
+    assert (await queue.status("a")).state is JobState.QUEUED
+    assert (told(), photos_counted(metrics)) == ([], {})
+
+
+async def test_a_direct_photo_that_meets_a_bug_has_failed(told):
+    metrics = Metrics()
+    async with memory() as queue, at_work(queue, metrics, Broken(KeyError("a bug"))) as gateway:
+        with pytest.raises(KeyError):
+            await gateway.restore(Upload(encoded()), RestoreOptions())
+    assert told() == ["internal"]
+    assert photos_counted(metrics) == {"failed": 1, "internal": 1}
+
+
+async def test_the_duration_counts_from_the_taking(shared, caplog):
+    caplog.set_level(logging.INFO, "service.core.photo_log")
+    queue, metrics = shared
+    begin_s = time.perf_counter()
+    async with at_work(queue, metrics, Broken(DependencyUnavailable("away"))):
+        await admit(queue, "a")
+        await end_of(queue, "a")
+    (fields,) = [record.fields for record in caplog.records if record.name == "service.core.photo_log"]
+    assert 10 <= fields["duration_ms"] <= (time.perf_counter() - begin_s) * 1000
+    assert (fields["faces"], fields["width_px"]) == (1, 120)
