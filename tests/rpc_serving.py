@@ -19,6 +19,7 @@ from service.core.admission import Admission
 from service.core.metrics import Metrics
 from service.core.sending import SendingRoom
 from service.core.settings import Settings
+from service.core.threads import Threads
 from service.gateway import Gateway
 from service.rpc import restoration_pb2 as pb
 from service.rpc.context import RpcContext
@@ -28,7 +29,6 @@ from service.runner import PhotoRunner
 from service.sampling.sampler import Sampler
 from service.stream import StreamRoom
 from service.worker import Worker
-from service.core.threads import Threads
 from tests.bundle import tiny_manifest
 from tests.fakes import AnalyticBackend, FakeDetector
 

@@ -21,12 +21,12 @@ from service.core.admission import Admission
 from service.core.metrics import Metrics
 from service.core.sending import SendingRoom
 from service.core.settings import Settings
+from service.core.threads import Threads
 from service.gateway import Gateway
 from service.runner import PhotoRunner
 from service.webhooks.courier import Courier
 from service.webhooks.sender import NoticeSender
 from service.webhooks.targets import WebhookTargets
-from service.core.threads import Threads
 from tests.bundle import tiny_manifest
 from tests.fakes import EchoBroker, FakeDetector
 

@@ -1,4 +1,4 @@
-"""Euler integration of the flow on a uniform time grid (paper, eq. 1 and section 3.1); for NumPy arrays and torch tensors."""
+"""Euler integration of the flow on a uniform time grid (paper, eq. 1, section 3.1), for arrays and tensors."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""The source of the flow: the latent of the posterior mean, plus a little noise (paper, section 3.1 and
-appendix A.2; the noise is PMRF's)."""
+"""The source of the flow: the latent of the posterior mean (paper, appendix A.2), plus a little noise, as in PMRF."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from service.api.head import answers_head
 from service.api.safe_headers import make_safe
 from service.core import errors
 from service.core.errors import ServiceError
-from service.core.tracing import correlation_headers, told_with_problems, within
+from service.core.tracing import TOLD, correlation_headers, told_with_problems, within
 
 MEDIA_TYPE = "application/problem+json"
 CLIENT_CLOSED_REQUEST = 499  # nginx's number: nobody is left to read it, but it keeps such ends apart in the metrics
@@ -180,6 +180,7 @@ def of_defect(request: Request, error: Exception) -> ProblemResponse:
     instance = _new_instance()
     with within(origin_of(request.scope)):
         logger.error("%s %s %s", instance, request.method, template_of(request.scope), exc_info=error)
+        error.__dict__[TOLD] = True
         return _answer_defect(instance)
 
 

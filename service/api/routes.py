@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from service.access.ownership import new_job_id
+from service.api import problems
 from service.api.context import ApiContext, Context
 from service.api.entrance import KEY_HOLDERS, Asking
 from service.api.hang_up import while_connected
@@ -25,11 +26,14 @@ from service.api.openapi import (
 from service.api.photo_form import read_photo_form
 from service.api.restorations import NO_STORE
 from service.api.schemas import LimitsSchema, RestorationSchema
-from service.core.errors import DependencyUnavailable
+from service.api.sending import ResponseInParts, held_until_sent
+from service.core.errors import DependencyUnavailable, QueueFull
 from service.core.notices import report_path
 from service.core.options import parse_options
 from service.core.results import StoredResult
 from service.core.types import FaceStatus, Restoration, RestoreOptions, Upload
+
+_KEPT = "the photo is restored and kept: fetch it after the time in Retry-After, where Location says"
 
 router = APIRouter(dependencies=KEY_HOLDERS)
 
@@ -58,7 +62,8 @@ async def restore(request: Request, caller: Asking, context: Context) -> Respons
     The answer has the photo's own encoding unless `output_format` or the Accept header says otherwise. Pixels outside
     the faces stay as they were in PNG, and in WebP of a WebP without loss; else JPEG and WebP are compressed anew. The
     photo is worked on while you wait; hanging up cancels the work. Nothing is done that could be done twice, so an
-    `Idempotency-Key` is ignored here.
+    `Idempotency-Key` is ignored here. 429 while answers that are read slowly leave no room for another; where
+    `Location` is there all the same, the photo is restored, and can be fetched.
     """
     accounts, gateway = context.access.accounts, context.gateway
     async with contextlib.AsyncExitStack() as held:
@@ -66,13 +71,27 @@ async def restore(request: Request, caller: Asking, context: Context) -> Respons
             await held.enter_async_context(context.uploads.place(caller.owner))
             upload, options, wanted = await _read(request, context)
             options = replace(options, output_format=wanted.output_format)
+            if not wanted.as_report:
+                context.sending.check(caller.owner)
             charge = await accounts.charge(caller, partial(gateway.check, upload, options))
         job_id = new_job_id(caller.owner)
         work = accounts.settled(charge, job_id, partial(gateway.restore, upload, options, job_id=job_id))
         restoration = await while_connected(request.receive, work)
-    stored = None
-    with contextlib.suppress(DependencyUnavailable):  # the photo is restored; it only cannot be fetched again
-        stored = await context.jobs.keep(restoration)
+        stored = None
+        with contextlib.suppress(DependencyUnavailable):  # the photo is restored; it only cannot be fetched again
+            stored = await context.jobs.keep(restoration)
+        if not wanted.as_report:
+            room = held_until_sent(request).enter_async_context(
+                context.sending.held(caller.owner, len(restoration.data))
+            )
+            try:
+                await while_connected(request.receive, room)
+            except QueueFull as full:
+                if stored is None:
+                    raise
+                refusal = problems.of_service_error(request, QueueFull(full.detail, hint=_KEPT))
+                refusal.headers.update({**NO_STORE, "Location": report_path(restoration.report.id)})
+                return refusal
     return _answer(restoration, stored, wanted)
 
 
@@ -111,4 +130,4 @@ def _answer(restoration: Restoration, stored: StoredResult | None, wanted: Repre
     if wanted.as_report:
         expires_s = None if stored is None else stored.expires_at_s
         return JSONResponse(RestorationSchema.of(report, expires_s).model_dump(mode="json"), headers=headers)
-    return Response(restoration.data, media_type=restoration.media_type, headers=headers)
+    return ResponseInParts(restoration.data, media_type=restoration.media_type, headers=headers)

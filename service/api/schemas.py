@@ -43,8 +43,8 @@ class FaceSchema(Schema):
     score: float | None = Field(description="Detector confidence, 0 to 1; null for an aligned photo.")
     status: FaceStatus
     reason: str | None = Field(
-        description="Why it was skipped: `below_min_face_px`, `not_selected`, `over_max_faces`, `degenerate_landmarks`, "
-        "`unreliable` (the networks went astray with it)."
+        description="Why it was skipped: `below_min_face_px`, `not_selected`, `over_max_faces`, `degenerate_landmarks` "
+        "or `unreliable`: the networks went astray with it."
     )
     ind_rmse: float | None = Field(
         description="RMSE between the face in the result and its posterior mean, on [0, 1] pixels; higher means less "

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import math
 from collections import deque
@@ -103,7 +104,8 @@ class Listener:
         ear = Ear()
         ear.closed = self._closed
         if self._reader is None and not self._closed:
-            self._reader = asyncio.create_task(self._read(), name="listener")
+            # It outlives who came first: what it logs is about none of his requests.
+            self._reader = asyncio.create_task(self._read(), name="listener", context=contextvars.Context())
         new = [name for name in names if name not in self._channels]
         channels = [self._channels.setdefault(name, _Channel()) for name in names]
         for channel in channels:

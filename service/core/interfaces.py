@@ -1,6 +1,7 @@
 """The seams of the service: what a composition root may exchange.
 
-`service.composition` chooses one implementation of each and passes it down; tests pass fakes that implement the same protocol.
+`service.composition` chooses one implementation of each and passes it down; tests pass fakes that implement the same
+protocol.
 """
 
 from __future__ import annotations

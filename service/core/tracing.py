@@ -25,6 +25,9 @@ from service.core.origin import Origin, request_id_of
 
 Attributes = Mapping[str, str | bool | int | float]
 
+TOLD = "told_in_log"
+"""Attribute of an exception that is in the log already: whoever else is handed it need not write it again."""
+
 OUTCOME = "restore.outcome"
 LANE = "restore.lane"
 FACES = "restore.faces"

@@ -18,7 +18,7 @@ from typing import Any, TextIO
 
 from service.core.errors import ServiceError
 from service.core.settings import LogFormat
-from service.core.tracing import correlated, current_stage
+from service.core.tracing import TOLD, correlated, current_stage
 
 _OURS = "service"
 _TRACES_SHOWN = 8  # digits of a trace's id in text
@@ -37,6 +37,7 @@ def write_logs(log_format: LogFormat, stream: TextIO | None = None) -> None:
         stream: Where to; None for standard error.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
+    handler.addFilter(_is_news)
     handler.setFormatter(JsonLines() if log_format is LogFormat.JSON else TextLines())
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -85,6 +86,12 @@ class TextLines(logging.Formatter):
         line = f"{clock} {record.levelname.lower():8} {record.name}: {_message(record)}  {values}".translate(_CONTROL)
         exception = _exception(self, record)
         return "\n".join([line.rstrip(), *(f"    {part}".translate(_CONTROL) for part in exception.splitlines())])
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether its exception, if it has one, is not in the log yet: uvicorn is handed each that a handler has told."""
+    error = record.exc_info[1] if record.exc_info else None
+    return error is None or TOLD not in vars(error)
 
 
 def _message(record: logging.LogRecord) -> str:

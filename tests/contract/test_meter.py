@@ -102,6 +102,19 @@ async def test_the_quota_renews(meter):
     assert (await meter.spend("shop", brief, 10)).spent_face_px == 10
 
 
+async def test_the_quota_renews_a_window_after_its_first_charge(meter):
+    """Later charges and corrections do not put it off."""
+    brief = Quota(face_px=20, window_s=0.6)
+    first = await meter.spend("shop", brief, 10)
+    await asyncio.sleep(0.25)
+    second = await meter.spend("shop", brief, 10)
+    await meter.correct("shop", brief.window_s, -5)
+    assert (first.accepted, second.accepted) == (True, True)
+    assert second.renews_s < first.renews_s - 0.2
+    await asyncio.sleep(0.4)
+    assert (await meter.spend("shop", brief, 20)).spent_face_px == 20
+
+
 async def test_a_photo_that_is_sent_again_is_charged_once_even_when_nothing_is_left(meter):
     first = await meter.spend("shop", DAILY, 100, "key")
     again = await meter.spend("shop", DAILY, 100, "key")

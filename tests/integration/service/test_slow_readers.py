@@ -6,8 +6,10 @@ import logging
 import random
 import socket
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
+import numpy as np
 
 from service.access.ownership import new_job_id
 from service.brokers.memory_jobs import JobLimits, MemoryJobQueue
@@ -19,6 +21,7 @@ from service.core.settings import Settings
 from service.core.types import OutputFormat, Report, Restoration
 from service.rpc import restoration_pb2 as pb
 from tests import processes
+from tests.pictures import encoded
 from tests.rpc_serving import ending, next_response, refusal, rpc_service, until
 from tests.serving import fake_service
 
@@ -27,6 +30,8 @@ REPORT = Report(JOB, "tiny@7", 3, 2, 1, 10, 0.5, (), {}, OutputFormat.PNG)
 PATH = f"/v1/restorations/{JOB}/result"
 SIZE = 32_000_000  # more than the system's buffers hold
 DATA = random.Random(0).randbytes(SIZE)
+PNG = encoded()
+NOISE = np.random.default_rng(0).integers(0, 256, (600, 600, 3), dtype=np.uint8)
 PATIENT, HASTY_S = 30.0, 0.5
 
 
@@ -83,6 +88,47 @@ def test_over_http_a_result_is_given_back_whoever_asks_and_however():
             with client.stream("GET", PATH) as answer:
                 assert answer.status_code == 200
             processes.until(lambda: room.held_bytes == 0)
+
+
+def restored(client, photo=PNG, **headers):
+    return client.post("/restore", files={"image": photo}, headers=headers)
+
+
+def test_an_answer_that_is_not_read_holds_what_is_left_of_it():
+    with fake_service(sending=(room := SendingRoom(1 << 20))) as (client, _), socket.socket() as reader:
+        photo, large = encoded(NOISE), {"upscale": "4", "output_format": "png"}
+        request = client.build_request("POST", "/restore", files={"image": photo}, data=large)
+        head = f"POST /restore HTTP/1.1\r\nHost: here\r\nContent-Length: {len(request.read())}\r\n"
+        head += f"Content-Type: {request.headers['content-type']}\r\n\r\n"
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        reader.connect((client.base_url.host, client.base_url.port))
+        reader.sendall(head.encode() + request.read())
+        processes.until(lambda: room.held_bytes > 1 << 20)
+        refused = restored(client)
+        assert (refused.status_code, refused.json()["code"]) == (429, "queue_full")
+        assert "location" not in refused.headers
+        assert 'restore_photos_total{outcome="succeeded"} 1.0' in client.get("/metrics").text
+        assert restored(client, Accept="application/json").status_code == 200  # holds nothing to speak of
+        reader.close()
+        processes.until(lambda: room.held_bytes == 0)
+        assert restored(client).status_code == 200
+        processes.until(lambda: room.held_bytes == 0)
+
+
+def test_a_photo_that_is_restored_waits_for_room_and_is_named_where_there_is_none():
+    with over_http(SendingRoom(SIZE + 1, line_s=HASTY_S)) as client, standing_still(client) as reader:
+        assert reader.recv(15) == b"HTTP/1.1 200 OK"
+        refused = restored(client)
+        assert (refused.status_code, refused.json()["code"]) == (429, "queue_full")
+        assert "fetch it" in refused.json()["hint"]
+        assert client.get(refused.headers["location"]).status_code == 200
+    with over_http(SendingRoom(SIZE + 1)) as client, ThreadPoolExecutor(1) as other:
+        with standing_still(client) as reader:
+            assert reader.recv(15) == b"HTTP/1.1 200 OK"
+            waiting = other.submit(restored, client)
+            processes.until(lambda: 'restore_photos_total{outcome="succeeded"} 1.0' in client.get("/metrics").text)
+            assert not waiting.done()
+        assert waiting.result(timeout=20).status_code == 200
 
 
 @contextlib.asynccontextmanager

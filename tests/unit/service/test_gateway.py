@@ -22,9 +22,9 @@ from service.core.errors import (
 )
 from service.core.metrics import Metrics
 from service.core.settings import Settings
+from service.core.threads import Threads
 from service.core.types import Face, FaceSelection, FaceStatus, OutputFormat, RestoreOptions, Upload
 from service.gateway import Gateway
-from service.core.threads import Threads
 from tests.bundle import tiny_manifest
 from tests.fakes import EchoBroker, FakeDetector, face_at
 from tests.pictures import decoded, encoded, pixels

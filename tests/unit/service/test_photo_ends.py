@@ -13,10 +13,10 @@ from service.core.errors import DependencyUnavailable, InferenceFailed
 from service.core.jobs import JobState
 from service.core.metrics import Metrics
 from service.core.settings import Settings
+from service.core.threads import Threads
 from service.core.types import RestoreOptions, Upload
 from service.gateway import Gateway
 from service.runner import PhotoRunner
-from service.core.threads import Threads
 from tests.bundle import tiny_manifest
 from tests.fakes import EchoBroker, FakeDetector
 from tests.job_queues import LONG_S, Watching, memory, photo, photos_counted

@@ -21,10 +21,10 @@ from service.core.jobs import JobState, PhotoJob, Progress
 from service.core.metrics import Metrics
 from service.core.origin import Origin
 from service.core.settings import Settings
+from service.core.threads import Threads
 from service.core.types import Lane, RestoreOptions, Upload
 from service.gateway import Gateway
 from service.runner import PhotoRunner
-from service.core.threads import Threads
 from tests.bundle import tiny_manifest
 from tests.fakes import EchoBroker, FakeDetector
 from tests.pictures import encoded

@@ -1,4 +1,5 @@
 import asyncio
+import tempfile
 
 import httpx
 import pytest
@@ -54,6 +55,16 @@ async def test_photo_and_options():
     form = await read(request_of(*multipart(photo(), {"fidelity": "0.5", "seed": "1"})))
     assert form.upload.data == b"x" * 300
     assert form.options == {"fidelity": "0.5", "seed": "1"}
+
+
+async def test_a_photo_never_touches_the_disk(monkeypatch):
+    def roll(_file):
+        raise AssertionError("it is written to a file")
+
+    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", roll)
+    size = 3 << 20
+    form = await read(request_of(*multipart(photo(size))), max_bytes=2 * size)
+    assert len(form.upload.data) == size
 
 
 async def test_a_declared_length_above_the_limit_is_refused_unread():

@@ -5,6 +5,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from service.api import problems
+from service.core import tracing
 from service.core.errors import InferenceFailed, InvalidOption, QueueFull
 
 
@@ -43,7 +44,9 @@ def test_a_full_queue_says_when_to_come_back(request_):
 
 
 def test_a_defect_tells_nothing_but_leads_to_the_log(request_, caplog):
-    response = problems.of_defect(request_, RuntimeError("password is swordfish"))
+    defect = RuntimeError("password is swordfish")
+    response = problems.of_defect(request_, defect)
+    assert tracing.TOLD in vars(defect)
     document = body(response)
     assert response.status_code == 500
     assert document["code"] == "internal"

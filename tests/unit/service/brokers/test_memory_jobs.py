@@ -106,6 +106,21 @@ async def test_expiry_needs_no_visitor():
     await queue.close()
 
 
+async def test_expiry_needs_no_visitor_for_what_comes_later_either():
+    queue = make_queue(result_ttl_s=0.2)
+    await finish(queue, "a")
+    await asyncio.sleep(0.1)
+    await finish(queue, "b")
+    await asyncio.sleep(0.15)
+    assert queue.held_bytes > 0  # a is gone, b is not
+    for _ in range(1000):
+        if queue.held_bytes == 0:
+            break
+        await asyncio.sleep(0.005)
+    assert queue.held_bytes == 0
+    await queue.close()
+
+
 async def test_waiting_photos_are_bounded_in_bytes_too():
     queue = make_queue(max_queued_bytes=1000)
     await queue.admit(photo("larger than the bound, alone", 5000, Lane.BATCH))

@@ -88,6 +88,45 @@ async def test_an_owner_leaves_room_for_others():
     assert await sent(room, of_size(100), "anna") == 100
 
 
+async def held(room, size_bytes, owner=""):
+    async with room.held(owner, size_bytes):
+        return room.held_bytes
+
+
+async def test_what_is_here_already_waits_for_others_to_go():
+    room, going = SendingRoom(100), asyncio.Event()
+
+    async def stand():
+        async with room.fetched("", of_size(60)):
+            await going.wait()
+
+    standing = asyncio.create_task(stand())
+    await asyncio.sleep(0.01)
+    waiting = [asyncio.create_task(held(room, 50)) for _ in range(3)]
+    await asyncio.sleep(0.01)
+    assert not any(task.done() for task in waiting)
+    assert await held(room, 40) == 100
+    waiting.pop().cancel()
+    going.set()
+    assert max(await asyncio.gather(*waiting)) <= 100
+    await standing
+    assert room.held_bytes == 0
+
+
+async def test_what_is_here_already_does_not_wait_for_ever():
+    room = SendingRoom(100, line_s=0.01)
+    async with room.held("anna", 50):
+        room.check("bert")
+        with pytest.raises(QueueFull, match="of yours"):
+            room.check("anna")
+        with pytest.raises(QueueFull, match="of yours"):
+            await held(room, 1, "anna")
+        with pytest.raises(QueueFull):
+            await held(room, 51, "bert")
+        assert room.held_bytes == 50
+    assert await held(room, 1000, "anna") == 1000
+
+
 async def test_whatever_ends_the_sending_gives_the_room_back():
     room, begun = SendingRoom(100), asyncio.Event()
 

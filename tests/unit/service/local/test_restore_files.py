@@ -10,10 +10,10 @@ from service.core.admission import Admission
 from service.core.errors import NotFound, UnsupportedFormat, UploadTooLarge
 from service.core.metrics import Metrics
 from service.core.settings import Settings
+from service.core.threads import Threads
 from service.core.types import OutputFormat, RestoreOptions
 from service.gateway import Gateway
 from service.local.files import FileTask, plan_files, restore_files
-from service.core.threads import Threads
 from tests.bundle import tiny_manifest
 from tests.fakes import EchoBroker, FakeDetector
 from tests.pictures import decoded, encoded, pixels

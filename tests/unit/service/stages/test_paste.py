@@ -221,6 +221,26 @@ def test_values_beyond_the_range_are_clipped():
     assert result.max() == 255
 
 
+@pytest.mark.parametrize("upscale", [1.0, 2.0])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_edges_as_hard_as_can_be_do_not_wrap_around(dtype, upscale):
+    """Resampling overshoots beside them."""
+    most = np.iinfo(dtype).max
+    image = photo(LARGE.astype(dtype) * (most // 255))
+    (aligned,) = cut(image, turned_face(7, 150, 160, 120))
+    hard = np.zeros((SIZE_PX, SIZE_PX, 3), np.float32)
+    hard[:, SIZE_PX // 2 :] = 1
+    result = put(image, [aligned], lambda _crop: hard, upscale=upscale).pixels[..., 0]
+    scale = scaling(1 / upscale, 1 / upscale)
+    scale[:, 2] += (1 / upscale - 1) / 2
+    affine = compose(aligned.affine, scale)
+    x, y = np.meshgrid(np.arange(result.shape[1]), np.arange(result.shape[0]))
+    across = affine[0, 0] * x + affine[0, 1] * y + affine[0, 2] - (SIZE_PX / 2 - 0.5)
+    inside = mask_radius(result.shape, affine) < 0.6
+    assert result[inside & (across > 1.5)].min() >= 0.8 * most
+    assert result[inside & (across < -1.5)].max() <= 0.2 * most
+
+
 def test_profile_exif_and_format_are_the_photos():
     image = photo(icc_profile=b"profile", exif=b"exif", source_format=OutputFormat.WEBP)
     result = put(image, cut(image, face_at(100, 60, 100)))

@@ -29,6 +29,24 @@ def record(message="hello", *arguments, level=logging.INFO, error=None, **extra)
     return made
 
 
+def test_an_exception_is_written_once():
+    """A handler answers for a defect and logs it; the server is handed the same exception and logs it again."""
+    stream, root = io.StringIO(), logging.getLogger()
+    kept = root.handlers[:], root.level, sys.excepthook, threading.excepthook
+    try:
+        write_logs(LogFormat.JSON, stream)
+        told, new = RuntimeError("told"), RuntimeError("new")
+        told.__dict__[tracing.TOLD] = True
+        for error in (told, new):
+            logging.getLogger("uvicorn.error").error("Exception in ASGI application\n", exc_info=error)
+    finally:
+        root.handlers[:], sys.excepthook, threading.excepthook = kept[0], kept[2], kept[3]
+        root.setLevel(kept[1])
+        logging.captureWarnings(False)
+    (line,) = stream.getvalue().splitlines()
+    assert "RuntimeError: new" in json.loads(line)["exception"]
+
+
 def as_json(*arguments, **parts):
     line = JsonLines().format(record(*arguments, **parts))
     assert "\n" not in line
