@@ -40,7 +40,21 @@ def enlarged(
     if alpha is None:
         return canvas, None
     _weigh_by_alpha(canvas, pixels, alpha, background)
-    return canvas, read_only(as_samples(cv2.resize(alpha, size, interpolation=method)))
+    opacity = cv2.resize(alpha, size, interpolation=method)
+    if background is Background.LANCZOS:
+        _keep_between(opacity, alpha)
+    return canvas, read_only(as_samples(opacity))
+
+
+def _keep_between(opacity: npt.NDArray[np.generic], alpha: Samples) -> None:
+    """Bring an enlarged alpha, in place, between the least and the largest around: Lanczos' kernel rings at outlines.
+
+    What is transparent around stays transparent, and what is opaque opaque.
+    """
+    size, around = opacity.shape[1::-1], np.ones((3, 3), np.uint8)
+    for bound, beyond in ((cv2.erode, np.maximum), (cv2.dilate, np.minimum)):
+        limit = cv2.resize(bound(alpha, around), size, interpolation=cv2.INTER_NEAREST_EXACT)
+        beyond(opacity, limit, out=opacity)
 
 
 def _weigh_by_alpha(canvas: Samples, pixels: Samples, alpha: Samples, background: Background) -> None:

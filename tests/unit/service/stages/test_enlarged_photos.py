@@ -29,6 +29,25 @@ def test_a_cut_out_gets_no_line_around_it(dtype, upscale, background):
 
 
 @pytest.mark.parametrize("background", list(Background))
+@pytest.mark.parametrize("upscale", [1.37, 2.0, 4.0])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_an_outline_has_no_rings(dtype, upscale, background):
+    """More than two pixels of the photo away from it all is opaque or transparent, as it was."""
+    top_level = np.iinfo(dtype).max
+    inside = np.hypot(*np.mgrid[-120:120, -160:160]) < 90
+    alpha = inside.astype(dtype) * top_level
+    picture = np.repeat(alpha[:, :, None], 3, axis=2)
+    _, opacity = enlarged(picture, alpha, upscale, background)
+    height, width = opacity.shape
+    y, x = ((np.arange(size) + 0.5) / upscale - 0.5 for size in (height, width))
+    distance = np.hypot(y[:, None] - 120, x - 160) - 90
+    assert (opacity[distance < -2.5] == top_level).all()
+    assert (opacity[distance > 2.5] == 0).all()
+    edge = opacity[height // 2].astype(int)
+    assert 0 < np.count_nonzero((edge > 0) & (edge < top_level)) <= 4 * upscale  # and is smooth, and no wider
+
+
+@pytest.mark.parametrize("background", list(Background))
 @pytest.mark.parametrize("upscale", [1.37, 3.0])
 def test_opaque_alpha_changes_nothing(upscale, background):
     plain, none = enlarged(SPECKLED, None, upscale, background)
