@@ -7,6 +7,8 @@ time of a body is the application's (`service.api.photo_form`) until it is answe
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 from typing import Any
 
 import h11
@@ -14,6 +16,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from service.core.sending import PART_BYTES, PART_S
 
+_LEAST_TAKEN_BYTES = PART_BYTES // 2  # the system takes some 64 KiB whenever it takes any: not each look sees as many
 _TWO_LENGTHS = {b"content-length", b"transfer-encoding"}
 
 
@@ -38,8 +41,12 @@ class TimedConnection(H11Protocol):
         self._reading: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for a head."""
+        """Begin to wait for a head; let the system take little ahead of the client, or it would not be seen to read."""
         super().connection_made(transport)
+        connection, unsent = transport.get_extra_info("socket"), getattr(socket, "TCP_NOTSENT_LOWAT", None)
+        if connection is not None and unsent is not None:
+            with contextlib.suppress(OSError):  # it is no TCP, or has gone
+                connection.setsockopt(socket.IPPROTO_TCP, unsent, PART_BYTES)
         self._head = self.loop.call_later(self.head_s, self.transport.abort)
 
     def data_received(self, data: bytes) -> None:
@@ -88,7 +95,7 @@ class TimedConnection(H11Protocol):
     def _look(self, last_bytes: int | None) -> None:
         """Hang up on a client that has read next to nothing of what is left of its answer."""
         left_bytes = self.transport.get_write_buffer_size()
-        if last_bytes is not None and last_bytes - left_bytes < PART_BYTES:
+        if last_bytes is not None and last_bytes - left_bytes < _LEAST_TAKEN_BYTES:
             self.transport.abort()
             return
         self._reading = self.loop.call_later(self.read_check_s, self._look, left_bytes)

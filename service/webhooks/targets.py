@@ -18,9 +18,8 @@ from service.core.errors import InvalidOption
 OPTION = "webhook_url"
 _MAX_URL_CHARS = 1000
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address
-_SPECIAL = [  # IANA's registries; older Pythons' `is_global` has them in part (CVE-2024-4032), some of all have not
-    ipaddress.ip_network(network)
-    for network in ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20", "2620:4f:8000::/48")
+_SPECIAL = [  # from IANA's registries: some versions of Python take these for global (CVE-2024-4032)
+    ipaddress.ip_network(network) for network in ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20", "2620:4f:8000::/48")
 ]
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 _PORTS = {"https": 443, "http": 80}

@@ -212,6 +212,18 @@ def test_an_answer_that_is_read_slowly(port):
             time.sleep(0.05)
 
 
+@pytest.mark.parametrize("path", [b"/", b"/parts"])
+def test_a_slow_reader_is_seen_to_read_whatever_the_system_takes_ahead_of_him(port, path):
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        connection.settimeout(PATIENCE_S)
+        connection.connect(("127.0.0.1", port))
+        connection.sendall(HEAD.replace(b"/ ", path + b" ") + b"\r\n")
+        for _ in range(50):  # 5 looks, some 300 KiB between two: as 10 KiB/s at the service's own looks
+            assert answer_bytes(connection, 32_768) >= 32_768
+            time.sleep(0.1)
+
+
 def test_an_answer_in_parts_that_is_not_read(port):
     with connected(port) as connection:
         connection.sendall(HEAD.replace(b"/ ", b"/parts ") + b"\r\n")
