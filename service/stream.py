@@ -3,18 +3,17 @@
     open -> receive -> start -> gateway -> PhotoEnded ... read by the caller: only now there is room for another one
 
 A stream holds at most a window of photos that are not answered. It takes no further photo in while photos and results
-have its share of the bytes, and begins with none while results alone have. All are shares of what the streams of a
-process may do together: with each stream that comes the others' shares get smaller. A stream without any photo may
-always open one, so nothing stands still.
+have its share of the bytes, and begins with none while results alone have, or those of all streams have all bytes. All
+are shares of what the streams of a process may do together: with each stream that has a photo the others' shares get
+smaller. A stream without any photo may always open one, so nothing stands still.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -22,10 +21,11 @@ from typing import Self
 
 from service.access.accounts import Accounts
 from service.access.caller import Caller
-from service.core.errors import Cancelled, MalformedRequest, QueueFull, ServiceError, defect
+from service.core.errors import Cancelled, MalformedRequest, ServiceError, defect
 from service.core.jobs import PhotoJob, Progress
 from service.core.tracing import LANE, consuming, told_with_problems
 from service.core.types import Lane, Restoration, RestoreOptions, Upload
+from service.core.windows import Window
 from service.gateway import Gateway, new_job
 
 logger = logging.getLogger(__name__)
@@ -45,147 +45,6 @@ class PhotoEnded:
 
     client_id: str
     outcome: Restoration | ServiceError
-
-
-class StreamRoom:
-    """What all streams of a process may hold; used within one event loop.
-
-    Args:
-        at_once: Photos of streams restored at once. The rest of the gateway's places is for those who send one photo.
-        max_photos: Photos that are not answered.
-        max_bytes: Memory for photos and results.
-    """
-
-    def __init__(self, *, at_once: int, max_photos: int, max_bytes: int) -> None:
-        if min(at_once, max_photos, max_bytes) < 1:
-            raise ValueError("at_once, max_photos and max_bytes must be at least 1")
-        self.turns = asyncio.Semaphore(at_once)
-        self._at_once = at_once
-        self.max_photos = max_photos
-        self._max_bytes = max_bytes
-        self.windows: set[Window] = set()
-
-    @property
-    def photos_each(self) -> int:
-        """A stream's share of the photos."""
-        return self.max_photos // max(1, len(self.windows))
-
-    @property
-    def turns_each(self) -> int:
-        """A stream's share of the photos that are restored at once."""
-        return max(1, self._at_once // max(1, len(self.windows)))
-
-    @property
-    def bytes_each(self) -> int:
-        """A stream's share of the bytes."""
-        return self._max_bytes // max(1, len(self.windows))
-
-    def check(self) -> None:
-        """See whether there is room for a further stream.
-
-        Raises:
-            QueueFull: There are as many as there may be photos.
-        """
-        if len(self.windows) >= self.max_photos:
-            raise QueueFull(f"{len(self.windows)} streams are open", hint="send many photos through each stream")
-
-    @contextlib.contextmanager
-    def window(self) -> Iterator[Window]:
-        """A share of the room for the duration of the block.
-
-        Raises:
-            QueueFull: There are as many streams as there may be photos.
-        """
-        self.check()
-        window = Window(self)
-        self.windows.add(window)
-        try:
-            yield window
-        finally:
-            self.windows.discard(window)
-            for other in self.windows:
-                other.changed.set()
-
-
-class Window:
-    """How much of a stream may be without an answer.
-
-    Args:
-        room: What it is a share of.
-    """
-
-    def __init__(self, room: StreamRoom) -> None:
-        self._room = room
-        self._wanted: int | None = None
-        self.changed = asyncio.Event()
-        self.photos = 0
-        self._at_work = 0
-        self.upload_bytes = 0
-        self.result_bytes = 0
-
-    @property
-    def size(self) -> int:
-        """Photos that may be without an answer now."""
-        each = self._room.photos_each
-        return each if self._wanted is None else min(each, self._wanted)
-
-    def narrow(self, wanted: int) -> None:
-        """Let no more than `wanted` photos be without an answer.
-
-        Raises:
-            ValueError: That is none at all.
-        """
-        if wanted < 1:
-            raise ValueError("wanted must be at least 1")
-        self._wanted = wanted
-
-    async def enter(self) -> None:
-        """Take a photo in, as soon as there is room."""
-        while self.photos and (self.photos >= self.size or self.held_bytes >= self._room.bytes_each):
-            await self._change()
-        self.photos += 1
-
-    @contextlib.asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """Be among the photos that are worked on for the duration of the block.
-
-        No stream has more than its share of the turns, or of the line for them, while others want some. A photo may
-        become a result of many times its size: it does not begin while the caller leaves results unread.
-        """
-        while self._at_work >= self._room.turns_each or self.result_bytes >= self._room.bytes_each:
-            await self._change()
-        self._at_work += 1
-        try:
-            async with self._room.turns:
-                yield
-        finally:
-            self._at_work -= 1
-            self.changed.set()
-
-    @property
-    def held_bytes(self) -> int:
-        """Memory of photos and results."""
-        return self.upload_bytes + self.result_bytes
-
-    def receive(self, more_bytes: int) -> None:
-        """Count bytes of a photo."""
-        self.upload_bytes += more_bytes
-
-    def finish(self, upload_bytes: int, result_bytes: int) -> None:
-        """Let a photo's result take its place."""
-        self.upload_bytes -= upload_bytes
-        self.result_bytes += result_bytes
-        self.changed.set()
-
-    def leave(self, result_bytes: int) -> None:
-        """Let a photo go that is answered."""
-        self.result_bytes -= result_bytes
-        self.photos -= 1
-        self.changed.set()
-
-    async def _change(self) -> None:
-        self.changed.clear()
-        await self.changed.wait()
 
 
 @dataclass(slots=True, eq=False)

@@ -20,6 +20,7 @@ from service.core.metrics import Metrics
 from service.core.sending import SendingRoom
 from service.core.settings import Settings
 from service.core.threads import Threads
+from service.core.windows import StreamRoom
 from service.gateway import Gateway
 from service.rpc import restoration_pb2 as pb
 from service.rpc.context import RpcContext
@@ -27,7 +28,6 @@ from service.rpc.restoration_pb2_grpc import RestorationServiceStub
 from service.rpc.server import RpcServer
 from service.runner import PhotoRunner
 from service.sampling.sampler import Sampler
-from service.stream import StreamRoom
 from service.worker import Worker
 from tests.bundle import tiny_manifest
 from tests.fakes import AnalyticBackend, FakeDetector

@@ -27,6 +27,7 @@ T = TypeVar("T")
 _CONNECT_S = 10.0
 _SILENCE_S = 60.0  # of events: the service sends a sign of life every fifteen seconds
 _JOBS = "/v1/restorations"
+_STATES = {"status", "end"}  # events that tell where a job is; there are others
 
 
 class AsyncHttpClient:
@@ -191,8 +192,11 @@ class AsyncHttpClient:
         try:
             async with self._http.stream("GET", f"{_path(job_id)}/events", timeout=silence) as response:
                 await _check(response)
+                kind = ""
                 async for line in response.aiter_lines():
-                    if line.startswith("data:"):
+                    if line.startswith("event:"):
+                        kind = line.removeprefix("event:").strip()
+                    elif line.startswith("data:") and kind in _STATES:
                         yield Job.of(json.loads(line.removeprefix("data:")))
         except httpx.TransportError as error:
             raise _unreachable(error) from error

@@ -15,6 +15,7 @@ from service.client.messages import value_of
 
 _DETAILS = "grpc-status-details-bin"
 _DOMAIN = "latent-pmrf"
+_TOO_LARGE = "Received message larger than max"  # the library's words, for which it has no status of their own
 _OWN_MEMBERS = {"code", "title", "retryable", "hint"}
 _CONNECTION_LOST = {
     grpc.StatusCode.UNAVAILABLE,
@@ -27,7 +28,8 @@ _CONNECTION_LOST = {
 def of_status(error: aio.AioRpcError, timeout_s: float = 0.0) -> RestorationError:
     """What a status means.
 
-    A status without our details is not the service's own word: the connection, a proxy or the library has set it.
+    A status without our details is not the service's own word: the connection, a proxy or the library has set it. What
+    these are out of for now may be there later; only a message that is too large stays so.
     """
     info, wait_s = _details(error)
     detail = error.details() or ""
@@ -46,7 +48,9 @@ def of_status(error: aio.AioRpcError, timeout_s: float = 0.0) -> RestorationErro
         return ServerUnreachable(detail or code.name)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return deadline_passed(timeout_s)
-    return RestorationError(detail, code=code.name.lower(), title=f"The call ended with {code.name}")
+    is_overload = code is grpc.StatusCode.RESOURCE_EXHAUSTED and not detail.startswith(_TOO_LARGE)
+    title = f"The call ended with {code.name}"
+    return RestorationError(detail, code=code.name.lower(), title=title, retryable=is_overload)
 
 
 def _details(error: aio.AioRpcError) -> tuple[ErrorInfo | None, float | None]:

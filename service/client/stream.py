@@ -54,6 +54,7 @@ class BatchCall:
         """
         failures = 0
         while not supply.finished:
+            await supply.wait()  # the service ends streams without photos
             try:
                 async with contextlib.aclosing(self._one_stream(supply)) as answers:
                     async for answer in answers:
@@ -73,7 +74,7 @@ class BatchCall:
         max_upload_bytes = await self.max_upload_bytes()
         call = self.open()
         stream = _Stream(call, supply, max_upload_bytes, self.on_progress)
-        setup = pb.BatchSetup(options=self.options, progress=self.on_progress is not None, window=supply.window)
+        setup = pb.BatchSetup(options=self.options, progress=self.on_progress is not None, window=supply.wanted)
         sending = asyncio.create_task(stream.send(setup), name="send photos")
         receiving = asyncio.create_task(stream.receive(), name="receive answers")
         try:
@@ -103,7 +104,7 @@ class _Stream:
         if not await self._write(pb.RestoreBatchRequest(setup=setup)):
             return
         opening = await self.opened
-        self.supply.window = min(self.supply.window, opening.window)
+        self.supply.window = min(self.supply.wanted, opening.window)
         while (photo := await self.supply.next()) is not None:
             try:
                 image = await read_photo(photo.image, self.max_upload_bytes)

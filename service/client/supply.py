@@ -24,11 +24,16 @@ class Supply:
 
     Args:
         photos: What is to be restored; a plain iterable is read in a thread, because it may block.
-        window: Photos that may be unanswered at once.
+        window: Photos that may be unanswered at once, as the caller wants it.
         policy: How often a photo is sent again that the service could not restore this time.
+
+    Attributes:
+        wanted: The caller's window.
+        window: What of it the service grants just now.
     """
 
     def __init__(self, photos: PhotoSource, window: int, policy: Retry) -> None:
+        self.wanted = window
         self.window = window
         self._source = _pulled(photos)
         self._policy = policy
@@ -49,6 +54,16 @@ class Supply:
     def unanswered(self) -> int:
         """Photos that were taken from the source and have no answer yet."""
         return len(self._unanswered)
+
+    async def wait(self) -> None:
+        """Wait until there is a photo to send, or every photo is answered.
+
+        Raises:
+            ValueError: As of `next`.
+        """
+        photo = await self.next()
+        if photo is not None:
+            self._ready.appendleft(photo.client_id)
 
     async def next(self) -> Photo | None:
         """The next photo to send, once there is room for it; None when every photo is answered.

@@ -15,9 +15,9 @@ from service.composition.http import Process
 from service.composition.loops import Loops
 from service.composition.tls import Tls
 from service.core.settings import ENV_PREFIX, Settings, UnusableSettings
+from service.core.windows import StreamRoom
 from service.rpc.context import RpcContext
 from service.rpc.server import RpcServer
-from service.stream import StreamRoom
 
 _ANY_PORT = -1
 _PHOTOS_PER_PLACE = 4

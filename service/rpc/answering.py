@@ -17,13 +17,13 @@ from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
-from grpc_status import rpc_status
 from opentelemetry.trace import Span
 
-from service.core.errors import MalformedRequest, ServiceError, defect
+from service.core.errors import ServiceError, defect
 from service.core.metrics import Metrics
+from service.core.sending import SendingRoom
 from service.core.tracing import correlation_headers, end_request, serving
-from service.rpc.status import code_of, status_of
+from service.rpc.status import abort, code_of, undecodable
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -36,21 +36,15 @@ class Answering(grpc.aio.ServerInterceptor):
     """Wraps the calls of one service; others pass.
 
     Args:
-        service: Full name of the service.
+        service: Full name of the service; to the library each of its calls has a stream of requests (`Bounding`).
         metrics: Told about every call.
+        sending: Bounds the time in which one of many answers is read.
     """
 
-    def __init__(self, service: str, metrics: Metrics) -> None:
+    def __init__(self, service: str, metrics: Metrics, sending: SendingRoom) -> None:
         self._prefix = f"/{service}/"
         self._metrics = metrics
-        self._active = 0
-        self._left = asyncio.Event()
-
-    async def emptied(self) -> None:
-        """Wait until no call is under way."""
-        while self._active:
-            self._left.clear()
-            await self._left.wait()
+        self._sending = sending
 
     async def intercept_service(
         self,
@@ -62,35 +56,30 @@ class Answering(grpc.aio.ServerInterceptor):
         method = str(handler_call_details.method)
         if handler is None or not method.startswith(self._prefix):
             return handler
-        kind = f"{_arity(handler.request_streaming)}_{_arity(handler.response_streaming)}"
-        make = getattr(grpc, f"{kind}_rpc_method_handler")
-        # A single request is read where its errors are told: the library would answer garbage by UNKNOWN.
-        read = None if handler.request_streaming else handler.request_deserializer
-        wrapped: grpc.RpcMethodHandler[Any, Any] = make(
-            self._watched(method, getattr(handler, kind), read or _as_it_is),
-            request_deserializer=handler.request_deserializer if handler.request_streaming else None,
+        kind = "stream_stream" if handler.response_streaming else "stream_unary"
+        wrapped: grpc.RpcMethodHandler[Any, Any] = getattr(grpc, f"{kind}_rpc_method_handler")(
+            self._watched(method, getattr(handler, kind)),
+            request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )
         return wrapped
 
-    def _watched(
-        self, method: str, behaviour: Callable[[Any, Context], Any], read: Callable[[Any], Any]
-    ) -> Callable[[Any, Context], Any]:
+    def _watched(self, method: str, behaviour: Callable[[Any, Context], Any]) -> Callable[[Any, Context], Any]:
         if inspect.isasyncgenfunction(behaviour):
             # A coroutine to the server, so that a call which ends early closes the generator then and there.
-            async def write_all(request: Any, context: Context) -> None:  # noqa: ANN401 - any of the service's
+            async def write_all(requests: Any, context: Context) -> None:  # noqa: ANN401 - any of the service's
                 async with (
                     self._told(method, context),
-                    contextlib.aclosing(behaviour(read(request), context)) as responses,
+                    contextlib.aclosing(behaviour(requests, context)) as responses,
                 ):
                     async for response in responses:
-                        await context.write(response)
+                        await self._sending.in_time(context.write(response))
 
             return write_all
 
-        async def answer(request: Any, context: Context) -> Any:  # noqa: ANN401 - any of the service's
+        async def answer(requests: Any, context: Context) -> Any:  # noqa: ANN401 - any of the service's
             async with self._told(method, context):
-                return await behaviour(read(request), context)
+                return await behaviour(requests, context)
 
         return answer
 
@@ -108,39 +97,34 @@ class Answering(grpc.aio.ServerInterceptor):
         begin_s = time.perf_counter()
         code = grpc.StatusCode.OK
         told: ServiceError | None = None
-        self._active += 1
         try:
-            try:
-                yield
-            except ServiceError as error:
-                told, code = error, code_of(error)
-                if code is grpc.StatusCode.INTERNAL:
-                    known = {"code": error.code, **({"stage": error.stage} if error.stage else {})}
-                    logger.error("%s %s: %s", method, error.code, error.detail, extra={"fields": known})
-            except DecodeError:
-                told = MalformedRequest("the request is no message of this call", hint="see restoration.proto")
-                code = code_of(told)
-            except asyncio.CancelledError:
-                left_s = context.time_remaining()
-                is_late = left_s is not None and left_s <= 0
-                code = grpc.StatusCode.DEADLINE_EXCEEDED if is_late else grpc.StatusCode.CANCELLED
-                raise
-            except Exception:
-                code = grpc.StatusCode.INTERNAL
-                instance = uuid.uuid4().urn
-                logger.exception("%s %s", instance, method)
-                told = defect()
-                told.extra["instance"] = instance
-            finally:
-                self._account(method, code, time.perf_counter() - begin_s, call)
-            if told is not None:
-                # Who does not read what was written before does not hear of the end either, and lets us wait for him:
-                # the photo that the call was about is not kept for that.
-                traceback.clear_frames(told.__traceback__)
-                await _abort(context, told)
+            yield
+        except ServiceError as error:
+            told, code = error, code_of(error)
+            if code is grpc.StatusCode.INTERNAL:
+                known = {"code": error.code, **({"stage": error.stage} if error.stage else {})}
+                logger.error("%s %s: %s", method, error.code, error.detail, extra={"fields": known})
+        except DecodeError:
+            told = undecodable()
+            code = code_of(told)
+        except asyncio.CancelledError:
+            left_s = context.time_remaining()
+            is_late = left_s is not None and left_s <= 0
+            code = grpc.StatusCode.DEADLINE_EXCEEDED if is_late else grpc.StatusCode.CANCELLED
+            raise
+        except Exception:
+            code = grpc.StatusCode.INTERNAL
+            instance = uuid.uuid4().urn
+            logger.exception("%s %s", instance, method)
+            told = defect()
+            told.extra["instance"] = instance
         finally:
-            self._active -= 1
-            self._left.set()
+            self._account(method, code, time.perf_counter() - begin_s, call)
+        if told is not None:
+            # Who does not read what was written before does not hear of the end either, and lets us wait for him: the
+            # photo that the call was about is not kept for that.
+            traceback.clear_frames(told.__traceback__)
+            await abort(context, told)
 
     def _account(self, method: str, code: grpc.StatusCode, seconds: float, call: Span) -> None:
         self._metrics.requests(method, code.name)
@@ -151,23 +135,6 @@ class Answering(grpc.aio.ServerInterceptor):
         logger.info("answered", extra={"fields": fields})
 
 
-async def _abort(context: Context, error: ServiceError) -> None:
-    status = rpc_status.to_status(status_of(error))
-    told = (*(status.trailing_metadata or ()), *correlation_headers().items())
-    try:
-        await context.abort(status.code, status.details, told)
-    except grpc.aio.InternalError as gone:  # he went away before he heard of it; the library would log it as a failure
-        raise asyncio.CancelledError from gone
-
-
 def _metadata(context: Context) -> dict[str, str]:
     """What the caller says beside his message; of values that are there twice the last one, no binary ones."""
     return {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-
-
-def _as_it_is(requests: Any) -> Any:  # noqa: ANN401 - of any call
-    return requests
-
-
-def _arity(is_stream: bool) -> str:
-    return "stream" if is_stream else "unary"

@@ -14,12 +14,14 @@ from contextlib import aclosing, asynccontextmanager
 
 from service.access.caller import Caller
 from service.core.errors import Cancelled, DeadlineExceeded, Draining, MalformedRequest, ServiceError
+from service.core.sending import PART_BYTES
 from service.core.types import Restoration
+from service.core.windows import Window
 from service.rpc import restoration_pb2 as pb
 from service.rpc.context import RpcContext
 from service.rpc.messages import check_size, options_of, parts_of, progress_of, report_of, upload_of
 from service.rpc.status import problem_of
-from service.stream import PhotoEnded, PhotoMoved, PhotoStream, Window
+from service.stream import PhotoEnded, PhotoMoved, PhotoStream
 
 _MAX_ID_BYTES = 255
 
@@ -39,31 +41,36 @@ async def restore_batch(
         MalformedRequest: The order of messages is broken.
         Unauthenticated: The caller's key is not known any more.
         QueueFull: There are too many streams.
+        DeadlineExceeded: It had no photo for too long.
         Draining: The process shuts down; what was read is answered.
     """
     max_message_bytes = context.max_message_bytes
     with context.gateway.metrics.refusals_counted():
-        context.room.check()
-    with context.room.window() as window:
+        context.room.check(caller.owner)
+    with context.room.window(caller.owner) as window:
         opening = pb.BatchOpening(window=window.size, max_message_bytes=max_message_bytes)
         yield pb.RestoreBatchResponse(opening=opening)
         async with (
             PhotoStream(context.gateway, window, caller, context.access.accounts, until_s=until_s) as stream,
-            _feeding(context, _Reader(context, caller, stream, window), requests, stream) as feeding,
+            _feeding(context, _Reader(context, caller, stream, window), requests, stream, window) as feeding,
             aclosing(stream.events()) as events,
         ):
             async for event in events:
-                for response in _responses(event, max_message_bytes):
+                for response in _responses(event, min(PART_BYTES, max_message_bytes)):
                     yield response
             await feeding
 
 
 @asynccontextmanager
 async def _feeding(
-    context: RpcContext, reader: _Reader, requests: AsyncIterator[pb.RestoreBatchRequest], stream: PhotoStream
+    context: RpcContext,
+    reader: _Reader,
+    requests: AsyncIterator[pb.RestoreBatchRequest],
+    stream: PhotoStream,
+    window: Window,
 ) -> AsyncIterator[asyncio.Task[None]]:
     """Photos are brought to the stream for the duration of the block, or until none come any more."""
-    feeding = asyncio.create_task(_feed(context, reader, requests, stream), name="feed")
+    feeding = asyncio.create_task(_feed(context, reader, requests, stream, window), name="feed")
     try:
         yield feeding
     finally:
@@ -72,28 +79,37 @@ async def _feeding(
 
 
 async def _feed(
-    context: RpcContext, reader: _Reader, requests: AsyncIterator[pb.RestoreBatchRequest], stream: PhotoStream
+    context: RpcContext,
+    reader: _Reader,
+    requests: AsyncIterator[pb.RestoreBatchRequest],
+    stream: PhotoStream,
+    window: Window,
 ) -> None:
     """Read until the caller has closed his side or the process drains.
 
     Raises:
         Draining: The latter.
-        Exception: What went wrong with reading; the stream ends with it, too.
+        DeadlineExceeded: There was no photo for as long as one may take; the stream ends with it, too.
+        Exception: What went wrong with reading; likewise.
     """
+    longest_s = context.gateway.settings.request_timeout_s
     reading = asyncio.create_task(reader.read(requests), name="read")
     draining = asyncio.ensure_future(context.draining())
+    unused = asyncio.create_task(window.unused(longest_s), name="unused")
     try:
-        await asyncio.wait({reading, draining}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({reading, draining, unused}, return_when=asyncio.FIRST_COMPLETED)
         all_read = reading.done()
         if all_read:
             reading.result()
+        elif unused.done():
+            raise DeadlineExceeded(f"no photo came for {longest_s:g} s", hint="open a stream when there are photos")
     except Exception as error:
         stream.break_off(error)
         raise
     finally:
-        for task in (reading, draining):
+        for task in (reading, draining, unused):
             task.cancel()
-        await asyncio.gather(reading, draining, return_exceptions=True)
+        await asyncio.gather(reading, draining, unused, return_exceptions=True)
     stream.close()
     if not all_read:
         raise Draining("the service is shutting down and reads no further photo", hint="try another instance")
@@ -162,8 +178,8 @@ class _Reader:
         if not 0 < len(client_id.encode()) <= _MAX_ID_BYTES:
             raise MalformedRequest(f"client_id must have 1 to {_MAX_ID_BYTES} bytes", hint="a number will do")
         self._context.access.recheck(self._caller)
-        await self._context.access.accounts.queue(self._caller)
         await self._stream.open(client_id)
+        await self._context.access.accounts.queue(self._caller)  # within the window: that is no unused stream
         self._begun = client_id
         self._options = photo.options if photo.HasField("options") else self._default_options
         self._parts, self._size_bytes = bytearray(), 0

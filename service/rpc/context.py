@@ -9,8 +9,8 @@ from service.access.guard import Access
 from service.core.admission import Admission
 from service.core.interfaces import JobQueue
 from service.core.sending import SendingRoom
+from service.core.windows import StreamRoom
 from service.gateway import Gateway
-from service.stream import StreamRoom
 from service.submission import Submissions
 from service.webhooks.targets import WebhookTargets
 

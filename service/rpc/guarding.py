@@ -11,13 +11,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
-from grpc_status import rpc_status
 
 from service.access.caller import Caller
 from service.access.guard import API_KEY, AUTHORIZATION, Access
 from service.core.errors import ServiceError
 from service.core.metrics import Metrics
-from service.rpc.status import status_of
+from service.rpc.status import abort
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -72,9 +71,9 @@ def caller_of(access: Access, metadata: Any) -> Caller:  # noqa: ANN401 - pairs,
 def _in_place_of(
     handler: grpc.RpcMethodHandler[Any, Any], refuse: Callable[[Any, Context], Awaitable[None]]
 ) -> grpc.RpcMethodHandler[Any, Any]:
-    """A handler of the same kind; it reads no request."""
-    kind = f"{_arity(handler.request_streaming)}_{_arity(handler.response_streaming)}"
-    refusing: grpc.RpcMethodHandler[Any, Any] = getattr(grpc, f"{kind}_rpc_method_handler")(refuse)
+    """A handler that answers alike and reads no request: where one is expected, the library would wait for it."""
+    make = grpc.stream_stream_rpc_method_handler if handler.response_streaming else grpc.stream_unary_rpc_method_handler
+    refusing: grpc.RpcMethodHandler[Any, Any] = make(refuse)
     return refusing
 
 
@@ -87,11 +86,6 @@ def _raised(error: ServiceError) -> Callable[[Any, Context], Awaitable[None]]:
 
 def _told(error: ServiceError) -> Callable[[Any, Context], Awaitable[None]]:
     async def refuse(_request: Any, context: Context) -> None:  # noqa: ANN401
-        status = rpc_status.to_status(status_of(error))
-        await context.abort(status.code, status.details, status.trailing_metadata)
+        await abort(context, error)
 
     return refuse
-
-
-def _arity(is_stream: bool) -> str:
-    return "stream" if is_stream else "unary"

@@ -13,6 +13,7 @@ from grpc_reflection.v1alpha import reflection
 
 from service.rpc import restoration_pb2 as pb
 from service.rpc.answering import Answering
+from service.rpc.bounding import Bounding
 from service.rpc.context import RpcContext
 from service.rpc.guarding import Guarding
 from service.rpc.health import Health
@@ -21,7 +22,6 @@ from service.rpc.servicer import RestorationServicer
 
 SERVICE = pb.DESCRIPTOR.services_by_name["RestorationService"].full_name
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-_MAX_CALLS = 512  # each may hold a message before anybody has looked at it
 _FAREWELL_S = 1.0  # for what is no call of ours
 
 
@@ -39,11 +39,15 @@ class RpcServer:
 
     def __init__(self, context: RpcContext, address: str, credentials: grpc.ServerCredentials | None = None) -> None:
         self._left = asyncio.Event()
-        self._answering = Answering(SERVICE, context.gateway.metrics)
+        metrics = context.gateway.metrics
+        self._bounding = Bounding(context, SERVICE, f"/{_HEALTH}/Check")
         self._server = grpc.aio.server(
-            interceptors=(self._answering, Guarding(context.access, SERVICE, _HEALTH, context.gateway.metrics)),
+            interceptors=(
+                Answering(SERVICE, metrics, context.sending),
+                Guarding(context.access, SERVICE, _HEALTH, metrics),
+                self._bounding,
+            ),
             options=_options(context.max_message_bytes),
-            maximum_concurrent_rpcs=_MAX_CALLS,
         )
         add_RestorationServiceServicer_to_server(RestorationServicer(context, self._left), self._server)
         health = Health((SERVICE,), context.reasons_not_ready, self._left)
@@ -61,7 +65,7 @@ class RpcServer:
     async def finish(self) -> None:
         """Send those on who only watch, and wait for the calls under way; who asks meanwhile is answered, too."""
         self._left.set()
-        await self._answering.emptied()
+        await self._bounding.emptied()
 
     async def stop(self) -> None:
         """Take no more calls, and cancel those under way."""

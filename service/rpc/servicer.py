@@ -37,7 +37,7 @@ from service.rpc.messages import (
     upload_of,
 )
 from service.rpc.restoration_pb2_grpc import RestorationServiceServicer
-from service.rpc.watching import while_here
+from service.rpc.watching import awaited_here, while_here
 from service.submission import MAX_KEY_CHARS, Submission, is_idempotency_key
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -157,7 +157,7 @@ class RestorationServicer(RestorationServiceServicer):
         parts = self._context
         first: pb.SubmitRequest | None = None
         image = bytearray()
-        async with arriving(parts.gateway.settings.request_timeout_s) as come:
+        async with arriving(parts.gateway.settings.request_timeout_s) as come, awaited_here(self._left):
             async for request in requests:
                 if first is None:
                     first = request

@@ -6,8 +6,10 @@ google.rpc: ErrorInfo with our code, RetryInfo where it is known when to come ba
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
+from typing import Any, NoReturn
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -15,10 +17,11 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
+from grpc_status import rpc_status
 
 from service.core import errors
 from service.core.errors import ServiceError
-from service.core.tracing import told_with_problems
+from service.core.tracing import correlation_headers, told_with_problems
 from service.rpc import restoration_pb2 as pb
 
 DOMAIN = "latent-pmrf"
@@ -97,6 +100,26 @@ def status_of(error: ServiceError) -> Status:
         packed.Pack(detail)
         status.details.append(packed)
     return status
+
+
+async def abort(context: grpc.aio.ServicerContext[Any, Any], error: ServiceError) -> NoReturn:
+    """End a call by an error; returns when its caller has read what was written before.
+
+    Raises:
+        AbortError: He has; the library expects it.
+        CancelledError: He went away before he heard of it.
+    """
+    status = rpc_status.to_status(status_of(error))
+    told = (*(status.trailing_metadata or ()), *correlation_headers().items())
+    try:
+        await context.abort(status.code, status.details, told)
+    except grpc.aio.InternalError as gone:  # the library would log it as a failure
+        raise asyncio.CancelledError from gone
+
+
+def undecodable() -> ServiceError:
+    """What a message is that cannot be read."""
+    return errors.MalformedRequest("the request is no message of this call", hint="see restoration.proto")
 
 
 def problem_of(error: ServiceError) -> pb.Problem:

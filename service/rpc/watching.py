@@ -1,9 +1,10 @@
-"""Where a job is, as long as this process stays."""
+"""What callers are told, and may send, as long as this process stays."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 from service.core.errors import Draining
@@ -34,6 +35,28 @@ async def while_here(statuses: AsyncGenerator[JobStatus, None], left: asyncio.Ev
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await statuses.aclose()
+
+
+@contextlib.asynccontextmanager
+async def awaited_here(left: asyncio.Event) -> AsyncIterator[None]:
+    """Wait for the caller in the block until `left` is set.
+
+    Raises:
+        Draining: It is.
+    """
+    try:
+        async with asyncio.timeout(None) as end:
+            leaving = asyncio.create_task(left.wait(), name="leaving")
+            leaving.add_done_callback(lambda done: None if done.cancelled() else end.reschedule(0))
+            try:
+                yield
+            finally:
+                leaving.cancel()
+                await asyncio.gather(leaving, return_exceptions=True)
+    except TimeoutError as error:
+        if not end.expired():
+            raise
+        raise Draining("the service shuts down before the photo is complete", hint="try another instance") from error
 
 
 async def _next(statuses: AsyncGenerator[JobStatus, None]) -> JobStatus | None:

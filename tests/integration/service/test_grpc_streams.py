@@ -6,6 +6,7 @@ import grpc
 import numpy as np
 import pytest
 
+from service.core.sending import SendingRoom
 from service.rpc import restoration_pb2 as pb
 from service.rpc.restoration_pb2_grpc import RestorationServiceStub
 from service.rpc.server import SERVICE
@@ -304,17 +305,55 @@ async def test_a_slow_reader_does_not_grow_the_server():
         assert await all_answers(call) == {}
 
 
-async def test_streams_share_the_room():
-    async with rpc_service(max_photos=10) as parts, grpc.aio.insecure_channel(parts.address) as channel:
+async def test_streams_with_photos_share_the_room():
+    gate = asyncio.Event()
+    backend = AnalyticBackend(gates={"velocity": gate})
+    async with (
+        rpc_service(backend=backend, max_photos=10) as parts,
+        grpc.aio.insecure_channel(parts.address) as channel,
+    ):
         first = parts.stub.RestoreBatch()
         assert (await first.read()).opening.window == 10
+        (window,) = parts.room.windows
         second = RestorationServiceStub(channel).RestoreBatch()
-        assert (await second.read()).opening.window == 5
-        assert [window.size for window in parts.room.windows] == [5, 5]
+        assert (await second.read()).opening.window == 10
+        await write(first, photo("a", FACES[0]))
+        await until(lambda: window.photos == 1)
+        third = RestorationServiceStub(channel).RestoreBatch()
+        assert (await third.read()).opening.window == 5
+        await write(second, photo("b", FACES[0]))
+        await until(lambda: window.size == 5)
         second.cancel()
-        await until(lambda: parts.room.photos_each == 10)
-        first.cancel()
+        await until(lambda: window.size == 10)
+        for call in (first, third):
+            call.cancel()
         await until(lambda: not parts.room.windows)
+        gate.set()
+
+
+async def test_a_stream_without_a_photo_ends():
+    async with rpc_service(request_timeout_s=1) as parts:
+        call = await opened(parts, photo("a", FACES[0]))
+        assert (await next_answer(call))[0] == "a"
+        assert await next_response(call) is None
+        assert await ending(call) == (grpc.StatusCode.DEADLINE_EXCEEDED, "deadline_exceeded")
+        assert not parts.room.windows
+
+
+async def test_a_stream_whose_reader_stands_still_ends_and_lets_go():
+    """Whatever the size of a result; the call goes on being counted, but nobody waits for it."""
+    options = pb.RestoreOptions(faces=pb.FACE_SELECTION_ANY, det_threshold=1, upscale=2)
+    hasty = SendingRoom(1 << 20, part_s=1)
+    async with rpc_service(sending=hasty, channel_options=SMALL_BUFFERS) as parts:
+        call = await opened(parts, setup(options=options), photo("a", NOISE))
+        (window,) = parts.room.windows
+        await until(lambda: window.result_bytes > 500_000)
+        await until(lambda: not parts.room.windows)
+        await asyncio.wait_for(parts.server.finish(), 5)
+        assert not call.done()
+        while await next_response(call):
+            pass
+        assert await ending(call) == (grpc.StatusCode.DEADLINE_EXCEEDED, "deadline_exceeded")
 
 
 async def test_a_server_that_shuts_down_answers_what_it_has_read():

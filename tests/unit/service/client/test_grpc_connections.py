@@ -25,6 +25,8 @@ class Scripted(RestorationServiceServicer):
 
     def __init__(self, *streams):
         self.streams = list(streams)
+        self.windows = []  # of streams to come; 3 where none is left
+        self.wanted = []
         self.seen = []
         self.metadata = []
         self.lock = threading.Lock()
@@ -43,8 +45,11 @@ class Scripted(RestorationServiceServicer):
             script = self.streams.pop(0)
             seen = []
             self.seen.append(seen)
-        assert next(requests).HasField("setup")
-        yield pb.RestoreBatchResponse(opening=pb.BatchOpening(window=3, max_message_bytes=65536))
+            window = self.windows.pop(0) if self.windows else 3
+        first = next(requests)
+        assert first.HasField("setup")
+        self.wanted.append(first.setup.window)
+        yield pb.RestoreBatchResponse(opening=pb.BatchOpening(window=window, max_message_bytes=65536))
         yield from script(seen, requests, context)
 
 
@@ -113,6 +118,48 @@ def test_after_a_lost_stream_exactly_the_unanswered_are_sent_again(code):
     assert servicer.seen[0] == ["0", "1", "2", "3", "4"]
     assert servicer.seen[1] == ["2", "3", "4"]
     assert servicer.seen[2] == ["2", "3", "4", "5", "6", "7", "8"]
+
+
+def test_a_window_that_was_small_once_is_the_caller_s_again_in_the_next_stream():
+    def waits_for_three(seen, requests, context):
+        for request in requests:
+            seen.append(request.photo.client_id)
+            if len(seen) == 3:
+                break
+        yield from map(restored, seen)
+        yield from answers_all(seen, requests, context)
+
+    def ends_after_one(seen, requests, context):
+        seen.append(next(requests).photo.client_id)
+        yield restored(seen[0])
+        seen.append(next(requests).photo.client_id)
+        context.abort(grpc.StatusCode.UNAVAILABLE, "scripted")
+
+    servicer = Scripted(ends_after_one, waits_for_three)
+    servicer.windows = [1, 8]
+    with client_of(servicer) as client:
+        assert len(list(client.restore_batch(photos(9), window=6))) == 9
+    assert servicer.wanted == [6, 6]
+
+
+def test_no_stream_is_opened_while_there_is_no_photo():
+    goes_on, opened = threading.Event(), []
+
+    def slowly():
+        yield photos(1)[0]
+        goes_on.wait(30)
+        opened.append(len(servicer.seen))
+        yield photos(2)[1]
+
+    def ends_when_unused(seen, requests, context):
+        yield from answers_all(seen, [next(requests)], context)
+        threading.Timer(0.2, goes_on.set).start()
+        context.abort(grpc.StatusCode.UNAVAILABLE, "unused")
+
+    servicer = Scripted(ends_when_unused, answers_all)
+    with client_of(servicer, Retry(attempts=2, first_s=0.0)) as client:
+        assert len(list(client.restore_batch(slowly()))) == 2
+    assert (opened, len(servicer.seen)) == ([1], 2)
 
 
 def test_a_server_that_ends_every_stream_is_given_up():
@@ -199,7 +246,7 @@ def test_errors_of_the_source_end_the_batch():
         list(client.restore_batch(broken()))
 
 
-@pytest.mark.parametrize("details", ["none", "ours", "broken", "foreign"])
+@pytest.mark.parametrize("details", ["none", "ours", "broken", "foreign", "too_large"])
 def test_what_a_status_means(details):
     def packed(*messages):
         status = Status(code=8, message="no room")
@@ -211,6 +258,8 @@ def test_what_a_status_means(details):
 
     class Refusing(Scripted):
         def GetLimits(self, request, context):
+            if details == "too_large":
+                context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Received message larger than max (9 vs. 8)")
             if details == "none":
                 context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "no room")
             if details == "broken":
@@ -236,7 +285,8 @@ def test_what_a_status_means(details):
         assert (error.code, error.title, error.hint) == ("queue_full", "The queue is full", "wait")
         assert (error.retryable, error.retry_after_s, error.values) == (True, 1.5, {"max": 9})
     else:
-        assert (error.code, error.detail, error.retryable) == ("resource_exhausted", "no room", False)
+        assert error.code == "resource_exhausted"
+        assert (error.detail == "no room") == error.retryable == (details != "too_large")
 
 
 async def test_tls_and_headers():

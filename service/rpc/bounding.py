@@ -1,0 +1,178 @@
+"""Around every call: how many there may be, and how long the single message of one may take to arrive.
+
+a place among the calls -> the message -> under way -> the answer is with the caller, or he is gone -> the place is free
+
+To the library every call has a stream of requests, which is the same on the wire: what it reads by itself it reads
+without a bound in time, and before anybody is asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from service.core.arriving import FIRST_BYTES_S, arriving
+from service.core.errors import MalformedRequest, QueueFull, ServiceError
+from service.rpc.context import RpcContext
+from service.rpc.guarding import caller_of
+from service.rpc.status import abort, undecodable
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+_MAX_CALLS = 512  # of ours; each may hold an answer that is not read
+_MAX_ELSEWHERE = 64  # of each other service
+_OWNERS_SHARE = 0.5
+
+
+class Bounding(grpc.aio.ServerInterceptor):
+    """Bounds the calls of all services, and knows which of ours are under way.
+
+    Args:
+        context: The parts behind our calls.
+        ours: Full name of our service; its errors are told by who is around this (`Answering`).
+        uncounted: A method that is answered however many calls there are.
+        max_calls: Calls of ours at once.
+    """
+
+    def __init__(self, context: RpcContext, ours: str, uncounted: str, *, max_calls: int = _MAX_CALLS) -> None:
+        self._context = context
+        self._ours = ours
+        self._with_photo = f"/{ours}/Restore"
+        self._uncounted = uncounted
+        self._calls: defaultdict[str, _Calls] = defaultdict(lambda: _Calls(_MAX_ELSEWHERE))
+        self._calls[ours] = _Calls(max_calls)
+        self._under_way = 0
+        self._left = asyncio.Event()
+
+    async def emptied(self) -> None:
+        """Wait until no call of ours is under way; one whose message or whose reader is waited for is not."""
+        while self._under_way:
+            self._left.clear()
+            await self._left.wait()
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Find who answers a call, and bound it."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        requests, responses = _arity(handler.request_streaming), _arity(handler.response_streaming)
+        behaviour = getattr(handler, f"{requests}_{responses}")
+        bounded: grpc.RpcMethodHandler[Any, Any] = getattr(grpc, f"stream_{responses}_rpc_method_handler")(
+            self._bounded(str(handler_call_details.method), handler, behaviour),
+            request_deserializer=handler.request_deserializer if handler.request_streaming else None,
+            response_serializer=handler.response_serializer,
+        )
+        return bounded
+
+    def _bounded(
+        self, method: str, handler: grpc.RpcMethodHandler[Any, Any], behaviour: Callable[[Any, Context], Any]
+    ) -> Callable[[Any, Context], Any]:
+        if inspect.isasyncgenfunction(behaviour):
+
+            async def generate(requests: Any, context: Context) -> AsyncIterator[Any]:  # noqa: ANN401 - any service's
+                async with (
+                    self._begun(method, handler, requests, context) as request,
+                    contextlib.aclosing(behaviour(request, context)) as responses,
+                ):
+                    async for response in responses:
+                        yield response
+
+            return generate
+
+        async def answer(requests: Any, context: Context) -> Any:  # noqa: ANN401 - any service's
+            async with self._begun(method, handler, requests, context) as request:
+                return await behaviour(request, context)
+
+        return answer
+
+    @contextlib.asynccontextmanager
+    async def _begun(
+        self,
+        method: str,
+        handler: grpc.RpcMethodHandler[Any, Any],
+        requests: Any,  # noqa: ANN401 - any service's
+        context: Context,
+    ) -> AsyncIterator[Any]:
+        """A call, from when there is room for it and it has what it begins with."""
+        service = method.split("/")[1]
+        owner = caller_of(self._context.access, context.invocation_metadata()).owner if service == self._ours else ""
+        try:
+            if method != self._uncounted:
+                self._calls[service].take(owner, context)
+            request = requests
+            if not handler.request_streaming:
+                request = await self._message(method, owner, handler.request_deserializer, context)
+        except ServiceError as error:
+            if service == self._ours:
+                raise
+            await abort(context, error)
+        self._under_way += service == self._ours
+        try:
+            yield request
+        finally:
+            self._under_way -= service == self._ours
+            self._left.set()
+
+    async def _message(self, method: str, owner: str, read: Callable[[bytes], Any] | None, context: Context) -> Any:  # noqa: ANN401
+        """The single message of a call; one that may have a photo has the time of a photo, and a place meanwhile."""
+        gateway = self._context.gateway
+        longest_s = FIRST_BYTES_S
+        async with contextlib.AsyncExitStack() as held:
+            if method == self._with_photo:
+                longest_s = gateway.settings.request_timeout_s
+                with gateway.metrics.refusals_counted():
+                    await held.enter_async_context(self._context.uploads.place(owner))
+            async with arriving(longest_s, longest_s):
+                message = await context.read()
+        if message is grpc.aio.EOF:
+            await asyncio.sleep(0)  # who has gone is cancelled now
+            raise MalformedRequest("the call has no message", hint="see restoration.proto")
+        try:
+            return message if read is None else read(message)
+        except DecodeError as error:
+            raise undecodable() from error
+
+
+class _Calls:
+    """Those of one service.
+
+    Args:
+        most: How many there may be; an owner's are half of them at most.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._by_owner: Counter[str] = Counter()
+
+    def take(self, owner: str, context: Context) -> None:
+        """Count a call until its caller has its end, or is gone.
+
+        Raises:
+            QueueFull: There are too many.
+        """
+        if self._by_owner.total() >= self._most:
+            raise QueueFull(f"{self._most} calls are open", hint="come back after the time in RetryInfo")
+        if owner and self._by_owner[owner] >= _OWNERS_SHARE * self._most:
+            raise QueueFull(f"{self._by_owner[owner]} calls of yours are open", hint="make fewer at once")
+        self._by_owner[owner] += 1
+        context.add_done_callback(lambda _context: self._leave(owner))  # type: ignore[arg-type] # any callable will do
+
+    def _leave(self, owner: str) -> None:
+        self._by_owner[owner] -= 1
+        if not self._by_owner[owner]:
+            del self._by_owner[owner]
+
+
+def _arity(is_stream: bool) -> str:
+    return "stream" if is_stream else "unary"
