@@ -31,7 +31,7 @@ FIELD = "image"
 _MAX_FIELDS = 32
 _MAX_FIELD_BYTES = 1024
 _CHARSETS = {b"utf-8", b"us-ascii"}  # the parser would take any codec of Python's, and what that makes of bytes
-_EXAMPLE = "curl -F image=@photo.jpg http://HOST/restore -o restored.jpg"
+_EXAMPLE = "curl --fail-with-body -F image=@photo.jpg http://HOST/restore -o restored.jpg"
 
 
 @dataclass(frozen=True, slots=True)
