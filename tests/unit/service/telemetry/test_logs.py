@@ -38,7 +38,7 @@ def test_an_exception_is_written_once():
         told, new = RuntimeError("told"), RuntimeError("new")
         told.__dict__[tracing.TOLD] = True
         for error in (told, new):
-            logging.getLogger("uvicorn.error").error("Exception in ASGI application\n", exc_info=error)
+            logging.getLogger("a.server").error("Exception in ASGI application\n", exc_info=error)
     finally:
         root.handlers[:], sys.excepthook, threading.excepthook = kept[0], kept[2], kept[3]
         root.setLevel(kept[1])
