@@ -152,6 +152,19 @@ def face_job(job_id="photo", face_index=0, *, grey=128, size_px=64, num_steps=2,
     return FaceJob(job_id, face_index, crop, num_steps, seed, **fields)
 
 
+class UnsteadyBroker(EchoBroker):
+    """A queue of faces that fails in turn, and then works."""
+
+    def __init__(self, *errors: Exception):
+        super().__init__()
+        self.errors = list(errors)
+
+    async def results(self, job_id, timeout_s, on_progress=None, on_preview=None):
+        if self.errors:
+            raise self.errors.pop(0)
+        return await super().results(job_id, timeout_s, on_progress, on_preview)
+
+
 class HeldBroker(EchoBroker):
     """Holds results back until the test lets go, which may be in another thread than the server's."""
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from service.core.errors import Draining, QueueFull
+from service.core.shares import Shares
 from service.core.tracing import span_in_trace
 
 _MAX_RETRY_AFTER_S = 60
@@ -118,7 +118,7 @@ class Admission:
         self._clock = clock
         self._room = asyncio.Semaphore(places)
         self._active = 0
-        self._by_owner: Counter[str] = Counter()
+        self._shares = Shares((places + max_waiting) // 2)
         self._waiting = 0
         self._mean_stay_s = 1.0
         self._closed = False
@@ -206,19 +206,14 @@ class Admission:
 
     @contextmanager
     def _share(self, owner: str) -> Iterator[None]:
-        if owner and self._by_owner[owner] >= max(1, (self._places + self._max_waiting) // 2):
+        if not self._shares.allow(owner):
             raise QueueFull(
-                f"{self._by_owner[owner]} photos of yours are under way",
+                f"{self._shares.of(owner)} photos of yours are under way",
                 hint="come back after the time in Retry-After, and send fewer at once",
                 retry_after_s=self._retry_after_s(),
             )
-        self._by_owner[owner] += 1
-        try:
+        with self._shares.held(owner):
             yield
-        finally:
-            self._by_owner[owner] -= 1
-            if not self._by_owner[owner]:
-                del self._by_owner[owner]
 
     @contextmanager
     def _presence(self) -> Iterator[None]:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 from service.core.errors import DeadlineExceeded, QueueFull
 from service.core.results import StoredResult
+from service.core.shares import Shares
 
 PART_BYTES = 128 * 1024
 """What a reader takes in `PART_S`, where that much is left: 4 KiB/s, as little as an upload may have."""
@@ -42,14 +42,13 @@ class SendingRoom:
         self._line_s = line_s
         self._turns = asyncio.Semaphore(_FETCHED_AT_ONCE)
         self._results = 0
-        self._held_bytes = 0
-        self._bytes_by_owner: Counter[str] = Counter()
+        self._bytes = Shares(_OWNERS_SHARE * max_bytes)
         self._left = asyncio.Event()
 
     @property
     def held_bytes(self) -> int:
         """Bytes of the results that are being sent."""
-        return self._held_bytes
+        return self._bytes.total
 
     @contextlib.asynccontextmanager
     async def fetched(self, owner: str, fetch: Callable[[], Awaitable[StoredResult]]) -> AsyncIterator[StoredResult]:
@@ -135,16 +134,11 @@ class SendingRoom:
     def _hold(self, owner: str, size_bytes: int) -> Iterator[None]:
         self._check(owner, size_bytes)
         self._results += 1
-        self._held_bytes += size_bytes
-        self._bytes_by_owner[owner] += size_bytes
         try:
-            yield
+            with self._bytes.held(owner, size_bytes):
+                yield
         finally:
             self._results -= 1
-            self._held_bytes -= size_bytes
-            self._bytes_by_owner[owner] -= size_bytes
-            if not self._bytes_by_owner[owner]:
-                del self._bytes_by_owner[owner]
             self._left.set()
 
     def _check(self, owner: str, more_bytes: int) -> None:
@@ -153,13 +147,12 @@ class SendingRoom:
             raise refusal
 
     def _refusal(self, owner: str, more_bytes: int) -> QueueFull | None:
-        own_bytes = self._bytes_by_owner[owner]
-        if owner and own_bytes and own_bytes + more_bytes > _OWNERS_SHARE * self._max_bytes:
+        if not self._bytes.allow(owner, more_bytes):
             return QueueFull(
                 "results of yours that are being sent leave no room for another",
                 hint="read them without a pause, and few at once",
             )
-        if self._results and self._held_bytes + more_bytes > self._max_bytes:
+        if self._results and self.held_bytes + more_bytes > self._max_bytes:
             return QueueFull(
                 f"{self._results} results are being sent and leave no room for another",
                 hint="come back after the time in Retry-After, and read results without a pause",

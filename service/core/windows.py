@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import Counter
+import math
 from collections.abc import AsyncIterator, Iterator
 
 from service.core.errors import QueueFull
+from service.core.shares import Shares
 
 _OWNERS_SHARE = 0.5
 
@@ -32,7 +33,7 @@ class StreamRoom:
         self.max_photos = max_photos
         self._max_bytes = max_bytes
         self.windows: set[Window] = set()
-        self._by_owner: Counter[str] = Counter()
+        self._streams = Shares(math.ceil(_OWNERS_SHARE * max_photos))
 
     def photos_of(self, window: Window) -> int:
         """A stream's share of the photos."""
@@ -62,9 +63,9 @@ class StreamRoom:
         """
         if len(self.windows) >= self.max_photos:
             raise QueueFull(f"{len(self.windows)} streams are open", hint="send many photos through each stream")
-        if owner and self._by_owner[owner] >= max(1, _OWNERS_SHARE * self.max_photos):
+        if not self._streams.allow(owner):
             raise QueueFull(
-                f"{self._by_owner[owner]} streams of yours are open", hint="send many photos through each stream"
+                f"{self._streams.of(owner)} streams of yours are open", hint="send many photos through each stream"
             )
 
     @contextlib.contextmanager
@@ -80,14 +81,11 @@ class StreamRoom:
         self.check(owner)
         window = Window(self)
         self.windows.add(window)
-        self._by_owner[owner] += 1
         try:
-            yield window
+            with self._streams.held(owner):
+                yield window
         finally:
             self.windows.discard(window)
-            self._by_owner[owner] -= 1
-            if not self._by_owner[owner]:
-                del self._by_owner[owner]
             self.tell()
 
     def tell(self) -> None:

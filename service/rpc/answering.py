@@ -23,9 +23,8 @@ from service.core.errors import ServiceError, defect
 from service.core.metrics import Metrics
 from service.core.sending import SendingRoom
 from service.core.tracing import correlation_headers, end_request, serving
+from service.rpc.handlers import Behaviour, Context, behaviour_of, streaming
 from service.rpc.status import abort, code_of, undecodable
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 _OURS = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
@@ -56,15 +55,9 @@ class Answering(grpc.aio.ServerInterceptor):
         method = str(handler_call_details.method)
         if handler is None or not method.startswith(self._prefix):
             return handler
-        kind = "stream_stream" if handler.response_streaming else "stream_unary"
-        wrapped: grpc.RpcMethodHandler[Any, Any] = getattr(grpc, f"{kind}_rpc_method_handler")(
-            self._watched(method, getattr(handler, kind)),
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
-        )
-        return wrapped
+        return streaming(handler, self._watched(method, behaviour_of(handler)), handler.request_deserializer)
 
-    def _watched(self, method: str, behaviour: Callable[[Any, Context], Any]) -> Callable[[Any, Context], Any]:
+    def _watched(self, method: str, behaviour: Behaviour) -> Behaviour:
         if inspect.isasyncgenfunction(behaviour):
             # A coroutine to the server, so that a call which ends early closes the generator then and there.
             async def write_all(requests: Any, context: Context) -> None:  # noqa: ANN401 - any of the service's

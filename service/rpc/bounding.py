@@ -2,8 +2,7 @@
 
 a place among the calls -> the message -> under way -> the answer is with the caller, or he is gone -> the place is free
 
-To the library every call has a stream of requests, which is the same on the wire: what it reads by itself it reads
-without a bound in time, and before anybody is asked.
+To the library every call has a stream of requests (`service.rpc.handlers`).
 """
 
 from __future__ import annotations
@@ -11,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-from collections import Counter, defaultdict
+import math
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import grpc
@@ -20,11 +21,11 @@ from google.protobuf.message import DecodeError
 
 from service.core.arriving import FIRST_BYTES_S, arriving
 from service.core.errors import MalformedRequest, QueueFull, ServiceError
+from service.core.shares import Shares
 from service.rpc.context import RpcContext
 from service.rpc.guarding import caller_of
+from service.rpc.handlers import Behaviour, Context, behaviour_of, streaming
 from service.rpc.status import abort, undecodable
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 _MAX_CALLS = 512  # of ours; each may hold an answer that is not read
 _MAX_ELSEWHERE = 64  # of each other service
@@ -66,18 +67,10 @@ class Bounding(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
-        requests, responses = _arity(handler.request_streaming), _arity(handler.response_streaming)
-        behaviour = getattr(handler, f"{requests}_{responses}")
-        bounded: grpc.RpcMethodHandler[Any, Any] = getattr(grpc, f"stream_{responses}_rpc_method_handler")(
-            self._bounded(str(handler_call_details.method), handler, behaviour),
-            request_deserializer=handler.request_deserializer if handler.request_streaming else None,
-            response_serializer=handler.response_serializer,
-        )
-        return bounded
+        bounded = self._bounded(str(handler_call_details.method), handler, behaviour_of(handler))
+        return streaming(handler, bounded, handler.request_deserializer if handler.request_streaming else None)
 
-    def _bounded(
-        self, method: str, handler: grpc.RpcMethodHandler[Any, Any], behaviour: Callable[[Any, Context], Any]
-    ) -> Callable[[Any, Context], Any]:
+    def _bounded(self, method: str, handler: grpc.RpcMethodHandler[Any, Any], behaviour: Behaviour) -> Behaviour:
         if inspect.isasyncgenfunction(behaviour):
 
             async def generate(requests: Any, context: Context) -> AsyncIterator[Any]:  # noqa: ANN401 - any service's
@@ -153,7 +146,7 @@ class _Calls:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._by_owner: Counter[str] = Counter()
+        self._shares = Shares(math.ceil(_OWNERS_SHARE * most))
 
     def take(self, owner: str, context: Context) -> None:
         """Count a call until its caller has its end, or is gone.
@@ -161,18 +154,10 @@ class _Calls:
         Raises:
             QueueFull: There are too many.
         """
-        if self._by_owner.total() >= self._most:
+        if self._shares.total >= self._most:
             raise QueueFull(f"{self._most} calls are open", hint="come back after the time in RetryInfo")
-        if owner and self._by_owner[owner] >= _OWNERS_SHARE * self._most:
-            raise QueueFull(f"{self._by_owner[owner]} calls of yours are open", hint="make fewer at once")
-        self._by_owner[owner] += 1
-        context.add_done_callback(lambda _context: self._leave(owner))  # type: ignore[arg-type] # any callable will do
-
-    def _leave(self, owner: str) -> None:
-        self._by_owner[owner] -= 1
-        if not self._by_owner[owner]:
-            del self._by_owner[owner]
-
-
-def _arity(is_stream: bool) -> str:
-    return "stream" if is_stream else "unary"
+        if not self._shares.allow(owner):
+            raise QueueFull(f"{self._shares.of(owner)} calls of yours are open", hint="make fewer at once")
+        self._shares.take(owner)
+        leave = partial(self._shares.give_back, owner)
+        context.add_done_callback(lambda _context: leave())  # type: ignore[arg-type] # any callable will do

@@ -16,9 +16,8 @@ from service.access.caller import Caller
 from service.access.guard import API_KEY, AUTHORIZATION, Access
 from service.core.errors import ServiceError
 from service.core.metrics import Metrics
+from service.rpc.handlers import Context, streaming
 from service.rpc.status import abort
-
-Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class Guarding(grpc.aio.ServerInterceptor):
@@ -51,7 +50,7 @@ class Guarding(grpc.aio.ServerInterceptor):
                 caller = caller_of(self._access, handler_call_details.invocation_metadata)
                 await self._access.accounts.knock(caller)
         except ServiceError as error:
-            return _in_place_of(handler, _raised(error) if method.startswith(self._ours) else _told(error))
+            return streaming(handler, _raised(error) if method.startswith(self._ours) else _told(error))
         return handler
 
 
@@ -66,15 +65,6 @@ def caller_of(access: Access, metadata: Any) -> Caller:  # noqa: ANN401 - pairs,
         if name in found:
             found[name].append(value if isinstance(value, str) else "")
     return access.identify(found[AUTHORIZATION], found[API_KEY])
-
-
-def _in_place_of(
-    handler: grpc.RpcMethodHandler[Any, Any], refuse: Callable[[Any, Context], Awaitable[None]]
-) -> grpc.RpcMethodHandler[Any, Any]:
-    """A handler that answers alike and reads no request: where one is expected, the library would wait for it."""
-    make = grpc.stream_stream_rpc_method_handler if handler.response_streaming else grpc.stream_unary_rpc_method_handler
-    refusing: grpc.RpcMethodHandler[Any, Any] = make(refuse)
-    return refusing
 
 
 def _raised(error: ServiceError) -> Callable[[Any, Context], Awaitable[None]]:

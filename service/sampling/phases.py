@@ -135,8 +135,8 @@ class Phases:
         """
         noises = asyncio.ensure_future(asyncio.to_thread(self._noises, jobs))  # as long as a network on an accelerator
         try:
-            pictures, images, estimator_ms = await self._estimated(jobs, [job.crop for job in jobs])
-            colours, again_ms = await self._tamed(jobs, pictures, images)
+            pictures, images, astray, estimator_ms = await self._estimated(jobs, [job.crop for job in jobs])
+            colours, again_ms = await self._tamed(jobs, pictures, images, astray)
             timings_ms = {"estimator": estimator_ms + again_ms}
             raw = images
             if self._in_latent_space:
@@ -146,40 +146,43 @@ class Phases:
         finally:
             noises.cancel()
 
-    async def _estimated(self, jobs: Sequence[FaceJob], crops: Sequence[U8Image]) -> tuple[F32Array, F32Array, float]:
-        """Posterior means as pictures (B, S, S, 3) and as the encoder's input, and the call's milliseconds."""
+    async def _estimated(
+        self, jobs: Sequence[FaceJob], crops: Sequence[U8Image]
+    ) -> tuple[F32Array, F32Array, list[int], float]:
+        """Posterior means as pictures (B, S, S, 3) and as the encoder's input, who went astray, and the time."""
         images = await self._compute(len(crops), _to_unit, crops)
         means, call_ms = await self._call("estimator", jobs, image=images)
-        return await self._compute(len(crops), self._between, means, images), images, call_ms
+        pictures, astray = await self._compute(len(crops), self._looked_at, means, images, crops)
+        return pictures, images, astray, call_ms
 
-    async def _tamed(self, jobs: Sequence[FaceJob], pictures: F32Array, images: F32Array) -> tuple[list[float], float]:
+    async def _tamed(
+        self, jobs: Sequence[FaceJob], pictures: F32Array, images: F32Array, astray: list[int]
+    ) -> tuple[list[float], float]:
         """Estimate again, in place, the faces that went astray: until they do not, or nothing is left to try.
 
         Returns:
             Per face the share of its colour that it was estimated with, and the milliseconds of all calls.
         """
         colours, spent_ms = [1.0] * len(jobs), 0.0
-        crops = [job.crop for job in jobs]
-        astray = await self._compute(len(jobs), self._astray, pictures, crops)
         for tamer in TAMERS:
             if not astray:
                 break
-            tamed = [tamer.apply(crops[row]) for row in astray]
-            again, inputs, call_ms = await self._estimated([jobs[row] for row in astray], tamed)
+            tamed = await self._compute(len(astray), tamer.applied, [jobs[row].crop for row in astray])
+            again, inputs, still, call_ms = await self._estimated([jobs[row] for row in astray], tamed)
             spent_ms += call_ms
-            still = await self._compute(len(tamed), self._astray, again, tamed)
             for place in set(range(len(astray))) - set(still):
                 row = astray[place]
                 pictures[row], images[row], colours[row] = again[place], inputs[place], tamer.colour
             astray = [astray[place] for place in still]
         return colours, spent_ms
 
-    def _astray(self, pictures: F32Array, crops: Sequence[U8Image]) -> list[int]:
-        """Places of pictures that are coarsely another than their crops."""
-        if self._max_shift is None:
-            return []
+    def _looked_at(self, means: F32Array, images: F32Array, crops: Sequence[U8Image]) -> tuple[F32Array, list[int]]:
+        """As `_between`, and the places of pictures that are coarsely another than their crops."""
+        pictures, most = self._between(means, images), self._max_shift
+        if most is None:
+            return pictures, []
         shifts = [coarse_shift(picture, crop) for picture, crop in zip(pictures, crops, strict=True)]
-        return [place for place, shift in enumerate(shifts) if shift > self._max_shift]
+        return pictures, [place for place, shift in enumerate(shifts) if shift > most]
 
     async def advance(self, faces: Sequence[FlowFace]) -> list[FlowFace]:
         """One Euler step of each face, at its own time and of its own length.

@@ -7,7 +7,7 @@ smoothed a little, is an ordinary one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -32,19 +32,26 @@ class Tamer:
     apply: Callable[[U8Image], U8Image]
     colour: float = 1.0
 
+    def applied(self, crops: Sequence[U8Image]) -> list[U8Image]:
+        """The crops, tamed."""
+        return [self.apply(crop) for crop in crops]
+
 
 def recoloured(picture: F32Array, colour: float) -> F32Array:
     """A (S, S, 3) picture in [0, 1] of a crop that had that share of its colour, with all of it; clipped."""
     if colour == 1.0:
         return picture
+    return np.asarray(_with_colour(picture, 1 / colour), np.float32).clip(0, 1)
+
+
+def _with_colour(picture: U8Image | F32Array, share: float) -> cv2.typing.MatLike:
+    """The picture with its colours nearer to grey of their brightness, or, by more than 1, further from it."""
     grey = cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    whole = cv2.addWeighted(picture, 1 / colour, grey, 1 - 1 / colour, 0)
-    return np.asarray(whole, np.float32).clip(0, 1, out=np.asarray(whole))
+    return cv2.addWeighted(picture, share, grey, 1 - share, 0)
 
 
 def _with_less_colour(crop: U8Image) -> U8Image:
-    grey = cv2.cvtColor(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    return np.asarray(cv2.addWeighted(crop, _COLOUR, grey, 1 - _COLOUR, 0), np.uint8)
+    return np.asarray(_with_colour(crop, _COLOUR), np.uint8)
 
 
 def _smoothed(crop: U8Image, sigma_512_px: float) -> U8Image:

@@ -52,8 +52,9 @@ def stretched(samples: Samples, tone: Tone) -> tuple[U8Image, F32Array | None]:
     """
     unit = samples.astype(np.float32) / np.float32(np.iinfo(samples.dtype).max)
     bright = unit * np.float32(tone.gain) + np.float32(tone.offset)
-    crop = np.rint(bright.clip(0, 1) * 255).astype(np.uint8)
-    beyond = (bright - bright.clip(0, 1)) / np.float32(tone.gain)
+    kept = bright.clip(0, 1)
+    crop = np.rint(kept * 255).astype(np.uint8)
+    beyond = (bright - kept) / np.float32(tone.gain)
     return crop, beyond if beyond.any() else None
 
 

@@ -18,7 +18,7 @@ from service.core.types import RestoreOptions, Upload
 from service.gateway import Gateway
 from service.runner import PhotoRunner
 from tests.bundle import tiny_manifest
-from tests.fakes import EchoBroker, FakeDetector
+from tests.fakes import EchoBroker, FakeDetector, UnsteadyBroker
 from tests.job_queues import LONG_S, Watching, memory, photo, photos_counted
 from tests.pictures import encoded
 from tests.processes import until
@@ -67,19 +67,6 @@ async def end_of(queue, job_id):
     return (await Watching(queue, job_id).end())[-1].state
 
 
-class Broken(EchoBroker):
-    """A queue of faces that fails in turn, and then works."""
-
-    def __init__(self, *errors):
-        super().__init__()
-        self.errors = list(errors)
-
-    async def results(self, job_id, timeout_s, on_progress=None, on_preview=None):
-        if self.errors:
-            raise self.errors.pop(0)
-        return await super().results(job_id, timeout_s, on_progress, on_preview)
-
-
 @pytest.mark.parametrize(
     ("errors", "outcome"),
     [
@@ -92,7 +79,7 @@ class Broken(EchoBroker):
 )
 async def test_a_job_that_ends_here(shared, told, errors, outcome):
     queue, metrics = shared
-    async with at_work(queue, metrics, Broken(*errors)):
+    async with at_work(queue, metrics, UnsteadyBroker(*errors)):
         await admit(queue, "a")
         await end_of(queue, "a")
     assert told() == [outcome]
@@ -167,7 +154,7 @@ async def test_a_job_that_is_handed_back_has_not_ended(shared, told):
 
 async def test_a_direct_photo_that_meets_a_bug_has_failed(told):
     metrics = Metrics()
-    async with memory() as queue, at_work(queue, metrics, Broken(KeyError("a bug"))) as gateway:
+    async with memory() as queue, at_work(queue, metrics, UnsteadyBroker(KeyError("a bug"))) as gateway:
         with pytest.raises(KeyError):
             await gateway.restore(Upload(encoded()), RestoreOptions())
     assert told() == ["internal"]
@@ -178,7 +165,7 @@ async def test_the_duration_counts_from_the_taking(shared, caplog):
     caplog.set_level(logging.INFO, "service.core.photo_log")
     queue, metrics = shared
     begin_s = time.perf_counter()
-    async with at_work(queue, metrics, Broken(DependencyUnavailable("away"))):
+    async with at_work(queue, metrics, UnsteadyBroker(DependencyUnavailable("away"))):
         await admit(queue, "a")
         await end_of(queue, "a")
     (fields,) = [record.fields for record in caplog.records if record.name == "service.core.photo_log"]

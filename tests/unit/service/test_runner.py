@@ -26,7 +26,7 @@ from service.core.types import Lane, RestoreOptions, Upload
 from service.gateway import Gateway
 from service.runner import PhotoRunner
 from tests.bundle import tiny_manifest
-from tests.fakes import EchoBroker, FakeDetector
+from tests.fakes import EchoBroker, FakeDetector, UnsteadyBroker
 from tests.pictures import encoded
 
 LONG_S = 30.0
@@ -241,50 +241,37 @@ async def test_a_full_lane_of_faces_is_waited_out():
         assert (await parts.state("a")).state is JobState.SUCCEEDED
 
 
-class Unsteady(EchoBroker):
-    """A queue of faces that fails at first."""
-
-    def __init__(self, *errors):
-        super().__init__()
-        self.errors = list(errors)
-
-    async def results(self, job_id, timeout_s, on_progress=None, on_preview=None):
-        if self.errors:
-            raise self.errors.pop(0)
-        return await super().results(job_id, timeout_s, on_progress, on_preview)
-
-
 @pytest.mark.parametrize("error", [DependencyUnavailable("no answer"), Cancelled("withdrawn by another gateway")])
 async def test_a_photo_is_begun_again_when_its_surroundings_fail(error):
-    async with running(Unsteady(error, error)) as parts:
+    async with running(UnsteadyBroker(error, error)) as parts:
         await parts.admit("a")
         assert (await parts.state("a")).state is JobState.SUCCEEDED
 
 
 async def test_it_is_not_begun_again_without_end():
-    async with running(Unsteady(*[Cancelled("withdrawn")] * 99)) as parts:
+    async with running(UnsteadyBroker(*[Cancelled("withdrawn")] * 99)) as parts:
         await parts.admit("a")
         assert (await parts.state("a")).failure.code == "cancelled"
         assert len(parts.broker.errors) > 90
     killed = DependencyUnavailable("killed", **{DECODERS_KILLED: 2})
-    async with running(Unsteady(*[killed] * 99)) as parts:
+    async with running(UnsteadyBroker(*[killed] * 99)) as parts:
         await parts.admit("a")
         assert (await parts.state("a")).failure.code == "dependency_unavailable"
         assert len(parts.broker.errors) > 90
-    async with running(Unsteady(*[DependencyUnavailable("no answer")] * 9999)) as parts:
+    async with running(UnsteadyBroker(*[DependencyUnavailable("no answer")] * 9999)) as parts:
         await parts.admit("a", deadline_s=time.time() + 1.5)
         assert (await parts.state("a")).failure.code == "dependency_unavailable"
 
 
 async def test_a_failed_network_is_not_tried_again():
-    async with running(Unsteady(InferenceFailed("velocity"))) as parts:
+    async with running(UnsteadyBroker(InferenceFailed("velocity"))) as parts:
         await parts.admit("a")
         assert (await parts.state("a")).failure.code == "inference_failed"
 
 
 async def test_an_unexpected_error_fails_the_photo_and_not_the_runner(caplog):
     defect = ZeroDivisionError("a secret")
-    async with running(Unsteady(defect)) as parts:
+    async with running(UnsteadyBroker(defect)) as parts:
         await parts.admit("a")
         failure = (await parts.state("a")).failure
         assert failure.code == "internal"

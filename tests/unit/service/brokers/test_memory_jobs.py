@@ -94,15 +94,19 @@ async def test_a_result_that_cannot_be_kept_is_refused_and_its_job_goes_on():
     await queue.close()
 
 
-async def test_expiry_needs_no_visitor():
-    queue = make_queue(result_ttl_s=0.01)
-    await finish(queue, "a")
-    await queue.keep(result_of("b"))
+async def empties(queue):
     for _ in range(1000):
         if queue.held_bytes == 0:
             break
         await asyncio.sleep(0.005)
     assert queue.held_bytes == 0
+
+
+async def test_expiry_needs_no_visitor():
+    queue = make_queue(result_ttl_s=0.01)
+    await finish(queue, "a")
+    await queue.keep(result_of("b"))
+    await empties(queue)
     await queue.close()
 
 
@@ -113,11 +117,7 @@ async def test_expiry_needs_no_visitor_for_what_comes_later_either():
     await finish(queue, "b")
     await asyncio.sleep(0.15)
     assert queue.held_bytes > 0  # a is gone, b is not
-    for _ in range(1000):
-        if queue.held_bytes == 0:
-            break
-        await asyncio.sleep(0.005)
-    assert queue.held_bytes == 0
+    await empties(queue)
     await queue.close()
 
 

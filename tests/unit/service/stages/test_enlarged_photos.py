@@ -12,6 +12,7 @@ from service.stages.enlarge import enlarged
 SPECKLED = np.random.default_rng(1).integers(0, 256, (240, 320, 3), dtype=np.uint8)
 OPAQUE = np.full((240, 320), 255, np.uint8)
 LANCZOS = Background.LANCZOS
+DISC = np.hypot(*np.mgrid[-120:120, -160:160]) < 90
 
 
 @pytest.mark.parametrize("background", list(Background))
@@ -19,9 +20,8 @@ LANCZOS = Background.LANCZOS
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_a_cut_out_gets_no_line_around_it(dtype, upscale, background):
     top_level = np.iinfo(dtype).max
-    inside = np.hypot(*np.mgrid[-120:120, -160:160]) < 90
     colour = (np.array([0.8, 0.5, 0.2]) * top_level).astype(dtype)
-    picture, alpha = np.where(inside[:, :, None], colour, 0).astype(dtype), inside.astype(dtype) * top_level
+    picture, alpha = np.where(DISC[:, :, None], colour, 0).astype(dtype), DISC.astype(dtype) * top_level
     pixels, opacity = enlarged(picture, alpha, upscale, background)
     assert pixels.dtype == opacity.dtype == dtype
     assert np.abs(pixels[opacity > top_level // 200].astype(int) - colour).max() <= top_level // 4000 + 1
@@ -34,8 +34,7 @@ def test_a_cut_out_gets_no_line_around_it(dtype, upscale, background):
 def test_an_outline_has_no_rings(dtype, upscale, background):
     """More than two pixels of the photo away from it all is opaque or transparent, as it was."""
     top_level = np.iinfo(dtype).max
-    inside = np.hypot(*np.mgrid[-120:120, -160:160]) < 90
-    alpha = inside.astype(dtype) * top_level
+    alpha = DISC.astype(dtype) * top_level
     picture = np.repeat(alpha[:, :, None], 3, axis=2)
     _, opacity = enlarged(picture, alpha, upscale, background)
     height, width = opacity.shape

@@ -1,0 +1,53 @@
+"""What each owner holds of a room that all share, so that nobody shuts out the others."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+
+
+class Shares:
+    """Held amounts by owner; used within one event loop.
+
+    Args:
+        most: What a named owner may hold, or a single thing of any size; "" stands for all who have no name, and may
+            hold anything.
+    """
+
+    def __init__(self, most: float) -> None:
+        self._most = most
+        self._held: Counter[str] = Counter()
+
+    @property
+    def total(self) -> int:
+        """What all hold together."""
+        return self._held.total()
+
+    def of(self, owner: str) -> int:
+        """What an owner holds."""
+        return self._held[owner]
+
+    def allow(self, owner: str, more: int = 1) -> bool:
+        """Whether an owner may hold so much more."""
+        held = self._held[owner]
+        return not owner or not held or held + more <= self._most
+
+    def take(self, owner: str, amount: int = 1) -> None:
+        """Let an owner hold more."""
+        self._held[owner] += amount
+
+    def give_back(self, owner: str, amount: int = 1) -> None:
+        """Let an owner hold less; one that holds nothing is forgotten."""
+        self._held[owner] -= amount
+        if not self._held[owner]:
+            del self._held[owner]
+
+    @contextlib.contextmanager
+    def held(self, owner: str, amount: int = 1) -> Iterator[None]:
+        """Let an owner hold more for the duration of the block."""
+        self.take(owner, amount)
+        try:
+            yield
+        finally:
+            self.give_back(owner, amount)
