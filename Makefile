@@ -7,13 +7,15 @@
 #   PRESET       folder of recipes                             xs on a CPU, else s, which the bundled model is made of
 #   ARGS         more arguments of serve, test, integration, train, evaluate, bench, fuzz or audit
 #
-# pip's own configuration and PIP_* variables apply as everywhere (mirrors, certificates, extra indices).
+# pip's own configuration and PIP_* variables apply as everywhere (mirrors, certificates, extra indices), but for PIP_USER:
+# an environment takes no installation into the home folder.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
+export PIP_USER := 0
 
 HOST ?= 127.0.0.1
 PORT ?= 8000
@@ -40,9 +42,10 @@ TRITON_BACKEND := numpy==1.26.4 $(shell grep '^onnxruntime==' constraints.txt)
 PYTHON ?= $(shell for candidate in python3.11 python3; do \
 	if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then echo $$candidate; break; fi; done)
 
-# $(call create_venv,FOLDER): a working environment there, whatever an interrupted run may have left.
+# $(call create_venv,FOLDER): a working environment there, whatever an interrupted run may have left, or a move of the clone.
 define create_venv
-	@if $(1)/bin/python -m pip --version >/dev/null 2>&1; then exit 0; fi; \
+	@case "$$(cat $(1)/.installed 2>/dev/null || true)" in "" | '$(CURDIR)') kept=1;; *) kept=;; esac; \
+	if [ "$$kept" ] && $(1)/bin/python -m pip --version >/dev/null 2>&1; then exit 0; fi; \
 	if [ -z "$(PYTHON)" ]; then \
 		echo "error: Python 3.11 or later was not found; install it or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; \
 	fi; \
@@ -63,11 +66,18 @@ define create_venv
 	$(PYTHON) -m venv $(1)
 endef
 
-# $(call install,FOLDER,REQUIREMENT)
+# $(call pip_install,FOLDER,ARGUMENTS)
+define pip_install
+	@$(1)/bin/python -m pip install -qq --disable-pip-version-check $(2) || { \
+		echo "error: pip could not install this: check the network and pip's configuration ($(1)/bin/python -m pip config list);" \
+			"then the same make goes on" >&2; exit 1; }
+endef
+
+# $(call install,FOLDER,REQUIREMENT,SIZE)
 define install
-	@echo "==> installing $(2) into $(1)"
-	@$(1)/bin/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '$(2)'
-	@touch $@
+	@echo "==> installing $(2) into $(1)$(3)"
+	$(call pip_install,$(1),--constraint constraints.txt --editable '$(2)')
+	@echo '$(CURDIR)' > $@
 endef
 
 # Debian's Chromium for the tests of the page, where it may be installed; elsewhere those tests are skipped and say so.
@@ -114,14 +124,39 @@ endef
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
 
-# The stamps: an environment is brought up to date when the recipe is newer than its last complete installation.
-$(VENV)/.installed: $(RECIPE)
-	$(call create_venv,$(VENV))
-	$(call install,$(VENV),.)
+# The stamps: an environment is brought up to date when the recipe is newer than its last complete installation, and when
+# it does not work here: the stamp names another folder, so the clone was moved, or its Python is gone or another.
+STAMPS := $(addsuffix /.installed,$(VENV) $(VENV_DEV) $(VENV_TRITON))
+unusable = $(shell [ "$$(cat $(1) 2>/dev/null)" = '$(CURDIR)' ] && $(dir $(1))bin/python -c 'import pip' 2>/dev/null || echo FORCE)
+.PHONY: FORCE
+FORCE:
+$(VENV)/.installed $(VENV_DEV)/.installed: $(RECIPE)
+$(foreach stamp,$(STAMPS),$(eval $(stamp): $(call unusable,$(stamp))))
 
-$(VENV_DEV)/.installed: $(RECIPE)
+# One make at a time sets an environment up; who has waited looks at the stamp again.
+ifneq ($(ALONE),yes)
+$(STAMPS):
+	@exec 9>$(@D).lock; \
+	if command -v flock >/dev/null; then \
+		flock --nonblock 9 || { echo "another make is setting up $(@D); waiting"; flock 9; }; \
+	fi; \
+	$(MAKE) --silent ALONE=yes $@
+else
+$(VENV)/.installed:
+	$(call create_venv,$(VENV))
+	$(call install,$(VENV),., (about 0.4 GB: minutes))
+
+$(VENV_DEV)/.installed:
 	$(call create_venv,$(VENV_DEV))
 	$(call install,$(VENV_DEV),$(EVERYTHING))
+
+$(VENV_TRITON)/.installed:
+	$(call create_venv,$(VENV_TRITON))
+	@echo "==> installing $(TRITON_SERVER) into $(VENV_TRITON)"
+	$(call pip_install,$(VENV_TRITON),$(TRITON_BACKEND))
+	$(call pip_install,$(VENV_TRITON),--no-deps '$(TRITON_SERVER)')
+	@echo '$(CURDIR)' > $@
+endif
 
 .PHONY: install
 install: $(VENV)/.installed ## the service's environment and the detector, without starting
@@ -130,13 +165,6 @@ install: $(VENV)/.installed ## the service's environment and the detector, witho
 .PHONY: install-dev
 install-dev: $(VENV_DEV)/.installed ## the developer's environment and the detector
 	$(call fetch_detector,$(VENV_DEV))
-
-$(VENV_TRITON)/.installed:
-	$(call create_venv,$(VENV_TRITON))
-	@echo "==> installing $(TRITON_SERVER) into $(VENV_TRITON)"
-	@$(VENV_TRITON)/bin/python -m pip install -qq --disable-pip-version-check $(TRITON_BACKEND)
-	@$(VENV_TRITON)/bin/python -m pip install -qq --disable-pip-version-check --no-deps '$(TRITON_SERVER)'
-	@touch $@
 
 .PHONY: triton
 triton: $(VENV_TRITON)/.installed ## the Triton server that tests start
@@ -284,6 +312,6 @@ lock: ## renew constraints.txt from a scratch environment (run the tests afterwa
 
 .PHONY: clean
 clean: ## remove environments and caches; keeps weights and training runs
-	@rm -rf $(VENV) $(VENV_DEV) $(VENV_TRITON) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	@rm -rf $(VENV) $(VENV_DEV) $(VENV_TRITON) .venv*.lock .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 	@rm -f service/rpc/restoration_pb2*
 	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -19,6 +19,7 @@ RUN python -m venv /opt/latent-pmrf \
 COPY model_repository /opt/model_repository
 WORKDIR /opt
 RUN latent-pmrf/bin/python -m export.detector --model-repository model_repository \
+    && chmod -R a+rX model_repository \
     && latent-pmrf/bin/python -m pip inspect > latent-pmrf/packages.json \
     && latent-pmrf/bin/python -m pip uninstall --yes pip setuptools
 

@@ -15,7 +15,8 @@ COPY constraints.txt ./
 RUN python -m pip install --constraint constraints.txt numpy onnx
 COPY export export
 COPY model_repository /models
-RUN python -m export.detector --model-repository /models
+RUN python -m export.detector --model-repository /models \
+    && chmod -R a+rX /models
 
 FROM ${TRITON_IMAGE}
 ARG VERSION=0.1.0

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import json
 import logging
 import os
@@ -30,7 +31,7 @@ from rich.console import Console
 from service.access.command import add_arguments as key_arguments
 from service.batch.arguments import add_arguments
 from service.composition.release import version
-from service.core.errors import DependencyUnavailable, InputError, ManifestMismatch
+from service.core.errors import DependencyUnavailable, InputError, ManifestMismatch, ServiceError
 from service.core.manifest import load_manifest
 from service.core.options import OptionFields, OptionLimits, option_schemas, parse_options
 from service.core.settings import ENV_PREFIX, LogFormat, Settings, UnusableSettings, load_settings
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UnusableSettings as error:
         return _complain(console, str(error), USAGE)
     except ManifestMismatch as error:
-        return _complain(console, f"{error.title}: {error.detail}. {error.hint}", BAD_BUNDLE)
+        return _complain(console, f"the model bundle is not usable: {_in_words(error)}", BAD_BUNDLE)
     except DependencyUnavailable as error:
         return _complain(console, f"{error.title}: {error.detail}", FAILED)
     except KeyboardInterrupt:
@@ -139,13 +140,25 @@ def _listen(given: argparse.Namespace, settings: Settings, console: Console, ser
             listener.bind((given.host, given.port))
             listener.listen()  # only now is the port ours: until then two processes may have bound it
         except (OSError, OverflowError) as error:
-            return _complain(console, f"cannot listen on {given.host}:{given.port}: {error}", FAILED)
+            told = f"cannot listen on {given.host}:{given.port}: {error}{_way_out(error, given.serves)}"
+            return _complain(console, told, FAILED)
         ended = asyncio.run(serve(listener, say))
     for name, failure in ended.failures.items():
         _complain(console, f"the {name} failed: {failure!r}", FAILED)
     if ended.failures:
         return FAILED
     return INTERRUPTED if ended.was_hurried else OK
+
+
+def _way_out(error: Exception, command: str) -> str:
+    """What can be done about a port that cannot be had."""
+    flag = {"serve": "--port, or `make serve PORT=`,", "gateway": "--port", "worker": "--metrics-port"}[command]
+    match getattr(error, "errno", None):
+        case errno.EADDRINUSE:
+            return f". Is it running already? {flag} chooses another"
+        case errno.EACCES:
+            return f". Ports below 1024 need root; {flag} chooses another"
+    return ""
 
 
 def _run_restore(given: argparse.Namespace, settings: Settings, console: Console) -> int:
@@ -242,7 +255,7 @@ def _option_fields(given: argparse.Namespace) -> dict[str, str]:
     return {name: value for name, value in vars(given).items() if name in OptionFields.model_fields and value}
 
 
-def _in_words(error: InputError) -> str:
+def _in_words(error: ServiceError) -> str:
     return ". ".join(filter(None, (error.detail, error.hint)))
 
 

@@ -30,6 +30,7 @@ from service.core.errors import (
 )
 from service.core.interfaces import JobQueue, OnPreview, OnProgress
 from service.core.jobs import JobState, PhotoJob, Progress
+from service.core.outages import OutageLog
 from service.core.photo_log import CANCELLED, SUCCEEDED, PhotoLog
 from service.core.preview_box import PreviewBox
 from service.core.tracing import LANE, consuming, told_with_problems
@@ -107,6 +108,7 @@ class PhotoRunner:
         self._pause_s = pause_s
         self._beat_s = beat_s
         self._accounts = accounts
+        self._outages = OutageLog(logger, "the queue of photos")
         self._held: dict[str, _Held] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -152,12 +154,13 @@ class PhotoRunner:
                 return None
             job = await self._jobs.take(_IDLE_WAIT_S)
         except DependencyUnavailable as error:
-            logger.warning("the queue of photos does not answer: %s", error.detail)
+            self._outages.away(error)
             await asyncio.sleep(self._pause_s)
         except Exception:
             logger.exception("unexpected error while a photo was taken")
             await asyncio.sleep(self._pause_s)
         else:
+            self._outages.back()
             # A lease that ran out while the queue was away may bring a photo here that is still under way here.
             return None if job is not None and job.job_id in self._held else job
         return None

@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator
 from service.core.errors import Cancelled, DeadlineExceeded, DependencyUnavailable, InferenceFailed, ServiceError
 from service.core.interfaces import Broker
 from service.core.metrics import Metrics
+from service.core.outages import OutageLog
 from service.core.types import FaceJob, FaceKey, RestoredFace
 from service.sampling.sampler import Outcome, Sampler
 
@@ -55,6 +56,7 @@ class Worker:
         self._grace_s = grace_s
         self._pause_s = pause_s
         self._beat_s = beat_s
+        self._outages = OutageLog(logger, "the queue")
         self._held: dict[FaceKey, FaceJob] = {}  # in the sampler
         self._ended: deque[tuple[Outcome, str]] = deque()  # out of it, the broker not told yet; with their phase
 
@@ -84,12 +86,9 @@ class Worker:
 
     async def _turn(self, *, stopping: bool) -> None:
         try:
-            if not stopping:
-                await self._admit()
-            if self._held:
-                self._sampler.withdraw(await self._broker.beat(self._sampler.steps_done))
+            await self._ask(stopping=stopping)
         except DependencyUnavailable as error:
-            logger.warning("the queue does not answer: %s", error.detail)
+            self._outages.away(error)
             if not self._held:
                 await asyncio.sleep(self._pause_s)
         except Exception:  # noqa: BLE001 - the job boundary: the faces fail, the worker goes on
@@ -114,6 +113,15 @@ class Worker:
                 self._sampler.admit(job)
             except ServiceError as error:
                 self._end(Outcome(job, error), phase="queued")
+
+    async def _ask(self, *, stopping: bool) -> None:
+        """Take what there is room for, and hear what of it is no longer wanted."""
+        if not stopping:
+            await self._admit()
+        if self._held:
+            self._sampler.withdraw(await self._broker.beat(self._sampler.steps_done))
+        if not self._ended:  # with results that wait the queue may not have been asked
+            self._outages.back()
 
     async def _take(self) -> list[FaceJob]:
         unheard = len(self._ended)  # faces the queue has not heard of are still ours

@@ -32,6 +32,7 @@ _MAX_FIELDS = 32
 _MAX_FIELD_BYTES = 1024
 _CHARSETS = {b"utf-8", b"us-ascii"}  # the parser would take any codec of Python's, and what that makes of bytes
 _EXAMPLE = "curl --fail-with-body -F image=@photo.jpg http://HOST/restore -o restored.jpg"
+_ONE_PHOTO = "send one photo a request; `latent-pmrf batch` and gRPC's RestoreBatch take many"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,8 @@ async def read_photo_form(
                 max_part_size=_MAX_FIELD_BYTES,
             ).parse()
     except MultiPartException as error:
+        if error.message.startswith("Too many files"):
+            raise MalformedRequest("the form has more than one file", hint=_ONE_PHOTO) from error
         raise MalformedRequest(error.message, hint=f"for example: {_EXAMPLE}") from error
     except ClientDisconnect as error:
         raise HungUp("the client went away before its request was complete") from error

@@ -59,7 +59,9 @@ class OrtBackend(InProcessBackend):
             detector = repository / DETECTOR_FILE
             if not detector.is_file():
                 raise ManifestMismatch(
-                    f"detector: {detector} does not exist", hint="run `make install`, which fetches it"
+                    f"detector: {detector} does not exist",
+                    hint="run `make install`, which fetches it, or for a bundle elsewhere "
+                    f"`.venv/bin/python -m export.detector --model-repository {repository}`",
                 )
             networks[DETECTOR] = _open(DETECTOR, detector, None, detection)
         super().__init__(networks, (sampler, detection), metrics)

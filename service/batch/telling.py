@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from service.batch.items import Outcome
+from service.core.options import in_flags
 
 _LINE_S = 10.0
 
@@ -60,7 +61,7 @@ class BatchTelling:
         self._bar.stop()
         parts = [f"{self.restored} restored", f"{self.failed} failed"]
         parts += [f"{self.restored_before} restored before"] if self.restored_before else []
-        parts += [f"{self.failed_before} failed before"] if self.failed_before else []
+        parts += [f"{self.failed_before} failed before (--retry-failed tries them again)"] if self.failed_before else []
         left = self._left()
         parts += [f"{left} not begun or not finished"] if left else []
         self.say(f"{', '.join(parts)}, in {self._clock() - self._begin_s:.1f} s ({self._rate():.2f} photos/s)")
@@ -98,7 +99,7 @@ class BatchTelling:
             self.restored += 1
         else:
             self.failed += 1
-            hint = f" ({outcome.error['hint']})" if outcome.error.get("hint") else ""
+            hint = f" ({in_flags(str(outcome.error['hint']))})" if outcome.error.get("hint") else ""
             self.say(f"{outcome.item.source}: {outcome.error['title']}: {outcome.error['detail']}{hint}")
         self._show()
         if not self._console.is_terminal and self._clock() - self._told_s >= _LINE_S:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -139,7 +139,7 @@ class Restored:
         report: What was done; None where the service has not kept it (HTTP fetches it in a second request).
     """
 
-    image: bytes
+    image: bytes = field(repr=False)
     media_type: str
     report: Report | None
 

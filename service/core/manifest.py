@@ -14,6 +14,10 @@ from service.core.errors import ManifestMismatch
 SCHEMA_VERSION = 1
 BATCH = "batch"
 _TAG_DIGITS = 12
+_WHERE = (
+    "run it in the checkout's folder, or set LATENT_PMRF_MODEL_REPOSITORY "
+    "to the absolute path of its `model_repository`"
+)
 
 
 class _Model(BaseModel):
@@ -138,8 +142,10 @@ def load_manifest(repository: Path) -> Manifest:
     path = repository / "manifest.json"
     try:
         manifest = Manifest.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ManifestMismatch(f"{path.absolute()} does not exist", hint=_WHERE) from error
     except OSError as error:
-        raise ManifestMismatch(f"{path}: {error.strerror}", hint="set LATENT_PMRF_MODEL_REPOSITORY") from error
+        raise ManifestMismatch(f"{path.absolute()}: {error.strerror}", hint=_WHERE) from error
     except ValidationError as error:
         fields = "; ".join(f"{'.'.join(map(str, item['loc'])) or 'manifest'}: {item['msg']}" for item in error.errors())
         raise ManifestMismatch(f"{path}: {fields}", hint="export the bundle again") from error

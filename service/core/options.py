@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -152,6 +153,16 @@ def option_schemas() -> dict[str, dict[str, Any]]:
         kept = {key: value for key, value in core.items() if key not in ("title", "description", "default", "examples")}
         flat[name] = {**kept, **own}
     return flat
+
+
+def in_flags(hint: str) -> str:
+    """A hint in the command line's words: options that it names as HTTP and gRPC do, such as `max_faces`, as flags."""
+    names = "|".join(OptionFields.model_fields)
+    hint = re.sub(rf"`({names})`", r"`--\1`", hint)
+    hint = re.sub(rf"\b({names})=(?=\w)", r"--\1 ", hint)
+    compound = "|".join(name for name in OptionFields.model_fields if "_" in name)  # the others are words, too
+    hint = re.sub(rf"(?<![-\w])({compound})\b", r"--\1", hint)
+    return re.sub(r"--\w+", lambda flag: flag[0].replace("_", "-"), hint)
 
 
 def _unknown(name: str) -> InvalidOption:

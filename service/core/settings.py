@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import base64
 import binascii
+import difflib
 import ipaddress
 import os
 import re
+from collections.abc import Collection, Sequence
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ENV_PREFIX = "LATENT_PMRF_"
 _TRITON_URL = re.compile(r"grpcs?://(\[[0-9a-fA-F:.]+\]|[^\s/:@\[\]]+):\d{1,5}")
 _ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:\d{1,5})?")  # as browsers send it: lower case, no path
 _SECRET_BYTES = range(24, 65)  # what the Standard Webhooks scheme allows
+_BUNDLE = Path("model_repository")
 
 
 class UnusableSettings(ValueError):
@@ -56,7 +60,10 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
 
     log_format: LogFormat = Field(LogFormat.TEXT, description="Form of the log: text, or json with one object a line.")
-    model_repository: Path = Field(Path("model_repository"), description="Folder with manifest.json and the networks.")
+    model_repository: Path = Field(
+        _BUNDLE,
+        description="Folder with manifest.json and the networks. Where the default is absent: the one in the checkout.",
+    )
     max_upload_bytes: int = Field(32 * 1024 * 1024, gt=0, description="Largest request body accepted.")
     max_image_px: int = Field(40_000_000, gt=0, description="Most pixels of a photo, checked before decoding.")
     min_image_side_px: int = Field(64, gt=0, description="Least side of a photo.")
@@ -191,6 +198,15 @@ class Settings(BaseSettings):
         """The servers of `triton_urls`, one by one."""
         return tuple(filter(None, map(str.strip, self.triton_urls.split(","))))
 
+    @model_validator(mode="before")
+    @classmethod
+    def _bundle_of_the_checkout(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Where the process runs in a folder without a bundle, and from a checkout, the bundle beside this package."""
+        beside = Path(__file__).resolve().parents[2] / _BUNDLE
+        if "model_repository" in given or _BUNDLE.is_dir() or not beside.is_dir():
+            return given
+        return {**given, "model_repository": beside}
+
     @field_validator("redis_url")
     @classmethod
     def _well_formed_address(cls, address: SecretStr | None) -> SecretStr | None:
@@ -249,9 +265,19 @@ def load_settings() -> Settings:
     known = {f"{ENV_PREFIX}{name}".upper() for name in Settings.model_fields}
     unknown = sorted(name for name in os.environ if name.upper().startswith(ENV_PREFIX) and name.upper() not in known)
     if unknown:
-        raise UnusableSettings(f"unknown settings in the environment: {', '.join(unknown)}")
+        raise UnusableSettings(f"unknown settings in the environment: {', '.join(_mistyped(unknown, known))}")
     try:
         return Settings()
     except ValidationError as error:
         wrong = [f"{ENV_PREFIX}{str(item['loc'][0]).upper()}: {item['msg']}" for item in error.errors()]
         raise UnusableSettings(f"wrong settings in the environment: {'; '.join(wrong)}") from error
+
+
+def _mistyped(unknown: Sequence[str], known: Collection[str]) -> list[str]:
+    """The unknown names, each with the known one that may be meant."""
+    told = []
+    for name in unknown:
+        own = name.upper().removeprefix(ENV_PREFIX)
+        close = difflib.get_close_matches(own, [other.removeprefix(ENV_PREFIX) for other in known], n=1, cutoff=0.7)
+        told.append(f"{name} (did you mean {ENV_PREFIX}{close[0]}?)" if close else name)
+    return told

@@ -50,7 +50,8 @@ def plan_files(
 
     Raises:
         NotFound: `source` does not exist, or is a folder without photos.
-        InvalidOption: A result would overwrite a photo or the file `target`, or its suffix is none the service writes.
+        InvalidOption: A result would overwrite a photo or the file `target`, or its suffix is none the service writes,
+            or its folder cannot be written to.
     """
     if source.is_dir():
         whole = source.resolve()
@@ -73,6 +74,8 @@ def plan_files(
             raise InvalidOption(f"{task.target} is not named as a {output_format} file", hint="change one of the two")
         if task.target == target and target.exists() and not overwrite:
             raise InvalidOption(f"{target} exists", hint="choose another name, or replace it by --overwrite")
+    for folder in sorted({task.target.parent for task in tasks}):
+        _check_writable(folder)
     return tasks
 
 
@@ -120,6 +123,16 @@ async def _restore_file(gateway: Gateway, task: FileTask, options: RestoreOption
             await asyncio.sleep(full.extra.get("retry_after_s", 1))
     await asyncio.to_thread(_write, task.target, restoration.data)
     return restoration.report
+
+
+def _check_writable(folder: Path) -> None:
+    """Refuse a folder that is there and takes no files, or that cannot be made."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        reason = "you may not write there" if there.is_dir() else f"{there} is no folder"
+        raise InvalidOption(
+            f"{folder} cannot be written to: {reason}", hint="name another place for the results as the second argument"
+        )
 
 
 def _read(path: Path, max_bytes: int) -> Upload:

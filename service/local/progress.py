@@ -9,6 +9,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from service.core.errors import NotFound
+from service.core.options import in_flags
 from service.core.types import FaceStatus
 from service.local.files import Outcome
 
@@ -60,8 +62,10 @@ class FileProgress:
         self._done += 1
         if outcome.error is not None:
             self._failed += 1
-            hint = f" ({outcome.error.hint})" if outcome.error.hint else ""
-            self._say(f"{outcome.task.source}: {outcome.error.title}: {outcome.error.detail}{hint}")
+            hint = f" ({in_flags(outcome.error.hint)})" if outcome.error.hint else ""
+            # A file that cannot be read or written says so itself.
+            title = "" if isinstance(outcome.error, NotFound) else f"{outcome.error.title}: "
+            self._say(f"{outcome.task.source}: {title}{outcome.error.detail}{hint}")
         elif outcome.report is not None and not self._console.is_terminal:
             faces = sum(face.status is FaceStatus.RESTORED for face in outcome.report.faces)
             seconds = outcome.report.timings_ms["total"] / 1000

@@ -15,6 +15,7 @@ from service.core.errors import DependencyUnavailable
 from service.core.interfaces import JobQueue
 from service.core.jobs import Notice
 from service.core.metrics import Metrics
+from service.core.outages import OutageLog
 from service.core.tracing import OUTCOME, consuming, note
 from service.webhooks.sender import Delivery
 
@@ -63,6 +64,7 @@ class Courier:
         self._room = asyncio.Semaphore(at_once)
         self._grace_s = grace_s
         self._pause_s = pause_s
+        self._outages = OutageLog(logger, "the queue of notices")
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -97,11 +99,14 @@ class Courier:
 
     async def _next(self, wait_s: float) -> Notice | None:
         try:
-            return await self._jobs.due_notice(wait_s)
+            notice = await self._jobs.due_notice(wait_s)
         except DependencyUnavailable as error:
-            logger.warning("the queue of notices does not answer: %s", error.detail)
+            self._outages.away(error)
         except Exception:
             logger.exception("unexpected error while a notice was taken")
+        else:
+            self._outages.back()
+            return notice
         await asyncio.sleep(self._pause_s)
         return None
 

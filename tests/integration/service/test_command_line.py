@@ -1,8 +1,10 @@
 """`latent-pmrf` as it is typed: real files, real networks, exit statuses and what is said."""
 
+import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 from PIL import Image
 from skimage.data import astronaut
 
-from service.cli import main
+from service.cli import _way_out, main
 from service.core.options import option_schemas
 from tests.pictures import decoded, encoded, saved
 from tests.processes import ROOT, command, environment, only_these
@@ -167,6 +169,16 @@ def test_an_address_that_cannot_be_had(run):
         status, _, told = run("serve", *arguments)
         assert status == FAILED
         assert "cannot listen on" in told
+
+
+def test_a_port_that_is_taken_or_reserved_says_what_to_do(run):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        status, _, told = run("serve", "--port", taken.getsockname()[1])
+    assert status == FAILED
+    assert "Is it running already? --port, or `make serve PORT=`, chooses another" in told
+    reserved = PermissionError(errno.EACCES, "Permission denied")
+    assert _way_out(reserved, "worker") == ". Ports below 1024 need root; --metrics-port chooses another"
+    assert _way_out(OverflowError("port must be 0-65535"), "serve") == ""
 
 
 @pytest.mark.parametrize(

@@ -217,3 +217,4 @@ def test_a_missing_detector_says_how_to_get_it(tmp_path):
     with pytest.raises(ManifestMismatch, match="detector") as refusal:
         OrtBackend(load_manifest(tmp_path), tmp_path, 1, metrics=Metrics())
     assert "make install" in refusal.value.hint
+    assert f"python -m export.detector --model-repository {tmp_path}`" in refusal.value.hint

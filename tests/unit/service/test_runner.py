@@ -315,7 +315,7 @@ class FlakyJobs(MemoryJobQueue):
 
 
 @pytest.mark.parametrize("method", ["take", "beat", "note", "finish", "fail"])
-async def test_nothing_is_lost_while_the_queue_is_away(method):
+async def test_nothing_is_lost_while_the_queue_is_away(method, caplog):
     jobs = make_jobs(FlakyJobs)
     jobs.method = method
     hold = asyncio.Event()
@@ -328,6 +328,7 @@ async def test_nothing_is_lost_while_the_queue_is_away(method):
         if method == "fail":
             assert ended.failure.code == "unsupported_format"
     assert jobs.failures < 3
+    assert caplog.text.count("the queue of photos does not answer: the queue does not answer;") == (method == "take")
 
 
 async def test_stopping_finishes_what_was_taken_and_leaves_the_rest():

@@ -57,6 +57,13 @@ async def test_photo_and_options():
     assert form.options == {"fidelity": "0.5", "seed": "1"}
 
 
+async def test_one_photo_a_request():
+    files = [("image", ("a.jpg", b"x", "image/jpeg")), ("image", ("b.jpg", b"y", "image/jpeg"))]
+    with pytest.raises(MalformedRequest, match="more than one file") as caught:
+        await read(request_of(*multipart(files)))
+    assert "latent-pmrf batch" in caught.value.hint
+
+
 async def test_a_photo_never_touches_the_disk(monkeypatch):
     def roll(_file):
         raise AssertionError("it is written to a file")

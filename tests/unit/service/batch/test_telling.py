@@ -54,6 +54,13 @@ def test_failures_are_told_at_once(tmp_path):
     assert lines[1] == "1 restored, 1 failed, in 2.0 s (1.00 photos/s)"
 
 
+def test_what_failed_before_can_be_tried_again():
+    text = io.StringIO()
+    with BatchTelling(Console(file=text, width=200), Clock()) as telling:
+        telling.passed_over(failed=True)
+    assert "1 failed before (--retry-failed tries them again)" in text.getvalue()
+
+
 def test_while_it_is_not_known_how_many_there_are(tmp_path):
     lines = told(tmp_path, [1, 11]).splitlines()
     assert lines[0] == "2 done, 0 of them failed, 0.18 photos/s"

@@ -3,6 +3,8 @@
 import copy
 import hashlib
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -198,7 +200,9 @@ def test_a_file_that_is_no_manifest(load, text):
         load(text)
 
 
-def test_no_file_at_all(tmp_path):
-    with pytest.raises(ManifestMismatch, match="No such file") as caught:
-        load_manifest(tmp_path / "nowhere")
-    assert "LATENT_PMRF_MODEL_REPOSITORY" in caught.value.hint
+def test_no_file_at_all(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    missing = f"{tmp_path}/nowhere/manifest.json does not exist"
+    with pytest.raises(ManifestMismatch, match=re.escape(missing)) as caught:
+        load_manifest(Path("nowhere"))
+    assert "run it in the checkout's folder, or set LATENT_PMRF_MODEL_REPOSITORY" in caught.value.hint

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from service.core.errors import InvalidOption
-from service.core.options import OptionFields, OptionLimits, check_options, option_schemas, parse_options
+from service.core.options import OptionFields, OptionLimits, check_options, in_flags, option_schemas, parse_options
 from service.core.types import Background, FaceSelection, OutputFormat, RestoreOptions
 
 LIMITS = OptionLimits(max_num_steps=50, max_faces=64)
@@ -101,3 +101,17 @@ def test_options_built_directly_are_checked_too():
     with pytest.raises(InvalidOption, match="num_steps"):
         check_options(RestoreOptions(num_steps=51), LIMITS)
     check_options(RestoreOptions(num_steps=50, max_faces=64), LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("hint", "in_words"),
+    [
+        ("lower det_threshold or min_face_px", "lower --det-threshold or --min-face-px"),
+        ("or send faces=any to allow", "or send --faces any to allow"),
+        ("set max_faces to restore the largest ones", "set --max-faces to restore the largest ones"),
+        ("or leave `aligned` out so that faces are detected", "or leave `--aligned` out so that faces are detected"),
+        ("choose a smaller upscale", "choose a smaller upscale"),
+    ],
+)
+def test_a_hint_names_flags_on_the_command_line(hint, in_words):
+    assert in_flags(hint) == in_words

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from service.core.settings import ENV_PREFIX, Settings, load_settings
 
 GOOD_SECRET = "whsec_" + base64.b64encode(bytes(range(24))).decode()
+ROOT = Path(__file__).resolve().parents[4]
 OTHER_SECRET = "whsec_" + base64.b64encode(bytes(64)).decode()
 
 
@@ -21,6 +22,16 @@ def environment(monkeypatch):
 
 def test_nothing_set_is_the_defaults():
     assert load_settings() == Settings()
+    assert load_settings().model_repository == Path("model_repository")
+
+
+def test_outside_the_checkout_the_bundle_is_the_one_in_it(environment, tmp_path):
+    environment.chdir(tmp_path)
+    assert load_settings().model_repository == ROOT / "model_repository"
+    environment.setenv("LATENT_PMRF_MODEL_REPOSITORY", "elsewhere")
+    assert load_settings().model_repository == Path("elsewhere")
+    environment.delenv("LATENT_PMRF_MODEL_REPOSITORY")
+    (tmp_path / "model_repository").mkdir()
     assert load_settings().model_repository == Path("model_repository")
 
 
@@ -38,6 +49,13 @@ def test_values_are_read_in_their_types(environment):
 def test_a_misspelt_name_is_an_error_that_names_it(environment, name):
     environment.setenv(name, "3")
     with pytest.raises(ValueError, match=f"unknown.*{name}"):
+        load_settings()
+
+
+def test_a_misspelt_name_is_told_which_may_be_meant(environment):
+    environment.setenv("LATENT_PMRF_REDIS_URLS", "redis://localhost")
+    environment.setenv("LATENT_PMRF_FRUIT", "3")
+    with pytest.raises(ValueError, match=r"FRUIT, LATENT_PMRF_REDIS_URLS \(did you mean LATENT_PMRF_REDIS_URL\?\)$"):
         load_settings()
 
 

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -112,3 +113,13 @@ def test_nothing_there(photos, tmp_path):
     for source in (tmp_path / "missing.jpg", tmp_path / "empty"):
         with pytest.raises(NotFound):
             plan_files(source, None, None)
+
+
+def test_a_folder_that_takes_no_files_is_refused_before_the_work(photos, tmp_path, monkeypatch):
+    (tmp_path / "in_the_way").write_text("x")
+    with pytest.raises(InvalidOption, match="in_the_way is no folder"):
+        plan_files(photos, tmp_path / "in_the_way" / "results", None)
+    monkeypatch.setattr(os, "access", lambda path, _mode: Path(path) != tmp_path)
+    with pytest.raises(InvalidOption, match="new/results cannot be written to: you may not write there"):
+        plan_files(photos / "a.jpg", tmp_path / "new" / "results", None)
+    assert plan_files(photos / "a.jpg", photos / "new", None)

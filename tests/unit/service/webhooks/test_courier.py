@@ -166,6 +166,7 @@ async def test_it_goes_on_while_the_queue_is_away_and_after_a_defect(caplog):
         await outbox.until_settled(1)
     assert len(sender.sent) == 2
     assert [record.exc_info[0] for record in caplog.records if record.levelno == logging.ERROR] == [ZeroDivisionError]
+    assert caplog.text.count("the queue of notices does not answer: no answer") == 1
 
 
 async def test_stopping_delivers_what_is_due_and_leaves_what_is_not():

@@ -1,0 +1,14 @@
+"""The bundle in an image can be read by the user that the image runs as, whatever the umask of the checkout was."""
+
+import pytest
+
+from tests.images import DOCKER, read_dockerfile
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"), [("gateway", "model_repository"), ("worker", "model_repository"), ("triton", "/models")]
+)
+def test_it_can_be_read_by_everybody(name, folder):
+    build = read_dockerfile(DOCKER / f"{name}.Dockerfile")[0]
+    (run,) = [run for run in build.all("RUN") if "export.detector" in run.rest]
+    assert ["chmod", "-R", "a+rX", folder] == run.words[run.words.index("chmod") :][:4]
