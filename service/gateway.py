@@ -19,14 +19,7 @@ from typing import Protocol
 from service.access.ownership import new_job_id
 from service.core import tracing
 from service.core.admission import Admission
-from service.core.errors import (
-    DeadlineExceeded,
-    Draining,
-    ImageTooLarge,
-    QueueFull,
-    ServiceError,
-    TooManyFaces,
-)
+from service.core.errors import DeadlineExceeded, Draining, ImageTooLarge, QueueFull, ServiceError, TooManyFaces
 from service.core.interfaces import Broker, OnPreview, OnProgress
 from service.core.jobs import Charge, PhotoJob
 from service.core.manifest import Manifest
@@ -55,6 +48,7 @@ from service.stages.finish import finish
 from service.stages.picks import Found, Pick, pick_faces, report_face, require_a_face
 from service.stages.preview import MAX_FACES, placing, preview_every
 from service.stages.samples import Samples
+from service.stages.seen import as_seen, seen_faces
 
 _CLOCKS_DIFFER_S = 2.0  # at most, from machine to machine
 _SEEDS = 2**32  # random seeds stay in what every JSON reader keeps exact; callers may use larger ones
@@ -279,9 +273,7 @@ class Gateway:
         height, width = image.pixels.shape[:2]
         log.size(width, height)
         self._check_output_size(width, height, options, image.source_format)
-        found = [] if options.aligned else await self._find_faces(image, options, watch)
-        size_px = self.manifest.image_size_px
-        picks = await watch.compute("align", pick_faces, image, found, size_px, aligned=options.aligned)
+        picks = await self._pick_faces(image, options, watch)
         require_a_face(picks, options.faces)
         restored = await self._restore_faces(picks, plan)
         finished = await watch.together(
@@ -318,6 +310,13 @@ class Gateway:
             )
         check_sides(*size, options.output_format or source_format)
 
+    async def _pick_faces(self, image: DecodedImage, options: RestoreOptions, watch: Stopwatch) -> list[Pick]:
+        """The faces that can be seen; what alpha hides is shown neither to the detector nor to the networks."""
+        shown = image if image.alpha is None else await watch.together(as_seen, image)
+        found = [] if options.aligned else await self._find_faces(shown, options, watch)
+        size_px = self.manifest.image_size_px
+        return await watch.compute("align", pick_faces, shown, found, size_px, aligned=options.aligned)
+
     async def _find_faces(self, image: DecodedImage, options: RestoreOptions, watch: Stopwatch) -> Found:
         """Every face of the photo, with the reason why it is left out, if it is.
 
@@ -328,6 +327,8 @@ class Gateway:
             image.pixels, det_threshold=options.det_threshold, min_face_px=options.min_face_px
         )
         faces = await watch.wait("detect", detection)
+        if image.alpha is not None:
+            faces = await watch.together(seen_faces, faces, image.alpha)
         height, width = image.pixels.shape[:2]
         found = select_faces(
             faces,
