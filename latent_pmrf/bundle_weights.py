@@ -104,11 +104,15 @@ def _fit(own: Mapping[str, Tensor], found: Mapping[str, Tensor], stage: str) -> 
     nameless = [value for name, value in found.items() if name not in own]
     state = {}
     for name, value in own.items():
-        candidates = [found[name]] if name in found else [other for other in nameless if other.numel() == value.numel()]
+        candidates = [found[name]] if name in found else [other for other in nameless if _sides(other) == _sides(value)]
         if len(candidates) != 1 or candidates[0].numel() != value.numel():
             raise ValueError(f"the {stage} of the bundle has no tensor {name} of shape {tuple(value.shape)}")
         state[name] = candidates[0].reshape(value.shape)
     return state
+
+
+def _sides(tensor: Tensor) -> list[int]:
+    return [side for side in tensor.shape if side > 1]
 
 
 def _compare(bundle: BundleRestorer, graph: str, network: nn.Module, entry: Mapping[str, Any]) -> None:

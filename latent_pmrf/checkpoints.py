@@ -105,7 +105,11 @@ def read_public(path: Path, prefix: str = "") -> dict[str, Tensor]:
         ValueError: The file is of another kind, is damaged, holds more than tensors and plain values, or has no tensors
             under the prefix.
     """
-    selected = with_prefix(unwrap(_load(path)), prefix)
+    content = _load(path)
+    try:
+        selected = with_prefix(unwrap(content), prefix)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     if not selected:
         under = f" whose names start with {prefix!r}" if prefix else ""
         raise ValueError(f"{path} holds no tensors{under}")
@@ -115,6 +119,12 @@ def read_public(path: Path, prefix: str = "") -> dict[str, Tensor]:
 def with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors whose names start with `prefix`, without it."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """Name of the first tensor that holds something else than finite numbers, or None."""
+    floating = (name for name, value in tensors.items() if value.is_floating_point())
+    return next((name for name in floating if not bool(torch.isfinite(tensors[name]).all())), None)
 
 
 def _load(path: Path) -> Mapping[str, Any]:
@@ -139,10 +149,16 @@ def _load(path: Path) -> Mapping[str, Any]:
 
 
 def unwrap(content: Mapping[str, Any]) -> dict[str, Tensor]:
-    """State dict inside a loaded file, averaged weights where there are any, without `module.` prefixes."""
+    """State dict inside a loaded file, averaged weights where there are any, without `module.` prefixes.
+
+    Raises:
+        ValueError: The averaged weights cannot be named.
+    """
     average = content.get("ema")
     state: Mapping[str, Any]
     if isinstance(average, Mapping) and "shadow_params" in average:
+        if not isinstance(content.get("state_dict"), Mapping):
+            raise ValueError("it holds averaged weights under 'ema', and no 'state_dict' that names them")
         state = _with_average(content["state_dict"], average["shadow_params"])
     else:
         state = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content)

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     train.add_argument("--data", type=Path, default=Path("../shared/faces"), help="folder of shards and val/")
     train.add_argument("--runs", type=Path, default=Path("runs/s"), help="folder of runs")
     train.add_argument("--device", default="cpu")
-    train.add_argument("--steps", type=int, help="replace the recipe's number of steps")
+    train.add_argument("--steps", type=int, help="instead of the recipe's number of steps")
     train.add_argument(
         "--vgg19", type=Path, help="torchvision's vgg19-dcbb9e9d.pth, for recipes with a perceptual loss"
     )
@@ -112,12 +112,11 @@ def _train(options: argparse.Namespace) -> int:
     from latent_pmrf.training.recipe import load_recipe
     from latent_pmrf.training.setup import Places, build_trainer
 
-    overrides = {} if options.steps is None else {"steps": options.steps}
     places = Places(options.data, options.runs, options.vgg19)
     with contextlib.ExitStack() as processes:
         try:
             group, device = processes.enter_context(joined(options.device))
-            recipe = load_recipe(options.config, overrides)
+            recipe = load_recipe(options.config, options.steps)
             if recipe.stage != options.stage:
                 raise ValueError(f"{options.config} is a recipe for stage {recipe.stage}, not {options.stage}")
             with group.leader_first():

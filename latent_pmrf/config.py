@@ -9,9 +9,13 @@ autoencoder of presets `xs`, those of `latent-pmrf-xs` for 256 x 256.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from types import UnionType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
 
 Attention = Literal["neighborhood", "global"]
 Upsampler = Literal["nearest+conv", "pixelshuffledirect"]
@@ -281,19 +285,70 @@ def from_dict(values: Mapping[str, Any]) -> NetworkConfig:
     """Inverse of `to_dict`; lists become tuples.
 
     Raises:
-        ValueError: The kind or a field is unknown.
+        ValueError: The kind or a field is unknown, or a value is of another type.
     """
     kinds: dict[str, type[Any]] = {cls.__name__: cls for cls in (SwinIRConfig, UNetConfig, SimVAEConfig, HDiTConfig)}
     fields = dict(values)
     kind = fields.pop("kind", None)
     if kind not in kinds:
         raise ValueError(f"unknown network kind {kind!r}; expected one of {sorted(kinds)}")
-    cls = kinds[kind]
-    known = {field.name for field in dataclasses.fields(cls)}
-    unknown = sorted(set(fields) - known)
-    if unknown:
-        raise ValueError(f"{kind} has no field {unknown}")
-    config: NetworkConfig = cls(
-        **{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
-    )
+    config: NetworkConfig = fill(kinds[kind], fields)
     return config
+
+
+def fill(cls: type[T], values: Mapping[str, Any]) -> T:
+    """A dataclass from the values of a file: names and types are checked, lists become tuples.
+
+    Raises:
+        ValueError: A name or a type is wrong, or the dataclass refuses the values.
+    """
+    hints = get_type_hints(cls)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise ValueError(f"{cls.__name__} has no field {unknown}")
+    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    for name, value in plain.items():
+        check_type(f"{cls.__name__}.{name}", value, hints[name])
+    try:
+        return cls(**plain)
+    except TypeError as error:
+        raise ValueError(f"{cls.__name__}: {error}") from error
+
+
+def check_type(name: str, value: object, hint: Any) -> None:  # noqa: ANN401 - an annotation
+    """Refuse a value that is not of the annotated type, or is no finite number.
+
+    Raises:
+        ValueError: It names the value; of a number that was read as text it says how to write it.
+    """
+    if _fits(value, hint):
+        return
+    shown = list(value) if isinstance(value, tuple) else value
+    number = isinstance(value, str) and _is_number(value)
+    advice = "; without a point or in quotes a number is text, write 1.0e-6" if number else ""
+    raise ValueError(f"{name} cannot be {shown!r}{advice}")
+
+
+def _fits(value: object, hint: Any) -> bool:  # noqa: ANN401 - an annotation
+    arguments = get_args(hint)
+    if get_origin(hint) is UnionType:
+        return any(_fits(value, argument) for argument in arguments)
+    if get_origin(hint) is Literal:
+        return value in arguments
+    if get_origin(hint) is tuple:
+        if not isinstance(value, tuple):
+            return False
+        entries = arguments[:1] * len(value) if Ellipsis in arguments else arguments
+        return len(entries) == len(value) and all(map(_fits, value, entries))
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint is float:
+        return _fits(value, int) or (isinstance(value, float) and math.isfinite(value))
+    return isinstance(value, get_origin(hint) or hint)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False

@@ -20,7 +20,7 @@ from typing import Any
 from torch import Tensor
 
 from latent_pmrf import public_specs as specs
-from latent_pmrf.checkpoints import convert, read_public, with_prefix
+from latent_pmrf.checkpoints import convert, not_finite, read_public, with_prefix
 from latent_pmrf.config import NetworkConfig
 from latent_pmrf.training.checkpoint import save_weights
 
@@ -111,8 +111,8 @@ def import_public(runs: Path, files: PublicFiles, say: Say, sigma_s: float | Non
 
     Raises:
         FileNotFoundError: A file does not exist.
-        ValueError: A file cannot be read or does not fit its network, or a stage has weights already; nothing is
-            written.
+        ValueError: A file cannot be read, does not fit its network or holds weights that are not finite, or a stage
+            has weights already; nothing is written.
     """
     if sigma_s is not None and not sigma_s >= 0:
         raise ValueError(f"sigma_s must be at least 0, not {sigma_s}")
@@ -196,6 +196,8 @@ def _network(
     """Convert the tensors and note where they come from."""
     with _naming(file):
         state_dict = convert(tensors, config)
+        if (name := not_finite(state_dict)) is not None:
+            raise ValueError(f"{name} is not finite")
     source = {"file": file.weights.name, "sha256": _sha256(file.weights), "from": origin.what}
     return Imported(config, state_dict, {"imported": source, "licence": origin.licence, **(facts or {})})
 

@@ -15,7 +15,16 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from latent_pmrf.config import ESTIMATOR_PRESETS, VAE_PRESETS, VELOCITY_PRESETS, HDiTConfig, SimVAEConfig, SwinIRConfig
+from latent_pmrf.config import (
+    ESTIMATOR_PRESETS,
+    VAE_PRESETS,
+    VELOCITY_PRESETS,
+    HDiTConfig,
+    SimVAEConfig,
+    SwinIRConfig,
+    check_type,
+    fill,
+)
 
 Public = Mapping[str, Any]
 SpecT = TypeVar("SpecT", SwinIRConfig, SimVAEConfig, HDiTConfig)
@@ -75,7 +84,10 @@ def sim_vae_spec(public: Public) -> SimVAEConfig:
         ValueError: An option is not one that our network has; all such are named.
     """
     base = VAE_PRESETS["published"]
-    widths = public.get("block_out_channels", base.block_out_channels)
+    widths = tuple(base.block_out_channels)
+    if "block_out_channels" in public:
+        check_type("block_out_channels", public["block_out_channels"], list)
+        widths = tuple(public["block_out_channels"])
     levels = len(widths)
     _refuse_others(
         public,
@@ -198,10 +210,13 @@ def looformer_spec(public: Public) -> HDiTConfig:
 
 
 def _filled(base: SpecT, public: Public, names: Mapping[str, str]) -> SpecT:
-    """`base` with the entries of `public` under our names; lists become tuples."""
+    """`base` with the entries of `public` under our names; lists become tuples.
+
+    Raises:
+        ValueError: An entry is of another type, or does not go with the others.
+    """
     found = {ours: public[name] for name, ours in names.items() if name in public}
-    fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
-    return dataclasses.replace(base, **fields)
+    return fill(type(base), dataclasses.asdict(base) | found)
 
 
 def _refuse_others(public: Public, known: Public) -> None:

@@ -78,7 +78,7 @@ def vgg_kernels(width: int = 4) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
 
 def recipe_values(stage: str, **optim: Any) -> dict[str, Any]:
     """The content of a recipe file; `optim` replaces entries of that section."""
-    defaults = {"steps": 4, "batch_size": 2, "lr": 2e-3, "warmup_steps": 2, "validate_every": 3, "seed": 5}
+    defaults = {"steps": 4, "batch_size": 2, "lr": 2e-3, "warmup_steps": 1, "validate_every": 3, "seed": 5}
     return {"stage": stage, "size_px": SIDE_PX, "optim": defaults | optim, **RECIPES[stage]}
 
 

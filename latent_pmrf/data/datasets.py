@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from latent_pmrf.data.degradation import DegradationRange, draw_degradation, resize
+from latent_pmrf.data.degradation import DegradationRange, draw_degradation, resize, without_colour
 from latent_pmrf.data.photographs import U8Image
 
 
@@ -31,6 +31,14 @@ class Augmentation:
     rotate_deg: float = 4.0
     scale: float = 0.05
     shift: float = 0.02
+
+    def __post_init__(self) -> None:
+        """Refuse what turns a photograph inside out."""
+        if self.rotate_deg < 0 or self.shift < 0 or not 0 <= self.scale < 1:
+            raise ValueError(
+                f"augmentation takes rotate_deg and shift from 0 and scale from 0 to below 1, not {self.rotate_deg}, "
+                f"{self.shift} and {self.scale}"
+            )
 
 
 class FacePairs:
@@ -66,8 +74,11 @@ class FacePairs:
         image = self.clean(index, rng)
         side_px = image.shape[0]
         ranges = self.ranges if side_px >= self.size_px else self.ranges.for_coarse(side_px)
-        lq = draw_degradation(ranges, rng).apply(image, self.size_px)
-        return lq, resize(image, self.size_px)
+        degradation = draw_degradation(ranges, rng)
+        hq = resize(image, self.size_px)
+        if degradation.gray and ranges.gray_target:
+            hq = without_colour(hq)
+        return degradation.apply(image, self.size_px), hq
 
     def batch(self, batch_size: int, rng: np.random.Generator) -> tuple[U8Image, U8Image]:
         """Two (B, size_px, size_px, 3) uint8 arrays, photographs drawn with replacement."""

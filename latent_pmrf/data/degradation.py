@@ -32,6 +32,8 @@ class DegradationRange:
         noise_sigma: Standard deviation of the noise, of 255.
         jpeg_quality: Quality of the compression, at the smallest size.
         gray_probability: Chance of a grey photograph.
+        gray_target: Whether the clean photograph of a grey one is grey, too, as DifFace and PMRF trained; one in colour
+            asks for colours that nothing tells.
         log_uniform: Draw blur and downsampling uniformly on a logarithmic axis, so that light degradations are seen
             as often as heavy ones; the paper draws them uniformly.
     """
@@ -43,7 +45,25 @@ class DegradationRange:
     noise_sigma: tuple[float, float] = (0.0, 20.0)
     jpeg_quality: tuple[int, int] = (30, 100)
     gray_probability: float = 0.01
+    gray_target: bool = True
     log_uniform: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be drawn or done."""
+        for name in ("blur_sigma", "downsample", "noise_sigma", "jpeg_quality"):
+            low, high = getattr(self, name)
+            if not 0 <= low <= high:
+                raise ValueError(f"{name} must be two numbers from 0, the smaller first, not {[low, high]}")
+        for name in ("blur_sigma", "downsample"):
+            if getattr(self, name)[0] == 0:
+                raise ValueError(f"{name} must begin above 0")
+        if self.jpeg_quality[1] > 100:
+            raise ValueError(f"jpeg_quality ends at 100, not at {self.jpeg_quality[1]}")
+        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size {self.kernel_size} must be odd")
+        for name in ("isotropic_probability", "gray_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be from 0 to 1, not {getattr(self, name)}")
 
     def for_coarse(self, side_px: int) -> DegradationRange:
         """What may be done to a photograph of so few pixels among larger ones.
@@ -89,7 +109,7 @@ class Degradation:
         noise = np.random.default_rng(self.noise_seed).standard_normal(low.shape, dtype=np.float32)
         low_u8 = np.clip(np.rint(low + self.noise_sigma * noise), 0, 255).astype(np.uint8)
         if self.gray:
-            low_u8 = cv2.cvtColor(cv2.cvtColor(low_u8, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+            low_u8 = without_colour(low_u8)
         compressed = _jpeg(low_u8, self.jpeg_quality)
         return np.asarray(cv2.resize(compressed, (side, side), interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
 
@@ -127,6 +147,11 @@ def resize(image: U8Image, size_px: int) -> U8Image:
         return image
     interpolation = cv2.INTER_AREA if image.shape[0] > size_px else cv2.INTER_CUBIC
     return np.asarray(cv2.resize(image, (size_px, size_px), interpolation=interpolation), dtype=np.uint8)
+
+
+def without_colour(image: U8Image) -> U8Image:
+    """An RGB picture (H, W, 3) uint8 with its luma (ITU-R BT.601) in all three channels."""
+    return np.asarray(cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB), dtype=np.uint8)
 
 
 def _blur(image: U8Image, sigma: tuple[float, float], theta: float, kernel_size: int) -> U8Image:

@@ -8,6 +8,8 @@ resume a run exactly.
 from __future__ import annotations
 
 import io
+import logging
+import os
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,10 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 U8Image = npt.NDArray[np.uint8]
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +37,12 @@ class _Place:
 class Photographs(Sequence[U8Image]):
     """Square pictures of the tar shards (`*.tar`), then of the image files, each sorted by path.
 
-    An item is an (S, S, 3) uint8 RGB array, S as stored; it raises ValueError for a picture that is not square.
+    An item is an (S, S, 3) uint8 RGB array, S as stored; it raises ValueError, with the picture's name, for one that
+    cannot be decoded or is not square. What macOS writes beside a file (`._*`) is passed over.
 
     Args:
         root: Folder with shards or pictures.
-        pattern: Glob on their paths below it; `**/*.png` descends into folders.
+        pattern: Glob on their paths below it; `**/*.png` descends into folders, linked ones included.
 
     Raises:
         FileNotFoundError: There is no picture.
@@ -46,9 +50,13 @@ class Photographs(Sequence[U8Image]):
     """
 
     def __init__(self, root: Path, pattern: str = "*") -> None:
-        paths = sorted(root.glob(pattern))
-        self._places = [place for path in paths if path.suffix == ".tar" for place in _members(path)]
+        paths = sorted(path for path in _matching(root, pattern) if not _is_resource_fork(path))
+        shards = [path for path in paths if path.suffix == ".tar"]
+        self._places = [place for path in shards for place in _members(path)]
         files = [path for path in paths if path.suffix.lower() in _SUFFIXES]
+        _log.info(
+            "%s: %d photographs in %d shards, and %d files", root / pattern, len(self._places), len(shards), len(files)
+        )
         self._places += [_Place(path, str(path), 0, path.stat().st_size) for path in files]
         if not self._places:
             raise FileNotFoundError(f"no pictures match {root / pattern}")
@@ -61,17 +69,57 @@ class Photographs(Sequence[U8Image]):
         with place.path.open("rb") as file:
             file.seek(place.offset)
             data = file.read(place.size_bytes)
-        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
-            if image.width != image.height:
-                raise ValueError(f"{place.name} has {image.width} x {image.height} pixels; training takes square crops")
-            return np.asarray(image.convert("RGB"), dtype=np.uint8)
+        try:
+            with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
+                picture = to_rgb(image)
+        except UnidentifiedImageError as error:
+            raise ValueError(f"{place.name} cannot be read: it is no JPEG, PNG or WebP") from error
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise ValueError(f"{place.name} cannot be read: {error}") from error
+        if picture.width != picture.height:
+            raise ValueError(f"{place.name} has {picture.width} x {picture.height} pixels; training takes square crops")
+        return np.asarray(picture, dtype=np.uint8)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A picture of any mode as 8-bit RGB; alpha is dropped, and 16 bits of grey become the nearest of 8."""
+    if image.mode.startswith("I;16"):  # `convert` would cut off all above 255
+        levels = np.asarray(image).astype(np.uint32)
+        image = Image.fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8))
+    return image.convert("RGB")
+
+
+def _matching(root: Path, pattern: str) -> set[Path]:
+    """What the pattern finds; `**` descends into linked folders too, into each real folder once."""
+    before, recursive, after = pattern.partition("**/")
+    if not recursive:
+        return set(root.glob(pattern))
+    starts = root.glob(before.rstrip("/")) if before else iter([root])
+    return {path for start in starts for folder in _folders(start) for path in folder.glob(after)}
+
+
+def _folders(start: Path) -> Iterator[Path]:
+    seen: set[str] = set()
+    for folder, below, _ in os.walk(start, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link to one that was seen, or to one that it lies in
+            below.clear()
+            continue
+        seen.add(real)
+        below.sort()
+        yield Path(folder)
+
+
+def _is_resource_fork(path: Path) -> bool:
+    return path.name.startswith("._")
 
 
 def _members(shard: Path) -> Iterator[_Place]:
     try:
         with tarfile.open(shard, "r:") as archive:
             for member in archive:
-                if member.isfile() and Path(member.name).suffix.lower() in _SUFFIXES:
+                path = Path(member.name)
+                if member.isfile() and path.suffix.lower() in _SUFFIXES and not _is_resource_fork(path):
                     yield _Place(shard, f"{shard}:{member.name}", member.offset_data, member.size)
     except tarfile.TarError as error:
         raise ValueError(f"{shard} is no uncompressed tar archive: {error}") from error

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from latent_pmrf.data.degradation import U8Image
+from latent_pmrf.data.photographs import to_rgb
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,6 @@ def _load(folder: Path, names: Sequence[str], size_px: int) -> npt.NDArray[np.fl
         if path is None:
             raise FileNotFoundError(f"{folder / name}.* does not exist")
         with Image.open(path) as image:
-            resized = image.convert("RGB").resize((size_px, size_px), Image.Resampling.LANCZOS)
+            resized = to_rgb(image).resize((size_px, size_px), Image.Resampling.LANCZOS)
             images.append(np.asarray(resized, dtype=np.float32).transpose(2, 0, 1) / 255)
     return np.stack(images)

@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from latent_pmrf.data.photographs import to_rgb
+
 U8Image = npt.NDArray[np.uint8]
 
 CLEAN = "clean"
@@ -127,7 +129,7 @@ def read_face(path: Path, size_px: int, *, enlarge: bool = False) -> U8Image:
     """
     try:
         with Image.open(path) as image:
-            picture = image.convert("RGB")
+            picture = to_rgb(image)
     except (UnidentifiedImageError, OSError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if enlarge and picture.width == picture.height < size_px:

@@ -13,8 +13,9 @@ class LatentStatistics:
     """What normalises a latent, and the source noise.
 
     Attributes:
-        mean: Mean of the encoder's output on clean faces, one number per channel; 0 in pixel space.
-        std: Its standard deviation, likewise; 1 in pixel space.
+        mean: Mean of the encoder's output on clean faces, one number per channel; 0 where nothing is normalised, as in
+            pixel space.
+        std: Its standard deviation, likewise; 1 where nothing is normalised.
         sigma_s: Standard deviation of the source noise, in normalised units; one number or one per channel.
     """
 
@@ -29,6 +30,11 @@ class LatentStatistics:
     def denormalise(self, z: torch.Tensor) -> torch.Tensor:
         """Inverse of `normalise`."""
         return z * self._rows(self.std, z) + self._rows(self.mean, z)
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether nothing is normalised."""
+        return set(self.mean) == {0.0} and set(self.std) == {1.0}
 
     @staticmethod
     def _rows(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:

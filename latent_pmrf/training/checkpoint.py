@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from latent_pmrf.checkpoints import with_prefix
+from latent_pmrf.checkpoints import not_finite, with_prefix
 from latent_pmrf.config import NetworkConfig, from_dict, to_dict
 from latent_pmrf.training.ema import EMA
 
@@ -112,12 +112,15 @@ def load_weights(path: Path) -> Weights:
     """Read what `save_weights` wrote.
 
     Raises:
-        ValueError: The file is not one of ours.
+        FileNotFoundError: There is no such file.
+        ValueError: The file is damaged or not one of ours, or a weight is no finite number.
     """
     tensors, metadata = _load(path)
     if "config" not in metadata:
         raise ValueError(f"{path} holds no network specification; is it a weights file of this project?")
-    return Weights(config=from_dict(metadata["config"]), state_dict=tensors, info=metadata["info"])
+    if (name := not_finite(tensors)) is not None:
+        raise ValueError(f"{path}: {name} is not finite")
+    return Weights(config=from_dict(metadata["config"]), state_dict=tensors, info=metadata.get("info", {}))
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -138,7 +141,12 @@ def _save(path: Path, tensors: Tensors, metadata: Mapping[str, Any]) -> None:
 
 
 def _load(path: Path) -> tuple[Tensors, dict[str, Any]]:
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
-        metadata = json.loads((file.metadata() or {}).get("latent_pmrf", "{}"))
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
+            metadata = json.loads((file.metadata() or {}).get("latent_pmrf", "{}"))
+    except FileNotFoundError:
+        raise
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{path} is damaged, or no .safetensors file: {error}") from error
     return tensors, metadata

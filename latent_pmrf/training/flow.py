@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +25,7 @@ from latent_pmrf.flow.solver import euler
 from latent_pmrf.flow.source import add_source_noise
 from latent_pmrf.flow.statistics import LatentStatistics
 from latent_pmrf.nets.hdit import HDiT
+from latent_pmrf.training.beginning import STATISTICS_NAME
 from latent_pmrf.training.checkpoint import write_json
 from latent_pmrf.training.estimator import psnr_db
 from latent_pmrf.training.latents import Indices, Pair, PairSource, latents_of
@@ -38,13 +40,15 @@ _VALIDATION_STEPS = 10
 _FEW_STEPS = (1, 2, 5)
 _LATER_TIMES = (0.1, 0.9)
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class SourceNoise:
     """How much noise the source gets; one of the two.
 
     Attributes:
-        sigma: Standard deviation in all channels, in normalised units (paper: 0.1).
+        sigma: Standard deviation in all channels, in the flow's units (paper: 0.1).
         factor: Standard deviation per channel, over the root mean square of what the flow must move there.
     """
 
@@ -64,13 +68,17 @@ class SourceNoise:
 class FlowStage:
     """Trains HDiT on `E || v_theta(z_t, t) - (z_1 - z_0) ||^2` with stratified t.
 
-    The statistics of its space are measured once and kept in `run_dir`. The weighting `relative` divides the squared
-    error of every channel by the mean square of z_1 - z_0 there, so that channels in which the flow has little to do,
-    but which carry most of the picture, count as much as the others.
+    The statistics of its space are measured once and kept in `run_dir`: mean and deviation of every channel of clean
+    latents, which the flow sees without that mean and in units of that deviation. A flow that begins with the weights
+    of another keeps to the other's, in whose units they compute; its source noise is its own. Without `normalise` the
+    latents stay as the autoencoder makes them, as the public training of Latent-PMRF leaves them.
+
+    The weighting `relative` divides the squared error of every channel by the mean square of z_1 - z_0 there, so that
+    channels in which the flow has little to do, but which carry most of the picture, count as much as the others.
 
     Raises:
-        ValueError: The statistics are those of other networks or of another source noise, or the network is of another
-            number of channels.
+        ValueError: The statistics are those of other networks, of another source noise or of another normalisation, or
+            the network is of another number of channels.
     """
 
     name = "flow"
@@ -84,6 +92,8 @@ class FlowStage:
         seed: int,
         noise: SourceNoise,
         weighting: Weighting = "uniform",
+        normalise: bool = True,
+        given: LatentStatistics | None = None,
         run_dir: Path,
         validation: Sequence[ValidationSet],
     ) -> None:
@@ -93,7 +103,14 @@ class FlowStage:
         self._seed = seed
         self._noise = noise
         self._validation = validation
-        self.statistics, self._distance = self._measure(run_dir / "latent_statistics.json")
+        self._normalise = normalise and not pairs.networks.in_pixels
+        if given is not None and not self._normalise and not given.is_identity:
+            raise ValueError(
+                "the weights to begin with saw latents without their latent_mean and in units of their latent_std, and "
+                "this recipe leaves latents as they are: set normalise to true"
+            )
+        self._given = given
+        self.statistics, self._distance = self._measure(run_dir / STATISTICS_NAME)
         scale = self._distance.square() if weighting == "relative" else torch.ones_like(self._distance)
         self._error_scale = scale[:, None, None]  # (C, 1, 1)
         channels = len(self.statistics.mean)
@@ -198,12 +215,20 @@ class FlowStage:
     def _measure(self, path: Path) -> tuple[LatentStatistics, torch.Tensor]:
         """Statistics of the space, and the root mean square (C,) of z_1 - z_0 there."""
         networks = self._pairs.networks
-        origin = {"source": networks.source, "noise": dataclasses.asdict(self._noise), **networks.digests()}
+        origin = {
+            "source": networks.source,
+            "noise": dataclasses.asdict(self._noise),
+            "normalise": self._normalise,
+            **networks.digests(),
+        }
         if path.exists():
-            found = json.loads(path.read_text())
+            found = {"normalise": not networks.in_pixels, **json.loads(path.read_text())}
             changed = sorted(name for name, value in origin.items() if found.get(name, value) != value)
             if changed or "distance" not in found:
                 raise ValueError(f"{path} is of another {', '.join(changed) or 'version'}: restart the stage")
+            kept = tuple(found["mean"]), tuple(found["std"])
+            if self._given is not None and kept != (self._given.mean, self._given.std):
+                raise ValueError(f"{path} is not of the weights that the run begins with: restart the stage")
         else:
             found = {**self._measure_pairs(), **origin}
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -216,13 +241,34 @@ class FlowStage:
         chosen = np.random.default_rng((self._seed, 3)).choice(self._pairs.count, count, replace=False).astype(np.int64)
         parts = [self._pairs.latents(self._pairs.draw(part, part)) for part in np.array_split(chosen, -(-count // 8))]
         z_0, z_1 = (torch.cat(ends) for ends in zip(*parts, strict=True))
-        if self._pairs.networks.in_pixels:
-            mean, std = z_1.new_zeros(z_1.shape[1]), z_1.new_ones(z_1.shape[1])
-        else:
+        if self._normalise:
             mean, std = z_1.mean((0, 2, 3)), z_1.std((0, 2, 3))
-        distance = (z_1 - z_0).square().mean((0, 2, 3)).sqrt() / std
+        else:
+            mean, std = z_1.new_zeros(z_1.shape[1]), z_1.new_ones(z_1.shape[1])
+        taken = std if self._given is None else std.new_tensor(self._given.std)
+        distance = (z_1 - z_0).square().mean((0, 2, 3)).sqrt() / taken
         values = {"mean": mean, "std": std, "sigma_s": self._noise.sigma_s(distance), "distance": distance}
-        return {key: [round(float(entry), 6) for entry in value] for key, value in values.items()}
+        found = {key: [round(float(entry), 6) for entry in value] for key, value in values.items()}
+        if self._given is None:
+            return found
+        _tell_differences(found, self._given)
+        return {**found, "mean": list(self._given.mean), "std": list(self._given.std)}
+
+
+def _tell_differences(found: Mapping[str, Sequence[float]], given: LatentStatistics) -> None:
+    """Say how far what was measured here is from the statistics of the weights that a flow begins with."""
+    columns = zip(found["mean"], found["std"], given.mean, given.std, strict=True)
+    shifts, factors = zip(*((abs(m - g_m) / g_s, s / g_s) for m, s, g_m, g_s in columns), strict=True)
+    _log.info(
+        "flow: keeps latent_mean and latent_std of the weights that it begins with; those measured here are up to %.3g "
+        "deviations away, and %.3g to %.3g times as large; its own sigma_s is %s, theirs was %s",
+        *(max(shifts), min(factors), max(factors), _span(found["sigma_s"]), _span(given.sigma_s)),
+    )
+
+
+def _span(values: Sequence[float]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
 
 
 def finish_times(rows: int, first_step: float, generator: torch.Generator) -> torch.Tensor:

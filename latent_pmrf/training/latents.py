@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import shutil
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -128,11 +127,6 @@ def latents_of(level: ValidationSet, networks: FrozenNetworks) -> Pair:
     degraded, clean = torch.from_numpy(level.degraded), torch.from_numpy(level.clean)
     sources = [networks.source_of(batch) for batch in degraded.split(8)]
     return torch.cat(sources), torch.cat([networks.encode(batch) for batch in clean.split(8)])
-
-
-def discard_latents(cache_dir: Path) -> None:
-    """Remove a cache, if there is one."""
-    shutil.rmtree(cache_dir, ignore_errors=True)
 
 
 def _degraded(pairs: FacePairs, photographs: Indices, seed: tuple[int, ...], draws: Indices) -> Pair:

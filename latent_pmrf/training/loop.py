@@ -30,7 +30,14 @@ from torch.utils.tensorboard import SummaryWriter
 from latent_pmrf.config import NetworkConfig
 from latent_pmrf.data.prefetch import BatchSource, Prefetcher, WorkerPrefetcher
 from latent_pmrf.nets.preconditioning import Preconditioning
-from latent_pmrf.training.checkpoint import load_stage_state, load_training_state, save_training_state, save_weights
+from latent_pmrf.training.beginning import STATE_NAME, check_function
+from latent_pmrf.training.checkpoint import (
+    Weights,
+    load_stage_state,
+    load_training_state,
+    save_training_state,
+    save_weights,
+)
 from latent_pmrf.training.device import autocast, has_fast_bf16, to_device
 from latent_pmrf.training.ema import EMA
 from latent_pmrf.training.optim import OptimConfig, make_optimizers
@@ -122,7 +129,7 @@ class Trainer(Generic[Batch]):
     @property
     def state_path(self) -> Path:
         """The training checkpoint."""
-        return self.run_dir / "state.safetensors"
+        return self.run_dir / STATE_NAME
 
     def resume(self) -> bool:
         """Continue from the last checkpoint of `run_dir`, if there is one.
@@ -140,15 +147,17 @@ class Trainer(Generic[Batch]):
         _log.info("%s: resumed at step %d of %d", self.stage.name, self.step, self.optim.steps)
         return True
 
-    def start_from(self, tensors: Mapping[str, torch.Tensor]) -> None:
+    def start_from(self, given: Weights) -> None:
         """Begin with weights of another run, as far as their names and shapes are those of this network.
 
         Its fixed random features come along: the layers after them have learnt to read just these. What
         preconditioning knows of the data stays this run's own.
 
         Raises:
-            ValueError: None of them fits.
+            ValueError: None of them fits, or they compute another function (`beginning.check_function`).
         """
+        check_function(self.stage.config, given.config)
+        tensors = given.state_dict
         facts = {
             f"{name}.{buffer}"
             for name, module in self.model.named_modules()
@@ -265,7 +274,8 @@ class Trainer(Generic[Batch]):
                     loss, scalars = forward(batch, index)
                 (loss / share).backward()
             parts.append((loss.detach(), scalars))
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.optim.grad_clip)
+        limit = math.inf if self.optim.grad_clip is None else self.optim.grad_clip
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         if not torch.isfinite(norm):
             _log.warning("%s: step %d has a non-finite gradient and is skipped", self.stage.name, self.step)
         else:

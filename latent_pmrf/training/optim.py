@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -32,12 +33,12 @@ class OptimConfig:
         betas: AdamW moments.
         weight_decay: Decoupled decay of both optimisers.
         ema_decay: Decay of the averaged weights.
-        grad_clip: Largest gradient norm.
+        grad_clip: Largest gradient norm; None clips nothing.
         precision: `bf16` runs the forward pass under autocast where the processor is fast at it, `fp32` never does.
         compile: Compile the network with `torch.compile`.
         threads: CPU threads of torch, 0 for all.
         workers: Processes that prepare batches, 0 for a thread.
-        seed: Seed of initialisation and of every batch.
+        seed: Seed of initialisation and of every batch, below 2 ** 32.
         checkpoint_minutes: Time between checkpoints.
         validate_every: Steps between validations.
         keep_every: Steps between averaged weights that are kept as `weights-{step}.safetensors`, 0 for none.
@@ -55,7 +56,7 @@ class OptimConfig:
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.0
     ema_decay: float = 0.999
-    grad_clip: float = 1.0
+    grad_clip: float | None = 1.0
     precision: Literal["bf16", "fp32"] = "bf16"
     compile: bool = False
     threads: int = 0
@@ -66,10 +67,20 @@ class OptimConfig:
     keep_every: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse a batch that cannot be divided, and steps that never come."""
-        if self.keep_every < 0:
-            raise ValueError(f"keep_every must be 0 or more, not {self.keep_every}")
-        if self.micro_batches < 1 or self.batch_size % self.micro_batches:
+        """Refuse what is out of bounds, and a batch that cannot be divided."""
+        for name in ("steps", "batch_size", "micro_batches", "validate_every"):
+            _check(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+        for name in ("warmup_steps", "decay_steps", "threads", "workers", "keep_every", "weight_decay"):
+            _check(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
+        for name in ("warmup_lr_ratio", "final_lr_ratio"):
+            _check(name, getattr(self, name), 0 <= getattr(self, name) <= 1, "from 0 to 1")
+        _check("lr", self.lr, self.lr > 0, "above 0")
+        _check("betas", self.betas, all(0 <= beta < 1 for beta in self.betas), "from 0 to below 1")
+        _check("ema_decay", self.ema_decay, 0 <= self.ema_decay < 1, "from 0 to below 1")
+        _check("grad_clip", self.grad_clip, self.grad_clip is None or self.grad_clip > 0, "above 0, or null for none")
+        _check("seed", self.seed, 0 <= self.seed < 2**32, "from 0 to below 2 ** 32")
+        _check("checkpoint_minutes", self.checkpoint_minutes, self.checkpoint_minutes >= 0, "0 or more")
+        if self.batch_size % self.micro_batches:
             raise ValueError(f"micro_batches {self.micro_batches} must divide batch_size {self.batch_size}")
 
     @property
@@ -89,6 +100,23 @@ class OptimConfig:
             return 1.0
         cosine = 0.5 * (1 - math.cos(math.pi * left / self.decay_steps))
         return self.final_lr_ratio + (1 - self.final_lr_ratio) * cosine
+
+
+def of_length(optim: OptimConfig, steps: int) -> OptimConfig:
+    """The same for another number of steps.
+
+    Warm-up and decay stay as long as they are, so that a run may be made longer; where the steps are too few for that,
+    both become shorter in proportion.
+    """
+    if optim.warmup_steps + optim.decay_steps <= steps:
+        return dataclasses.replace(optim, steps=steps)
+    warmup, decay = (count * steps // optim.steps for count in (optim.warmup_steps, optim.decay_steps))
+    return dataclasses.replace(optim, steps=steps, warmup_steps=warmup, decay_steps=decay)
+
+
+def _check(name: str, value: object, holds: bool, bounds: str) -> None:
+    if not holds:
+        raise ValueError(f"{name} must be {bounds}, not {value}")
 
 
 def make_optimizers(model: nn.Module, optim: OptimConfig) -> list[torch.optim.Optimizer]:

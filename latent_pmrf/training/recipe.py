@@ -3,31 +3,48 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any
 
 import yaml
 
+from latent_pmrf.config import check_type, fill
 from latent_pmrf.data.datasets import Augmentation
 from latent_pmrf.data.degradation import DegradationRange
-from latent_pmrf.training.optim import OptimConfig
+from latent_pmrf.training.optim import OptimConfig, of_length
 
-T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
-STAGE_OPTIONS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
-    "estimator": (frozenset(), frozenset({"identity_weight", "loss", "shared_error_weight", "space"})),
-    "vae": (
-        frozenset({"crop_px"}),
-        frozenset({"amplitude_weight", "band_weight", "decoder_only", "kl_weight", "perceptual_weight"}),
-    ),
-    "flow": (
-        frozenset(),
-        frozenset({"adversarial", "copies", "likeness", "noise_factor", "sigma_s", "source", "space", "weighting"}),
-    ),
+STAGE_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "estimator": {"identity_weight": float, "loss": str, "shared_error_weight": float, "space": str},
+    "vae": {
+        "amplitude_weight": float,
+        "band_weight": float,
+        "crop_px": int,
+        "decoder_only": bool,
+        "kl_weight": float,
+        "perceptual_weight": float,
+    },
+    "flow": {
+        "adversarial": Mapping,
+        "copies": int,
+        "likeness": Mapping,
+        "noise_factor": float,
+        "normalise": bool,
+        "sigma_s": float,
+        "source": str,
+        "space": str,
+        "weighting": str,
+    },
 }
-"""Entries of `options` that a stage needs, and those that it may have (see `latent_pmrf.training.setup`)."""
+"""Entries that `options` of a stage may have (see `setup`), and their types; no number is negative."""
+
+_NEEDED = {"vae": ("crop_px",)}
+_NULL_IS_NONE = {"optim": ("grad_clip",)}
+"""Entries of which null is a value, and does not take away what a base says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,36 +75,69 @@ class Recipe:
     network: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Refuse pictures without pixels, and options that the stage does not have or that train nothing."""
+        if self.size_px < 1:
+            raise ValueError(f"size_px must be at least 1, not {self.size_px}")
+        _check_options(self.stage, self.options)
+        crop_px = self.options.get("crop_px", self.size_px)
+        if not 1 <= crop_px <= self.size_px:
+            raise ValueError(f"options.crop_px must be from 1 to size_px {self.size_px}, not {crop_px}")
 
-def load_recipe(path: Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """Read a recipe; `overrides` replaces entries of its `optim` section.
+
+def load_recipe(path: Path, steps: int | None = None) -> Recipe:
+    """Read a recipe.
 
     A file may name a `base`, another recipe by its path from this one, and then holds only what differs from it:
-    entries of a section replace those of the base's section, and null takes one away.
+    entries of a section replace those of the base's section, and null takes one away (but for `grad_clip`, where it
+    says that nothing is clipped).
+
+    Args:
+        path: The YAML file.
+        steps: Optimiser steps instead of the recipe's; where its warm-up and decay take longer than that, they become
+            shorter in proportion.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is no recipe: a key is unknown, missing or of another type; the message names it.
+        ValueError: The file is no recipe: a key is unknown, missing, of another type or out of bounds, or warm-up and
+            decay take more steps than there are; the message names it.
     """
     content = _read(path)
     try:
         values = dict(content)
-        values["optim"] = fill(OptimConfig, {**section(values.get("optim"), "optim"), **(overrides or {})})
+        values["optim"] = _optim(section(values.get("optim"), "optim"), steps)
         values["degradation"] = fill(DegradationRange, section(values.get("degradation"), "degradation"))
         values["augmentation"] = fill(Augmentation, section(values.get("augmentation"), "augmentation"))
         for name in ("network", "options"):
             values[name] = section(values.get(name), name)
-        recipe = fill(Recipe, values)
-        _check_options(recipe)
+        return fill(Recipe, values)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return recipe
+
+
+def _optim(values: Mapping[str, Any], steps: int | None) -> OptimConfig:
+    optim = fill(OptimConfig, values)
+    moved = optim.warmup_steps + optim.decay_steps
+    if moved > optim.steps:
+        raise ValueError(
+            f"OptimConfig: warmup_steps {optim.warmup_steps} and decay_steps {optim.decay_steps} are {moved} together, "
+            f"more than steps {optim.steps}: most of the run would have a fraction of the learning rate"
+        )
+    if steps is None:
+        return optim
+    taken = of_length(optim, steps)
+    if (taken.warmup_steps, taken.decay_steps) != (optim.warmup_steps, optim.decay_steps):
+        _log.warning(
+            "%d steps instead of %d: warm-up and decay take %d and %d, in proportion",
+            *(steps, optim.steps, taken.warmup_steps, taken.decay_steps),
+        )
+    return taken
 
 
 def _read(path: Path) -> dict[str, Any]:
     """The content of a recipe's file, merged into that of its base."""
     try:
-        content = dict(section(yaml.safe_load(path.read_text()), "the recipe"))
+        content = dict(section(yaml.safe_load(path.read_text(encoding="utf-8")), "the recipe"))
         base = content.pop("base", None)
         if base is None:
             return content
@@ -97,11 +147,21 @@ def _read(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not YAML: {error}") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     merged = _read(path.parent / base)
     for key, value in content.items():
-        entries = {**merged.get(key, {}), **value} if isinstance(value, Mapping) else value
-        merged[key] = {k: v for k, v in entries.items() if v is not None} if isinstance(value, Mapping) else entries
+        merged[key] = _merged(key, merged.get(key), value) if isinstance(value, Mapping) else value
     return merged
+
+
+def _merged(name: str, base: object, own: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of a section: those of the base's, and a recipe's own over them."""
+    entries = {**section(base, name), **own}
+    kept = _NULL_IS_NONE.get(name, ())
+    return {key: value for key, value in entries.items() if value is not None or key in kept}
 
 
 def section(value: object, name: str) -> Mapping[str, Any]:
@@ -117,46 +177,15 @@ def section(value: object, name: str) -> Mapping[str, Any]:
     return value
 
 
-def _check_options(recipe: Recipe) -> None:
-    if recipe.stage not in STAGE_OPTIONS:
-        raise ValueError(f"unknown stage {recipe.stage!r}; expected one of {sorted(STAGE_OPTIONS)}")
-    needed, allowed = STAGE_OPTIONS[recipe.stage]
-    unknown, missing = set(recipe.options) - needed - allowed, needed - set(recipe.options)
+def _check_options(stage: str, options: Mapping[str, Any]) -> None:
+    if stage not in STAGE_OPTIONS:
+        raise ValueError(f"unknown stage {stage!r}; expected one of {sorted(STAGE_OPTIONS)}")
+    types = STAGE_OPTIONS[stage]
+    unknown, missing = sorted(set(options) - set(types)), sorted(set(_NEEDED.get(stage, ())) - set(options))
     if unknown or missing:
-        problem = f"has no option {sorted(unknown)}" if unknown else f"needs the option {sorted(missing)}"
-        raise ValueError(f"stage {recipe.stage} {problem}")
-
-
-def fill(cls: type[T], values: Mapping[str, Any]) -> T:
-    """A dataclass from the values of a file: names and types are checked, lists become tuples.
-
-    Raises:
-        ValueError: A name or a type is wrong, or the dataclass refuses the values.
-    """
-    hints = get_type_hints(cls)
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
-        raise ValueError(f"{cls.__name__} has no field {unknown}")
-    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    for name, value in plain.items():
-        if not _fits(value, hints[name]):
-            raise ValueError(f"{cls.__name__}.{name} cannot be {values[name]!r}")
-    try:
-        return cls(**plain)
-    except TypeError as error:
-        raise ValueError(f"{cls.__name__}: {error}") from error
-
-
-def _fits(value: object, hint: Any) -> bool:  # noqa: ANN401 - an annotation
-    """Whether a value is of the annotated type; YAML reads `8e-4` as text, for example."""
-    arguments = get_args(hint)
-    if get_origin(hint) is Literal:
-        return value in arguments
-    if get_origin(hint) is tuple:
-        if not isinstance(value, tuple):
-            return False
-        entries = arguments[:1] * len(value) if Ellipsis in arguments else arguments
-        return len(entries) == len(value) and all(map(_fits, value, entries))
-    if hint in (int, float):
-        return isinstance(value, int if hint is int else (int, float)) and not isinstance(value, bool)
-    return isinstance(value, hint) if isinstance(hint, type) else not isinstance(value, tuple)
+        problem = f"has no option {unknown}" if unknown else f"needs the option {missing}"
+        raise ValueError(f"stage {stage} {problem}")
+    for name, value in options.items():
+        check_type(f"options.{name}", value, types[name])
+        if types[name] in (int, float) and value < 0:
+            raise ValueError(f"options.{name} must not be negative, not {value}")

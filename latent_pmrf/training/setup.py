@@ -14,6 +14,7 @@ vae        crop_px                          side of the training crops
 flow       copies            0              degradations of every photograph to keep in a cache; 0 draws afresh
            noise_factor, sigma_s            the source noise, one of the two (see `flow.SourceNoise`)
            weighting         uniform        of the channels' errors, see `flow.FlowStage`
+           normalise         true           latents per channel, see `flow.FlowStage`
            source            posterior_mean see `frozen`
            space             latent         `pixel` trains PMRF
            adversarial                      an adversarial finish, see `adversarial.Adversarial`; without `weighting`
@@ -22,6 +23,7 @@ flow       copies            0              degradations of every photograph to 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,26 +33,35 @@ from typing import Any, TypeVar, get_args
 import cv2
 from torch import nn
 
-from latent_pmrf.config import ESTIMATOR_PRESETS, VAE_PRESETS, VELOCITY_PRESETS, NetworkConfig
+from latent_pmrf.config import ESTIMATOR_PRESETS, VAE_PRESETS, VELOCITY_PRESETS, NetworkConfig, UNetConfig, fill
 from latent_pmrf.data.datasets import FacePairs
 from latent_pmrf.data.photographs import Photographs, U8Image
 from latent_pmrf.data.validation import ValidationSet, load_validation
+from latent_pmrf.flow.statistics import LatentStatistics
 from latent_pmrf.nets.build import Network, build
 from latent_pmrf.nets.sim_vae import SimVAE
 from latent_pmrf.training.adversarial import Adversarial, AdversarialFlowStage
-from latent_pmrf.training.checkpoint import load_weights
+from latent_pmrf.training.beginning import (
+    LATENTS_NAME,
+    STATE_NAME,
+    check_function,
+    given_statistics,
+    put_back,
+    set_aside,
+)
+from latent_pmrf.training.checkpoint import Weights, load_weights
 from latent_pmrf.training.device import check_device
 from latent_pmrf.training.estimator import EstimatorStage
 from latent_pmrf.training.flow import FlowStage, SourceNoise, Weighting
 from latent_pmrf.training.frozen import FrozenNetworks, Source
 from latent_pmrf.training.identity import IdentityLoss, load_face_embedder
 from latent_pmrf.training.latent_estimator import LatentEstimatorStage
-from latent_pmrf.training.latents import CachedPairs, FreshPairs, PairSource, discard_latents
+from latent_pmrf.training.latents import CachedPairs, FreshPairs, PairSource
 from latent_pmrf.training.likeness import Likeness, LikenessFlowStage
 from latent_pmrf.training.loop import Stage, Trainer
 from latent_pmrf.training.perceptual import load_perceptual_loss
 from latent_pmrf.training.processes import ProcessGroup
-from latent_pmrf.training.recipe import Recipe, fill, section
+from latent_pmrf.training.recipe import Recipe, section
 from latent_pmrf.training.vae import VAEStage
 
 ConfigT = TypeVar("ConfigT", bound=NetworkConfig)
@@ -91,7 +102,7 @@ def build_trainer(  # noqa: PLR0913 - what the command line says of a run
         places: Where data and runs are.
         device: Where to train.
         initial: Weights file that a run begins with which has nothing to resume from.
-        restart: Forget what an earlier run has computed.
+        restart: Forget what an earlier run has computed, once the new one could be made.
         group: The processes that share the run; the leading one must be here before the others
             (`ProcessGroup.leader_first`).
 
@@ -99,8 +110,9 @@ def build_trainer(  # noqa: PLR0913 - what the command line says of a run
         A trainer at step 0, or where an earlier run stopped.
 
     Raises:
-        ValueError: The preset, an option or the device is unknown, or what an earlier run left does not fit.
-        FileNotFoundError: The data or an earlier stage's weights are missing.
+        ValueError: The preset, an option or the device is unknown, or what an earlier run left does not fit, or is
+            only weights, which a new run would replace.
+        FileNotFoundError: The data, an earlier stage's weights or those to begin with are missing.
     """
     check_device(device)
     if recipe.optim.workers:
@@ -108,25 +120,37 @@ def build_trainer(  # noqa: PLR0913 - what the command line says of a run
             1
         )  # here, for a worker that changed it would wait for threads that a fork does not bring along
     group = group or ProcessGroup()
-    forget = restart and group.leads
+    run_dir = places.runs / recipe.stage
+    if group.leads:
+        put_back(run_dir)
+    resumes = not restart and (run_dir / STATE_NAME).exists()
+    weights = places.weights(recipe.stage)
+    if not (resumes or restart) and weights.exists():
+        raise ValueError(
+            f"{weights} is there already, without a training state to go on from: choose another folder of runs, or "
+            "replace it with --restart"
+        )
+    given = None if resumes or initial is None else load_weights(initial)
+    if given is not None:
+        check_function(network_config(recipe), given.config)
+    elif recipe.options.get("decoder_only") and not resumes:
+        raise ValueError("decoder_only trains the decoder of an encoder that is given: --init WEIGHTS")
     photographs: Sequence[U8Image] = Photographs(places.data, recipe.shards)
     photographs = list(photographs) if recipe.in_memory else photographs
     validation = load_validation(places.data / "val", recipe.size_px, limit=24)
-    stage: Stage[Any]
-    if recipe.stage == "vae":
-        stage = _vae_stage(recipe, places, photographs, validation)
-    else:
-        pairs = FacePairs(photographs, recipe.size_px, recipe.degradation, recipe.augmentation)
-        make = _estimator_stage if recipe.stage == "estimator" else _flow_stage
-        stage = make(recipe, places, pairs, validation, device, forget)
-    trainer: Trainer[Any] = Trainer(stage, recipe.optim, places.runs / recipe.stage, device, group)
-    if forget:
-        trainer.state_path.unlink(missing_ok=True)
-    resumed = not restart and trainer.resume()
-    if initial is not None and not resumed:
-        trainer.start_from(load_weights(initial).state_dict)
-    elif recipe.options.get("decoder_only") and not resumed:
-        raise ValueError("decoder_only trains the decoder of an encoder that is given: --init WEIGHTS")
+    with set_aside(run_dir) if restart and group.leads else contextlib.nullcontext():
+        stage: Stage[Any]
+        if recipe.stage == "vae":
+            stage = _vae_stage(recipe, places, photographs, validation)
+        else:
+            pairs = FacePairs(photographs, recipe.size_px, recipe.degradation, recipe.augmentation)
+            make = _estimator_stage if recipe.stage == "estimator" else _flow_stage
+            stage = make(recipe, places, pairs, validation, device, given)
+        trainer: Trainer[Any] = Trainer(stage, recipe.optim, run_dir, device, group)
+        if resumes:
+            trainer.resume()
+        elif given is not None:
+            trainer.start_from(given)
     return trainer
 
 
@@ -171,12 +195,14 @@ def _estimator_stage(  # noqa: PLR0913 - the signature of both makers
     pairs: FacePairs,
     validation: Sequence[ValidationSet],
     device: str,
-    forget: bool,  # noqa: ARG001
+    given: Weights | None,  # noqa: ARG001
 ) -> Stage[Any]:
     options = dict(recipe.options)
     config = _preset(ESTIMATOR_PRESETS, recipe)
     space = _choice("space", options.pop("space", "pixel"), ("pixel", "latent"))
     if space == "pixel":
+        if isinstance(config, UNetConfig) and config.image_size_px != recipe.size_px:
+            raise ValueError(f"an estimator of image_size_px {config.image_size_px} takes no size_px {recipe.size_px}")
         identity = IdentityLoss(load_face_embedder()) if options.get("identity_weight", 0) > 0 else None
         return EstimatorStage(config, pairs, identity=identity, **options, **_shared(recipe, validation))
     if options:
@@ -193,13 +219,10 @@ def _flow_stage(  # noqa: PLR0913 - the signature of both makers
     pairs: FacePairs,
     validation: Sequence[ValidationSet],
     device: str,
-    forget: bool,
+    given: Weights | None,
 ) -> FlowStage:
     run_dir = places.runs / recipe.stage
     options = dict(recipe.options)
-    if forget:
-        discard_latents(run_dir / "latents")
-        (run_dir / "latent_statistics.json").unlink(missing_ok=True)
     source: Source = _choice("source", options.pop("source", "posterior_mean"), get_args(Source))
     space = _choice("space", options.pop("space", "latent"), ("pixel", "latent"))
     estimator: nn.Module | None = None if source == "degraded" else load_network(places.weights("estimator"))
@@ -208,7 +231,7 @@ def _flow_stage(  # noqa: PLR0913 - the signature of both makers
     if copies and recipe.optim.workers:
         raise ValueError("workers cannot fill a cache of latents: set workers or copies to 0")
     drawn: PairSource = (
-        CachedPairs(pairs, networks, copies=copies, seed=seed, cache_dir=run_dir / "latents")
+        CachedPairs(pairs, networks, copies=copies, seed=seed, cache_dir=run_dir / LATENTS_NAME)
         if copies
         else FreshPairs(pairs, networks, seed=seed)
     )
@@ -220,7 +243,13 @@ def _flow_stage(  # noqa: PLR0913 - the signature of both makers
     weighting = _choice("weighting", options.pop("weighting", "uniform"), get_args(Weighting))
     noise = SourceNoise(sigma=options.pop("sigma_s", None), factor=options.pop("noise_factor", None))
     config = _preset(VELOCITY_PRESETS, recipe)
-    facts = {"noise": noise, "run_dir": run_dir, **_shared(recipe, validation)}
+    facts = {
+        "noise": noise,
+        "normalise": options.pop("normalise", True),
+        "given": _statistics(given, space, config.in_channels),
+        "run_dir": run_dir,
+        **_shared(recipe, validation),
+    }
     if "adversarial" in finishes:
         terms = fill(Adversarial, section(finishes["adversarial"], "adversarial"))
         return AdversarialFlowStage(config, drawn, adversarial=terms, optim=recipe.optim, **facts)
@@ -229,6 +258,16 @@ def _flow_stage(  # noqa: PLR0913 - the signature of both makers
         identity = IdentityLoss(load_face_embedder())
         return LikenessFlowStage(config, drawn, likeness=nearer, identity=identity, **facts)
     return FlowStage(config, drawn, weighting=weighting, **facts)
+
+
+def _statistics(given: Weights | None, space: str, channels: int) -> LatentStatistics | None:
+    """Those of the flow that a run begins with, whose space has to be this one's."""
+    if given is None:
+        return None
+    found = given.info.get("space", space)
+    if found != space:
+        raise ValueError(f"the weights to begin with are of a flow in space {found}, this recipe's is in space {space}")
+    return given_statistics(given, channels)
 
 
 def _shared(recipe: Recipe, validation: Sequence[ValidationSet]) -> dict[str, Any]:

@@ -56,6 +56,8 @@ class VAEStage:
     ) -> None:
         if perceptual_weight > 0 and perceptual is None:
             raise ValueError("perceptual_weight needs a perceptual loss")
+        if crop_px % config.downscale:
+            raise ValueError(f"crop_px {crop_px} must be a multiple of the autoencoder's {config.downscale}")
         self.config = config
         self._images = images
         self._size_px = size_px

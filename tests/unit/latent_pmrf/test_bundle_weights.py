@@ -11,6 +11,7 @@ from export.bundle import write_bundle
 from export.manifest import BundleFacts
 from export.parity import Gate
 from export.trained import load_trained, round_weights
+from latent_pmrf.bundle_weights import _fit
 from latent_pmrf.cli import main
 from latent_pmrf.training.checkpoint import load_weights
 from tests.tiny_runs import HDIT, SIDE_PX, STATISTICS, write_runs
@@ -42,11 +43,17 @@ def test_a_bundle_gives_back_the_weights_it_was_exported_from(exported, tmp_path
 
 def test_the_scales_of_cosine_attention_come_back(tmp_path):
     velocity = dataclasses.replace(HDIT, cosine_attention=True, mean_conditioned=True)
-    trained, repository = load_trained(write_runs(tmp_path / "runs", velocity=velocity)), tmp_path / "bundle"
+    as_they_are = {"latent_mean": [0.0] * 4, "latent_std": [1.0] * 4}
+    trained, repository = (
+        load_trained(write_runs(tmp_path / "runs", velocity=velocity, **as_they_are)),
+        tmp_path / "bundle",
+    )
     facts = BundleFacts(name="tiny", version="7", image_size_px=SIDE_PX)
     write_bundle(trained, repository, facts, Gate(), lambda _: None)
     assert run_import(repository, tmp_path / "back") == 0
-    found = load_weights(tmp_path / "back" / "flow" / "weights.safetensors").state_dict
+    weights = load_weights(tmp_path / "back" / "flow" / "weights.safetensors")
+    assert {name: weights.info[name] for name in as_they_are} == as_they_are
+    found = weights.state_dict
     expected = trained.velocity.state_dict()
     scales = [name for name in expected if name.endswith("attn.scale")]
     assert len(scales) == 3
@@ -114,3 +121,9 @@ def test_a_run_can_begin_with_a_bundle_s_weights(exported, tmp_path):
     config = dataclasses.asdict(load_weights(tmp_path / "flow" / "weights.safetensors").config)
     assert config["mean_conditioned"] is False
     assert sorted(path.parent.name for path in tmp_path.glob("*/weights.safetensors")) == sorted(STAGES)
+
+
+def test_a_tensor_without_a_name_is_not_mistaken_for_one_of_as_many_numbers():
+    found = {"val_1": torch.ones(32, 1, 1), "attn.half0": torch.zeros(2, 8, 1, 2)}
+    state = _fit({"out_norm.weight": torch.zeros(32)}, found, "flow")
+    assert torch.equal(state["out_norm.weight"], torch.ones(32))

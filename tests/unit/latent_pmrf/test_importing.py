@@ -250,3 +250,30 @@ def test_an_autoencoder_without_its_scaling_is_refused(tmp_path, capsys):
 def test_a_configuration_that_is_none_is_refused(pmrf, tmp_path, capsys, text, message):
     pmrf.with_name("config.json").write_text(text)
     assert message in refused(tmp_path / "runs", capsys, pmrf=pmrf)
+
+
+def test_weights_that_are_no_numbers_are_refused(latent, tmp_path, capsys):
+    tensors = dict(public_tensors("sim_vae")[0])
+    tensors["decoder.conv_out.bias"] = torch.tensor([0.0, float("nan"), 0.0])
+    write_tensors(latent["vae"], tensors)
+    error = refused(tmp_path / "runs", capsys, **latent)
+    assert_says(error, r"diffusion_pytorch_model\.safetensors: decoder\.conv_out\.bias is not finite")
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"latent_channels": "4"}, r"SimVAEConfig\.latent_channels cannot be '4'"),
+        ({"block_out_channels": 8}, "block_out_channels cannot be 8"),
+        ({"layers_per_block": None}, r"SimVAEConfig\.layers_per_block cannot be None"),
+    ],
+)
+def test_a_configuration_of_other_types_is_refused_by_name(latent, tmp_path, capsys, changes, named):
+    write_json(latent["vae"].with_name("config.json"), SIM_VAE | changes)
+    assert_says(refused(tmp_path / "runs", capsys, **latent), named)
+
+
+def test_an_average_without_its_names_is_refused(tmp_path, capsys):
+    torch.save({"ema": {"shadow_params": [torch.zeros(2)]}}, tmp_path / "pmrf.ckpt")
+    error = refused(tmp_path / "runs", capsys, pmrf=tmp_path / "pmrf.ckpt")
+    assert_says(error, r"pmrf\.ckpt: it holds averaged weights under 'ema', and no 'state_dict'")

@@ -91,6 +91,7 @@ def test_inconsistent_sizes_are_refused_by_name(cls, changes, named):
     [
         ({"kind": "VQGAN"}, "VQGAN"),
         ({}, "None"),
+        ({"kind": "SimVAEConfig", "latent_channels": "4"}, r"SimVAEConfig\.latent_channels cannot be '4'"),
         ({"kind": "SimVAEConfig", "latent_chanels": 4, "widths": 3}, r"SimVAEConfig has no field \['latent_chanels'"),
     ],
 )

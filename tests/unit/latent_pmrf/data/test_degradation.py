@@ -175,3 +175,19 @@ def test_resizing_keeps_the_mean(photo, size_px):
     assert resized.shape == (size_px, size_px, 3)
     assert resized.mean() == pytest.approx(photo.mean(), abs=1)
     assert (resized is photo) == (size_px == 512)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"blur_sigma": (3.0, 1.0)}, r"blur_sigma must be two numbers from 0, the smaller first, not \[3\.0, 1\.0\]"),
+        ({"downsample": (0.0, 4.0)}, "downsample must begin above 0"),
+        ({"noise_sigma": (-1.0, 4.0)}, "noise_sigma must be two numbers from 0"),
+        ({"jpeg_quality": (30, 101)}, "jpeg_quality ends at 100, not at 101"),
+        ({"kernel_size": 40}, "kernel_size 40 must be odd"),
+        ({"gray_probability": 1.5}, r"gray_probability must be from 0 to 1, not 1\.5"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(changes, named):
+    with pytest.raises(ValueError, match=named):
+        DegradationRange(**changes)

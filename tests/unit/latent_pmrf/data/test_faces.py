@@ -1,4 +1,6 @@
+import dataclasses
 import io
+import logging
 import tarfile
 
 import numpy as np
@@ -7,9 +9,10 @@ import torch
 from PIL import Image
 
 from latent_pmrf.data.datasets import Augmentation, FacePairs, augment
-from latent_pmrf.data.degradation import DegradationRange, draw_degradation
+from latent_pmrf.data.degradation import DegradationRange, draw_degradation, without_colour
 from latent_pmrf.data.photographs import Photographs
 from latent_pmrf.data.validation import load_validation, to_tensor
+from latent_pmrf.evaluation.folders import read_face
 
 STILL = Augmentation(flip=False, rotate_deg=0.0, scale=0.0, shift=0.0)
 
@@ -85,6 +88,55 @@ def test_a_shard_that_is_no_archive_is_named(tmp_path):
     (tmp_path / "a.tar").write_bytes(b"no archive" * 100)
     with pytest.raises(ValueError, match=r"a\.tar is no uncompressed tar archive"):
         Photographs(tmp_path)
+
+
+def test_what_is_no_picture_is_named(tmp_path):
+    whole = encoded(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
+    write_shard(tmp_path / "a.tar", {"half.png": whole[: len(whole) // 2]})
+    (tmp_path / "b.jpg").write_bytes(b"no picture")
+    images = Photographs(tmp_path)
+    with pytest.raises(ValueError, match=r"a\.tar:half\.png cannot be read: "):
+        images[0]
+    with pytest.raises(ValueError, match=r"b\.jpg cannot be read: it is no JPEG, PNG or WebP"):
+        images[1]
+
+
+def test_what_macos_writes_beside_a_file_is_passed_over(tmp_path, caplog):
+    write_shard(tmp_path / "a.tar", {"1.png": encoded(picture(1)), "x/._1.png": b"a resource fork"})
+    (tmp_path / "._a.tar").write_bytes(b"another")
+    (tmp_path / "._b.png").write_bytes(b"another")
+    (tmp_path / "b.png").write_bytes(encoded(picture(2)))
+    with caplog.at_level(logging.INFO):
+        assert blues(Photographs(tmp_path)) == [1, 2]
+    assert "1 photographs in 1 shards, and 1 files" in caplog.text
+
+
+@pytest.mark.parametrize("pattern", ["train/**/*", "**/*.png"])
+def test_linked_folders_are_followed_and_no_picture_is_seen_twice(tmp_path, pattern):
+    (tmp_path / "data" / "train").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "deep").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "deep" / "1.png").write_bytes(encoded(picture(1)))
+    (tmp_path / "elsewhere" / "2.png").write_bytes(encoded(picture(2)))
+    (tmp_path / "elsewhere" / "round").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data" / "train" / "linked").symlink_to(tmp_path / "elsewhere")
+    assert blues(Photographs(tmp_path / "data", pattern)) == [2, 1]
+
+
+def deep_grey(path):
+    """A 16-bit grey ramp over all levels."""
+    Image.fromarray(np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)).save(path)
+    return np.round(np.linspace(0, 255, 64 * 64)).reshape(64, 64)
+
+
+def test_sixteen_bits_of_grey_keep_their_levels(tmp_path):
+    expected = deep_grey(tmp_path / "a.png")
+    read = Photographs(tmp_path)[0]
+    assert np.abs(read - expected[..., None]).max() <= 1
+    np.testing.assert_array_equal(read_face(tmp_path / "a.png", 64), read)
+    for level in ("clean", "moderate", "severe"):
+        (tmp_path / "val" / level).mkdir(parents=True)
+        deep_grey(tmp_path / "val" / level / "a.png")
+    np.testing.assert_array_equal((load_validation(tmp_path / "val", 64)[0].clean[0, 0] * 255).round(), read[..., 0])
 
 
 def test_no_augmentation_is_the_identity():
@@ -167,6 +219,31 @@ def test_only_photographs_without_the_detail_of_a_pair_are_treated_as_coarse(mon
     for index in range(3):
         pairs.pair(index, np.random.default_rng(0))
     assert drawn == [(16.0, 32.0), (1.0, 32.0), (1.0, 32.0)]
+
+
+def test_the_clean_photograph_of_a_grey_one_is_grey_and_others_are_as_before(pairs):
+    ranges = DegradationRange(gray_probability=0.5)
+    grey_too, in_colour = (
+        FacePairs(pairs.images, 32, dataclasses.replace(ranges, gray_target=choice), Augmentation())
+        for choice in (True, False)
+    )
+    grey = 0
+    for seed in range(40):
+        (lq, hq), (same_lq, hq_in_colour) = (
+            pair.pair(seed % 3, np.random.default_rng(seed)) for pair in (grey_too, in_colour)
+        )
+        np.testing.assert_array_equal(lq, same_lq)
+        drawn = np.ptp(lq, axis=2).max() <= 4  # the compression's rounding
+        grey += drawn
+        np.testing.assert_array_equal(hq, without_colour(hq_in_colour) if drawn else hq_in_colour)
+        assert np.ptp(hq_in_colour, axis=2).max() > 4
+    assert 10 < grey < 30
+
+
+@pytest.mark.parametrize("changes", [{"scale": 1.0}, {"rotate_deg": -1.0}, {"shift": -0.1}])
+def test_augmentations_out_of_bounds_are_refused(changes):
+    with pytest.raises(ValueError, match="augmentation takes"):
+        Augmentation(**changes)
 
 
 def test_batches_are_a_pure_function_of_their_generator(pairs):

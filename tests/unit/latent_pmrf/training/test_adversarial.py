@@ -301,10 +301,9 @@ def test_a_recipe_asks_for_a_finish(tmp_path):
     assert isinstance(trainer.stage, AdversarialFlowStage)
     misfits = (
         ({"adversarial": {"strength": 1}}, "no field"),
-        ({"adversarial": "yes"}, "must hold keys and values"),
+        ({"adversarial": "yes"}, "adversarial cannot be 'yes'"),
         ({"adversarial": {}, "weighting": "relative"}, "leave weighting out"),
     )
     for wrong, named in misfits:
-        misfit = dataclasses.replace(recipe, options={**recipe.options, **wrong})
         with pytest.raises(ValueError, match=named):
-            build_trainer(misfit, places)
+            build_trainer(dataclasses.replace(recipe, options={**recipe.options, **wrong}), places)

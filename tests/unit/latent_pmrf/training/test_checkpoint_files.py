@@ -150,3 +150,25 @@ def test_a_checkpoint_of_other_optimisers_changes_nothing(tmp_path):
     with pytest.raises(ValueError, match=r"trained with \['AdamW', 'Muon'\], this recipe says \['AdamW'\]"):
         load_training_state(tmp_path / "state.safetensors", other.model, other.ema, other.optimizers[:1])
     assert torch.equal(other.weights(), before)
+
+
+@pytest.mark.parametrize("content", [b"PK\x03\x04 what torch.save writes", b"", b"\xff" * 64])
+def test_a_damaged_file_is_named(tmp_path, content):
+    (tmp_path / "weights.pth").write_bytes(content)
+    with pytest.raises(ValueError, match=r"weights\.pth is damaged, or no \.safetensors file: "):
+        load_weights(tmp_path / "weights.pth")
+
+
+def test_a_folder_is_no_weights_file_and_what_is_not_there_is_said_so(tmp_path):
+    with pytest.raises(ValueError, match=r"is damaged, or no \.safetensors file"):
+        load_weights(tmp_path)
+    with pytest.raises(FileNotFoundError, match="absent"):
+        load_weights(tmp_path / "absent.safetensors")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(tmp_path, value):
+    tensors = {"count": torch.tensor(3), "a.weight": torch.ones(2), "b.weight": torch.tensor([1.0, value])}
+    save_weights(tmp_path / "weights.safetensors", SimVAEConfig(), tensors, {})
+    with pytest.raises(ValueError, match=r"weights\.safetensors: b\.weight is not finite"):
+        load_weights(tmp_path / "weights.safetensors")

@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from latent_pmrf.config import UNetConfig
 from latent_pmrf.data.datasets import Augmentation, FacePairs
 from latent_pmrf.data.degradation import DegradationRange
 from latent_pmrf.nets.hdit import HDiT
+from latent_pmrf.training.checkpoint import Weights
 from latent_pmrf.training.estimator import psnr_db
 from latent_pmrf.training.flow import FlowStage, SourceNoise
 from latent_pmrf.training.frozen import FrozenNetworks
@@ -245,6 +247,31 @@ def test_a_flow_in_pixels_is_not_normalised(pairs, validation, tmp_path):
     assert 0 < loss.item() < 1
 
 
+def test_latents_stay_as_they_are_where_nothing_is_normalised(pairs, validation, tmp_path):
+    stage = flow_stage(pairs, validation, tmp_path, noise=SourceNoise(sigma=0.1), normalise=False)
+    facts = {name: stage.info()[name] for name in ("latent_mean", "latent_std", "sigma_s")}
+    assert facts == {"latent_mean": (0.0,) * 8, "latent_std": (1.0,) * 8, "sigma_s": pytest.approx((0.1,) * 8)}
+    z_0, z_1 = stage.batch(0)
+    still = noiseless(stage)
+    loss, _ = still.loss(lambda x_t, t: torch.zeros_like(x_t), (z_0, z_1), 0)
+    assert loss.item() == pytest.approx((z_1 - z_0).square().mean().item(), rel=1e-5)
+    with pytest.raises(ValueError, match=r"latent_statistics\.json is of another normalise: restart the stage"):
+        flow_stage(pairs, validation, tmp_path, noise=SourceNoise(sigma=0.1))
+
+
+@pytest.mark.parametrize("in_pixels", [False, True])
+def test_statistics_from_before_the_option_stay_valid(pairs, validation, tmp_path, in_pixels):
+    networks = FrozenNetworks(frozen(UNET, 1), None) if in_pixels else frozen_networks()
+    config = dataclasses.replace(HDIT, in_channels=3, patch_size=4) if in_pixels else HDIT
+    facts = {"drawn": FreshPairs(pairs, networks, seed=4), "config": config}
+    first = flow_stage(pairs, validation, tmp_path, **facts)
+    path = tmp_path / "latent_statistics.json"
+    found = json.loads(path.read_text())
+    del found["normalise"]
+    path.write_text(json.dumps(found))
+    assert flow_stage(pairs, validation, tmp_path, **facts, normalise=not in_pixels).statistics == first.statistics
+
+
 @pytest.mark.parametrize("both", [{}, {"sigma": 0.1, "factor": 0.3}])
 def test_source_noise_is_said_in_one_way(both):
     with pytest.raises(ValueError, match="either one sigma_s or a noise_factor"):
@@ -294,7 +321,7 @@ def test_a_flow_that_begins_with_given_weights_computes_what_they_compute(pairs,
     given = frozen(config, 9)  # its random features of the time are of another seed
     facts = {name: value.clone() for name, value in stage.build().preconditioning.named_buffers()}
     run = Trainer(stage, optim, tmp_path / "run")
-    run.start_from(given.state_dict())
+    run.start_from(Weights(config, given.state_dict(), {}))
     assert all(torch.equal(value, facts[name]) for name, value in run.model.preconditioning.named_buffers())
     given.preconditioning.load_state_dict(facts)
     z = torch.randn(2, 8, 16, 16)

@@ -5,6 +5,7 @@ import torch
 
 from latent_pmrf.data.datasets import FacePairs
 from latent_pmrf.data.degradation import DegradationRange
+from latent_pmrf.training.checkpoint import Weights
 from latent_pmrf.training.flow import SourceNoise
 from latent_pmrf.training.frozen import FrozenNetworks
 from latent_pmrf.training.identity import FaceEmbedder, IdentityLoss
@@ -49,7 +50,7 @@ def stage_of(folder, validation, config=CONDITIONED, **terms):
 def trainer_of(folder, validation, steps=6, **terms):
     optim = OptimConfig(steps=steps, batch_size=4, lr=1e-3, warmup_steps=1, precision="fp32", validate_every=100)
     run = Trainer(stage_of(folder, validation, **terms), optim, folder)
-    run.start_from(frozen(CONDITIONED, 3).state_dict())
+    run.start_from(Weights(CONDITIONED, frozen(CONDITIONED, 3).state_dict(), {}))
     return run
 
 

@@ -8,7 +8,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from latent_pmrf.config import SimVAEConfig
-from latent_pmrf.training.checkpoint import load_weights
+from latent_pmrf.training.checkpoint import Weights, load_weights
 from latent_pmrf.training.device import has_fast_bf16, to_device
 from latent_pmrf.training.loop import Trainer
 from latent_pmrf.training.optim import OptimConfig
@@ -144,6 +144,15 @@ def test_the_gradient_is_clipped(tmp_path):
     assert lengths[1] == pytest.approx(0.5, rel=1e-3)
 
 
+def test_no_clip_leaves_the_gradient_as_it_is(tmp_path):
+    free, loose = (trainer(tmp_path / str(c), {0: lambda: 1e6}, steps=1, grad_clip=c) for c in (None, 1e30))
+    free.train()
+    loose.train()
+    gradients = [[p.grad for p in run.model.parameters()] for run in (free, loose)]
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
+    assert sum(g.square().sum() for g in gradients[0]) > 1e10
+
+
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_finishes_the_step_and_saves(tmp_path, sig):
     handler = signal.getsignal(sig)
@@ -270,7 +279,8 @@ def test_a_run_begins_with_given_weights_as_far_as_they_fit(tmp_path, caplog):
     run = trainer(tmp_path)
     begun = {name: value.tolist() for name, value in run.model.named_parameters()}
     with caplog.at_level(logging.INFO):
-        run.start_from({"weight": torch.tensor([[2.5]]), "bias": torch.zeros(7), "other": torch.zeros(1)})
+        tensors = {"weight": torch.tensor([[2.5]]), "bias": torch.zeros(7), "other": torch.zeros(1)}
+        run.start_from(Weights(SimVAEConfig(), tensors, {}))
     assert run.model.weight.item() == 2.5
     assert run.model.bias.tolist() == begun["bias"]
     assert run.ema.shadow["weight"].item() == 2.5
@@ -279,4 +289,4 @@ def test_a_run_begins_with_given_weights_as_far_as_they_fit(tmp_path, caplog):
 
 def test_weights_of_another_network_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no tensor fits"):
-        trainer(tmp_path).start_from({"other": torch.zeros(1)})
+        trainer(tmp_path).start_from(Weights(SimVAEConfig(), {"other": torch.zeros(1)}, {}))

@@ -48,7 +48,7 @@ def test_three_recipes_of_distinct_seeds_make_a_bundle(folder):
 
 
 def test_overrides_replace_the_optimiser_s_entries(tmp_path):
-    recipe = load_recipe(write_recipe(tmp_path, "vae", steps=4), {"steps": 9})
+    recipe = load_recipe(write_recipe(tmp_path, "vae", steps=4), 9)
     assert (recipe.optim.steps, recipe.optim.batch_size) == (9, 2)
 
 
@@ -173,7 +173,9 @@ def test_a_restart_forgets_the_earlier_run_once(tmp_path, faces):
     first.save()
     follower = build_trainer(recipe, places, restart=True, group=ProcessGroup(rank=1, size=2))
     assert (follower.step, follower.state_path.exists()) == (0, True)  # the leading process came first
-    build_trainer(recipe, places, restart=True)
+    begun_anew = build_trainer(recipe, places, restart=True)
+    assert (begun_anew.step, begun_anew.state_path.exists()) == (0, False)
+    begun_anew.save()
     assert build_trainer(recipe, places).step == 0
 
 
@@ -235,6 +237,7 @@ def test_published_flow_is_the_papers():
     optim = recipe.optim
     assert (optim.steps, optim.batch_size, optim.lr, optim.betas) == (400_000, 64, 5e-4, (0.9, 0.95))
     assert recipe.options["sigma_s"] == 0.1
+    assert recipe.options["normalise"] is False
     assert recipe.degradation == DegradationRange()
 
 

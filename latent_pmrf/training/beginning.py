@@ -1,0 +1,103 @@
+"""How a stage begins: with weights of another run (`--init`), and anew where an earlier run has been (`--restart`)."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from latent_pmrf.config import HDiTConfig, NetworkConfig, SimVAEConfig, SwinIRConfig, UNetConfig
+from latent_pmrf.flow.statistics import LatentStatistics
+from latent_pmrf.training.checkpoint import Weights
+
+STATE_NAME = "state.safetensors"
+STATISTICS_NAME = "latent_statistics.json"
+LATENTS_NAME = "latents"
+
+DECIDING: Mapping[type[Any], tuple[str, ...]] = {
+    SwinIRConfig: ("image_skip",),
+    UNetConfig: ("heads",),
+    SimVAEConfig: ("norm",),
+    HDiTConfig: (
+        "attention",
+        "head_dim",
+        "kernel_size",
+        "flavour",
+        "time_convention",
+        "mean_conditioned",
+    ),
+}
+"""Fields of a specification that decide what weights compute, though (nearly) all tensors fit whatever they say."""
+
+_LEFT = (STATE_NAME, LATENTS_NAME, STATISTICS_NAME)
+_ASIDE = "restart.partial"
+
+
+def check_function(own: NetworkConfig, given: NetworkConfig) -> None:
+    """Refuse weights that would be taken for those of another function.
+
+    Lists with an entry per level are compared where both have as many levels; others show in the tensors.
+
+    Raises:
+        ValueError: The networks are of two kinds, or differ in fields that the shapes of their tensors do not show; the
+            message names them.
+    """
+    if type(own) is not type(given):
+        raise ValueError(f"the weights to begin with are of a {type(given).__name__}, not of a {type(own).__name__}")
+    differing = []
+    for name in DECIDING[type(own)]:
+        ours, theirs = getattr(own, name), getattr(given, name)
+        if ours != theirs and not (isinstance(ours, tuple) and len(ours) != len(theirs)):
+            differing.append(f"{name} {theirs!r}, here {ours!r}")
+    if differing:
+        raise ValueError(
+            f"the weights to begin with compute another function: {'; '.join(differing)}; "
+            "set what they have under `network` of the recipe"
+        )
+
+
+def given_statistics(given: Weights, channels: int) -> LatentStatistics | None:
+    """The statistics that a flow's weights were trained with; None where the file has none for so many channels.
+
+    Args:
+        given: The content of the flow's weights file.
+        channels: Channels of the flow that begins with it.
+    """
+    names = ("latent_mean", "latent_std", "sigma_s")
+    if not all(name in given.info for name in names):
+        return None
+    mean, std, sigma_s = (tuple(float(entry) for entry in given.info[name]) for name in names)
+    return LatentStatistics(mean, std, sigma_s) if len(mean) == len(std) == channels else None
+
+
+@contextlib.contextmanager
+def set_aside(run_dir: Path) -> Iterator[None]:
+    """Forget what an earlier run has computed, once the block has succeeded; where it fails, all is as it was."""
+    aside = run_dir / _ASIDE
+    aside.mkdir(parents=True)
+    for name in _LEFT:
+        if (run_dir / name).exists():
+            (run_dir / name).rename(aside / name)
+    try:
+        yield
+    except BaseException:
+        put_back(run_dir)
+        raise
+    shutil.rmtree(aside)
+
+
+def put_back(run_dir: Path) -> None:
+    """Undo a `set_aside` that failed, or that was killed, if there was one."""
+    aside = run_dir / _ASIDE
+    if not aside.exists():
+        return
+    for name in _LEFT:
+        place = run_dir / name
+        if place.is_dir():
+            shutil.rmtree(place)
+        place.unlink(missing_ok=True)
+        if (aside / name).exists():
+            (aside / name).rename(place)
+    aside.rmdir()
