@@ -15,9 +15,8 @@ import secrets
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
-from service.core.errors import NotFound
 from service.core.interfaces import JobQueue
-from service.core.jobs import JobStatus, upload_gone
+from service.core.jobs import JobStatus, unknown_job, upload_gone
 from service.core.results import StoredResult
 from service.core.types import FacePreview, Upload
 
@@ -93,11 +92,6 @@ class OwnedJobs:
         if not belongs_to(job_id, self.owner):
             raise unknown_job()
         return job_id
-
-
-def unknown_job() -> NotFound:
-    """What is said of a job that is not there, and of one that is somebody else's."""
-    return NotFound("no such restoration", hint="results expire; see result_ttl_s in /v1/limits")
 
 
 def _tag(drawn: str, owner: str) -> str:

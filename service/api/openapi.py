@@ -74,7 +74,7 @@ def problem_responses(*kinds: type[ServiceError]) -> Responses:
     described: Responses = {}
     for status, members in sorted(grouped.items()):
         described[status] = _problem(" / ".join(member.title for member in members), members)
-        if any(map(problems.asks_to_come_back, members)):
+        if any(member.come_back_s is not None for member in members):
             described[status]["headers"] = {
                 "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}
             }

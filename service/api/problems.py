@@ -65,15 +65,6 @@ STATUS: Mapping[type[ServiceError], int] = {
     errors.InferenceFailed: 500,
     errors.Abandoned: 500,
 }
-
-_RETRY_AFTER_S: Mapping[type[ServiceError], int] = {  # unless the error says it better
-    errors.NotFinished: 1,
-    errors.RateLimited: 1,
-    errors.QuotaExceeded: 60,
-    errors.QueueFull: 1,
-    errors.Draining: 5,
-    errors.DependencyUnavailable: 5,
-}
 _METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 _FRAMEWORK_CODES = {404: "not_found", 405: "method_not_allowed"}
 
@@ -113,8 +104,7 @@ def of_service_error(_request: Request, error: Exception) -> ProblemResponse:
         known = {"code": error.code, **({"stage": error.stage} if error.stage else {})}
         logger.error("%s %s: %s", members["instance"], error.code, error.detail, extra={"fields": known})
     headers = {}
-    if type(error) in _RETRY_AFTER_S:
-        wait_s = error.extra.get("retry_after_s", _RETRY_AFTER_S[type(error)])
+    if (wait_s := error.retry_after_s) is not None:
         headers["Retry-After"] = str(max(1, math.ceil(wait_s)))
     if isinstance(error, errors.Unauthenticated):
         headers["WWW-Authenticate"] = CHALLENGE
@@ -136,11 +126,6 @@ def document(error: ServiceError, instance: str) -> dict[str, Any]:
     for name, value in error.extra.items():
         members.setdefault(name, value)
     return members
-
-
-def asks_to_come_back(kind: type[ServiceError]) -> bool:
-    """Whether the answer to an error says after how long to try again."""
-    return kind in _RETRY_AFTER_S
 
 
 def of_http_exception(request: Request, error: Exception) -> ProblemResponse:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
+from service.core.admission import told_wait_s
 from service.core.errors import IdempotencyConflict, ImageTooLarge
 from service.core.types import FaceJob, Lane
-
-_MAX_RETRY_AFTER_S = 60
 
 
 def common_job(faces: Sequence[FaceJob]) -> tuple[str, Lane]:
@@ -25,7 +23,7 @@ def common_job(faces: Sequence[FaceJob]) -> tuple[str, Lane]:
 
 def retry_after_s(seconds_per_item: float, excess_items: int) -> int:
     """When enough items should have left, given how long one took lately; 1 to 60 seconds."""
-    return min(_MAX_RETRY_AFTER_S, max(1, math.ceil(seconds_per_item * excess_items)))
+    return told_wait_s(seconds_per_item * excess_items)
 
 
 def key_conflict() -> IdempotencyConflict:

@@ -21,7 +21,7 @@ from service.brokers.memory_keys import MemoryKeys
 from service.brokers.outbox import Outbox
 from service.brokers.photo_lanes import PhotoLanes
 from service.brokers.shelf import Shelf
-from service.core.errors import Draining, NotFound, QueueFull, ServiceError
+from service.core.errors import Draining, QueueFull, ServiceError
 from service.core.jobs import (
     Admitted,
     Failure,
@@ -31,6 +31,7 @@ from service.core.jobs import (
     Notice,
     PhotoJob,
     Progress,
+    unknown_job,
     upload_gone,
 )
 from service.core.metrics import Metrics
@@ -368,7 +369,7 @@ class MemoryJobQueue:
     def _find(self, job_id: str) -> MemoryJob:
         entry = self._live.get(job_id) or self._ended.get(job_id)
         if entry is None:
-            raise NotFound("no such restoration", hint="results expire; see result_ttl_s in /v1/limits")
+            raise unknown_job()
         return entry
 
     def _running(self, job_id: str) -> MemoryJob | None:

@@ -32,6 +32,7 @@ from service.core.jobs import (
     Notice,
     PhotoJob,
     Progress,
+    unknown_job,
     upload_gone,
 )
 from service.core.metrics import Metrics
@@ -251,7 +252,7 @@ class RedisJobQueue:
             raise NotFinished(f"the restoration is {status.state.value}", hint="watch its events, or ask again")
         (data,) = await self._lanes.get_many([self._keys.result(job_id)])
         if data is None:
-            raise _not_found()
+            raise unknown_job()
         return StoredResult(decode(Restoration, data), status.expires_s)
 
     async def upload(self, job_id: str) -> Upload:
@@ -322,7 +323,7 @@ class RedisJobQueue:
         known, is_end, view = await self._lanes.run("delete", job_id)
         self._lanes.show(view)
         if not known:
-            raise _not_found()
+            raise unknown_job()
         if is_end:
             self._metrics.photos("cancelled")
 
@@ -376,7 +377,7 @@ async def _news(ear: Ear, *, is_queued: bool) -> None:
 
 def _status_of(job_id: str, found: Sequence[Any]) -> JobStatus:
     if not found:
-        raise _not_found()
+        raise unknown_job()
     state, created_us, expires_ms, position, progress, failure, report = found
     return JobStatus(
         job_id=job_id,
@@ -388,10 +389,6 @@ def _status_of(job_id: str, found: Sequence[Any]) -> JobStatus:
         failure=decode(Failure, failure) if failure else None,
         report=decode(Report, report) if report else None,
     )
-
-
-def _not_found() -> NotFound:
-    return NotFound("no such restoration", hint="results expire; see result_ttl_s in /v1/limits")
 
 
 def _ms(seconds: float) -> int:

@@ -201,7 +201,7 @@ class Admission:
             raise QueueFull(
                 f"{self._pace.present} photos are ahead, and another one would take about {expected_s:.0f} s or longer",
                 hint="come back after the time in Retry-After",
-                retry_after_s=_told_s(excess_s / _SLOWEST_TO_MEAN),
+                retry_after_s=told_wait_s(excess_s / _SLOWEST_TO_MEAN),
             )
 
     @contextmanager
@@ -238,9 +238,9 @@ class Admission:
     def _retry_after_s(self) -> int:
         """When a place should be free for a newcomer, given how long photos stayed lately."""
         ahead = self._waiting + 1
-        return _told_s(self._mean_stay_s * ahead / self._places)
+        return told_wait_s(self._mean_stay_s * ahead / self._places)
 
 
-def _told_s(wait_s: float) -> int:
-    """A wait as `Retry-After` tells it."""
+def told_wait_s(wait_s: float) -> int:
+    """A wait as those who come too early are told it: whole seconds, from 1 to a minute."""
     return min(_MAX_RETRY_AFTER_S, max(1, math.ceil(wait_s)))

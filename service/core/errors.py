@@ -51,6 +51,8 @@ class ServiceError(Exception):
         code: Stable identifier, part of the interface.
         title: What this code means, the same words each time.
         retryable: Whether the same request may succeed later.
+        come_back_s: Where an answer says after how long to try again: the seconds, unless `extra["retry_after_s"]` says
+            it better.
         detail: What happened this time.
         hint: What the caller can do about it.
         extra: Values for machines (limits, counts); JSON-serialisable.
@@ -60,6 +62,7 @@ class ServiceError(Exception):
     code: ClassVar[str] = "internal"
     title: ClassVar[str] = "Internal error"
     retryable: ClassVar[bool] = False
+    come_back_s: ClassVar[float | None] = None
 
     def __init__(self, detail: str, *, hint: str = "", **extra: Any) -> None:
         """Keep what a problem document needs."""
@@ -68,6 +71,11 @@ class ServiceError(Exception):
         self.hint = hint
         self.extra = extra
         self.stage: str | None = None
+
+    @property
+    def retry_after_s(self) -> float | None:
+        """After how many seconds to try again; None where that is not said."""
+        return None if self.come_back_s is None else float(self.extra.get("retry_after_s", self.come_back_s))
 
 
 class InputError(ServiceError):
@@ -181,6 +189,7 @@ class NotFinished(InputError):
     code = "not_finished"
     title = "The restoration has not finished"
     retryable = True
+    come_back_s = 1
 
 
 class UploadGone(InputError):
@@ -210,6 +219,7 @@ class RateLimited(ServiceError):
     code = "rate_limited"
     title = "Too many requests"
     retryable = True
+    come_back_s = 1
 
 
 class QuotaExceeded(ServiceError):
@@ -218,6 +228,7 @@ class QuotaExceeded(ServiceError):
     code = "quota_exceeded"
     title = "The quota is spent"
     retryable = True
+    come_back_s = 60
 
 
 class QueueFull(ServiceError):
@@ -226,6 +237,7 @@ class QueueFull(ServiceError):
     code = "queue_full"
     title = "The queue is full"
     retryable = True
+    come_back_s = 1
 
 
 class Draining(ServiceError):
@@ -234,6 +246,7 @@ class Draining(ServiceError):
     code = "draining"
     title = "The service is shutting down"
     retryable = True
+    come_back_s = 5
 
 
 class DependencyUnavailable(ServiceError):
@@ -242,6 +255,7 @@ class DependencyUnavailable(ServiceError):
     code = "dependency_unavailable"
     title = "A dependency is unavailable"
     retryable = True
+    come_back_s = 5
 
 
 class DeadlineExceeded(ServiceError):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Self
 
-from service.core.errors import ServiceError, UploadGone
+from service.core.errors import NotFound, ServiceError, UploadGone
 from service.core.origin import Origin
 from service.core.types import Lane, Report, RestoreOptions, Upload
 
@@ -185,6 +185,11 @@ class Notice:
     body: bytes
     attempt: int = 0
     origin: Origin | None = None
+
+
+def unknown_job() -> NotFound:
+    """What is said of a job that is not there, and of one that is somebody else's."""
+    return NotFound("no such restoration", hint="results expire; see result_ttl_s in /v1/limits")
 
 
 def upload_gone() -> UploadGone:

@@ -61,14 +61,6 @@ CODES: Mapping[type[ServiceError], grpc.StatusCode] = {
     errors.InferenceFailed: grpc.StatusCode.INTERNAL,
     errors.Abandoned: grpc.StatusCode.INTERNAL,
 }
-RETRY_AFTER_S: Mapping[type[ServiceError], float] = {  # unless the error says it better; the same as HTTP's
-    errors.NotFinished: 1,
-    errors.RateLimited: 1,
-    errors.QuotaExceeded: 60,
-    errors.QueueFull: 1,
-    errors.Draining: 5,
-    errors.DependencyUnavailable: 5,
-}
 
 
 def code_of(error: ServiceError) -> grpc.StatusCode:
@@ -141,9 +133,8 @@ def _number(code: grpc.StatusCode) -> int:
 
 
 def _retry_after(error: ServiceError) -> Duration | None:
-    if type(error) not in RETRY_AFTER_S:
+    if (wait_s := error.retry_after_s) is None:
         return None
-    wait_s = float(error.extra.get("retry_after_s", RETRY_AFTER_S[type(error)]))
     duration = Duration()
     duration.FromNanoseconds(round(wait_s * _NANOS))
     return duration
