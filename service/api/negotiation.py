@@ -8,7 +8,6 @@ from service.core.errors import NotAcceptable
 from service.core.types import OutputFormat
 
 JSON = "application/json"
-_SNIFF = {b"\xff\xd8\xff": OutputFormat.JPEG, b"\x89PNG\r\n\x1a\n": OutputFormat.PNG}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +40,6 @@ class _Range:
     def covers(self, media_type: str) -> bool:
         """Whether a media type falls under it."""
         return self.media_type in (media_type, f"{media_type.split('/')[0]}/*", "*/*")
-
-
-def sniff(data: bytes) -> OutputFormat | None:
-    """The encoding a file's first bytes announce, or None; `decode` has the last word."""
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return OutputFormat.WEBP
-    return next((known for magic, known in _SNIFF.items() if data.startswith(magic)), None)
 
 
 def negotiate(accept: str, *, requested: OutputFormat | None, source: OutputFormat | None) -> Representation:

@@ -14,7 +14,7 @@ from service.api import problems
 from service.api.context import ApiContext, Context
 from service.api.entrance import KEY_HOLDERS, Asking
 from service.api.hang_up import while_connected
-from service.api.negotiation import Representation, negotiate, sniff
+from service.api.negotiation import Representation, negotiate
 from service.api.openapi import (
     ACCESS_PROBLEMS,
     RESTORE_PROBLEMS,
@@ -32,6 +32,7 @@ from service.core.notices import report_path
 from service.core.options import parse_options
 from service.core.results import StoredResult
 from service.core.types import FaceStatus, Restoration, RestoreOptions, Upload
+from service.stages.containers.sniff import announced_format
 
 _KEPT = "the photo is restored and kept: fetch it after the time in Retry-After, where Location says"
 
@@ -110,7 +111,7 @@ async def _read(request: Request, context: ApiContext) -> tuple[Upload, RestoreO
     )
     options = parse_options(form.options, gateway.option_limits)
     accept = ",".join(request.headers.getlist("accept"))
-    wanted = negotiate(accept, requested=options.output_format, source=sniff(form.photo.data))
+    wanted = negotiate(accept, requested=options.output_format, source=announced_format(form.photo.data))
     return form.photo, options, wanted
 
 

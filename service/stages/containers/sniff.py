@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from service.core.errors import AnimatedImage, UnsupportedFormat
+from service.core.types import OutputFormat
 from service.stages.containers import gif, jpeg, png, webp
 from service.stages.containers.container import Container
 
@@ -18,6 +19,16 @@ _OTHERS = (
     (4, b"ftyphe", "a HEIC file"),
     (4, b"ftypmif1", "a HEIC file"),
 )
+_READERS = {OutputFormat.JPEG: jpeg.read_jpeg, OutputFormat.PNG: png.read_png, OutputFormat.WEBP: webp.read_webp}
+
+
+def announced_format(data: bytes) -> OutputFormat | None:
+    """The encoding that a file's first bytes announce, or None; `read_container` has the last word."""
+    if data.startswith(jpeg.SIGNATURE):
+        return OutputFormat.JPEG
+    if data.startswith(png.SIGNATURE):
+        return OutputFormat.PNG
+    return OutputFormat.WEBP if webp.is_webp(data) else None
 
 
 def read_container(data: bytes) -> Container:
@@ -28,12 +39,8 @@ def read_container(data: bytes) -> Container:
         AnimatedImage: An animated GIF. Animated PNG and WebP files are flagged in the container instead.
         CorruptImage: The signature is known and the header is not valid.
     """
-    if data.startswith(jpeg.SIGNATURE):
-        return jpeg.read_jpeg(data)
-    if data.startswith(png.SIGNATURE):
-        return png.read_png(data)
-    if webp.is_webp(data):
-        return webp.read_webp(data)
+    if (announced := announced_format(data)) is not None:
+        return _READERS[announced](data)
     if data.startswith(gif.SIGNATURES) and gif.is_animated_gif(data):
         raise AnimatedImage("the upload is an animated GIF", hint=ANIMATED_HINT)
     kind = next((name for at, magic, name in _OTHERS if data[at:].startswith(magic)), "not an image file known here")

@@ -1,8 +1,9 @@
 import pytest
 
-from service.api.negotiation import Representation, negotiate, sniff
+from service.api.negotiation import Representation, negotiate
 from service.core.errors import NotAcceptable
 from service.core.types import OutputFormat
+from service.stages.containers.sniff import announced_format
 
 JPEG, PNG, WEBP = OutputFormat.JPEG, OutputFormat.PNG, OutputFormat.WEBP
 
@@ -42,7 +43,7 @@ def test_nothing_acceptable(accept, requested):
 
 
 def test_an_unknown_upload_leaves_the_word_to_the_decoder():
-    assert sniff(b"hello, I am a text") is None
+    assert announced_format(b"hello, I am a text") is None
     assert negotiate("*/*", requested=None, source=None).as_report is False
 
 
@@ -56,4 +57,4 @@ def test_an_unknown_upload_leaves_the_word_to_the_decoder():
     ],
 )
 def test_sniff(data, known):
-    assert sniff(data) is known
+    assert announced_format(data) is known
