@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from service.archive.places import Entry, Place
-from service.batch.folder import OnUnreadable, result_name
+from service.batch.folder import OnUnreadable
 from service.batch.items import Item
 from service.core.errors import InvalidOption, NotFound
-from service.core.suffixes import SUFFIXES
+from service.core.suffixes import SUFFIXES, result_name
 from service.core.types import OutputFormat
 
 

@@ -18,8 +18,8 @@ from uuid import uuid4
 from pyarrow import fs
 
 from service.batch.folder import is_file, state_of
-from service.batch.results import write_result
 from service.core.errors import InvalidOption
+from service.local.results import write_result
 
 _WHOLE_OR_NOT_AT_ALL = {"s3", "gcs", "abfs"}  # an object is seen when its upload has ended, not before
 

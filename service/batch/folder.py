@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from service.batch.items import Item
 from service.core.errors import InvalidOption, NotFound
-from service.core.suffixes import SUFFIX_OF, SUFFIXES
+from service.core.suffixes import SUFFIXES, result_name
 from service.core.types import OutputFormat
 
 OnUnreadable = Callable[[Path, OSError], None]
@@ -87,24 +87,6 @@ class FolderPair:
             if landing.is_relative_to(photos) and not landing.is_relative_to(results):
                 raise InvalidOption(f"{target} leads back to the photos", hint="choose another folder for the results")
             yield folder, target, names, folders
-
-
-def result_name(name: str, output_format: OutputFormat | None, taken: Collection[str]) -> str:
-    """What the result of a photo is called.
-
-    Args:
-        name: Of the photo.
-        output_format: Encoding of the results, or None for each photo's own.
-        taken: Names of results and of folders in the same folder.
-    """
-    stem, suffix = os.path.splitext(name)
-    result = name
-    if output_format is not None and output_format is not SUFFIXES[suffix.lower()]:
-        result = f"{stem}{SUFFIX_OF[output_format]}"
-    while result in taken:  # a.jpg and a.png, both to become a.jpg
-        begin, end = os.path.splitext(result)
-        result = f"{begin}_{suffix[1:].lower()}{end}"
-    return result
 
 
 def _listing(folder: Path) -> tuple[list[str], list[str]]:

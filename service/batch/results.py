@@ -1,60 +1,16 @@
-"""Results to the disk: whole or not at all, whatever ends the process or the machine."""
+"""When writing results is of no more use, and how what was begun is brought to its end."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
-import fcntl
-import hashlib
-import os
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import BinaryIO, ParamSpec, TypeVar
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 _NONE_CAN_BE_WRITTEN = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
-
-
-def write_result(path: Path, data: bytes) -> None:
-    """Write a file under another name, bring it to the disk, then give it its name.
-
-    Raises:
-        OSError: It cannot be written; nothing is left of it.
-    """
-    # Named by a digest: with anything added, the longest names would be too long.
-    partial = path.with_name(f".{hashlib.blake2b(os.fsencode(path.name), digest_size=16).hexdigest()}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(partial) as file:
-        try:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(partial, path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                partial.unlink()
-            raise
-
-
-@contextlib.contextmanager
-def _alone(partial: Path) -> Iterator[BinaryIO]:
-    """The file, empty, and nobody else's meanwhile: who writes the same result waits until it has its name."""
-    while True:
-        with partial.open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if _is_at(partial, file):
-                file.truncate(0)  # a crash may have left something
-                yield file
-                return
-
-
-def _is_at(path: Path, file: BinaryIO) -> bool:
-    with contextlib.suppress(FileNotFoundError):
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    return False
 
 
 def ends_everything(error: OSError) -> bool:

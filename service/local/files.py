@@ -6,16 +6,17 @@ A bad file does not stop the others: each ends as an `Outcome` that says what be
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
+from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from service.core.errors import InvalidOption, NotFound, QueueFull, ServiceError, UploadTooLarge
-from service.core.suffixes import SUFFIX_OF, SUFFIXES
+from service.core.suffixes import SUFFIX_OF, SUFFIXES, result_name
 from service.core.types import OutputFormat, Report, RestoreOptions, Upload
 from service.gateway import Gateway
+from service.local.results import write_result
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,7 @@ async def _restore_file(gateway: Gateway, task: FileTask, options: RestoreOption
             restoration = await gateway.restore(upload, own)
             break
         except QueueFull as full:
-            await asyncio.sleep(full.extra.get("retry_after_s", 1))
+            await asyncio.sleep(full.retry_after_s or 1)
     await asyncio.to_thread(_write, task.target, restoration.data)
     return restoration.report
 
@@ -146,15 +147,9 @@ def _read(path: Path, max_bytes: int) -> Upload:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Write under another name first: an interrupted run leaves no half picture."""
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(data)
-        os.replace(partial, path)
+        write_result(path, data)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
         raise NotFound(f"{path} cannot be written: {error.strerror}") from error
 
 
@@ -167,18 +162,15 @@ def _file_target(source: Path, target: Path | None, output_format: OutputFormat 
 
 def _folder_tasks(source: Path, folder: Path, output_format: OutputFormat | None) -> list[FileTask]:
     tasks: list[FileTask] = []
-    taken: set[Path] = set()
+    taken: defaultdict[Path, set[str]] = defaultdict(set)  # names of results, by their folder
     for photo in sorted(source.rglob("*")):
         inside_results = folder.resolve() in photo.resolve().parents
         if photo.suffix.lower() not in SUFFIXES or not photo.is_file() or inside_results:
             continue
-        target = folder / photo.relative_to(source)
-        if output_format and SUFFIXES[photo.suffix.lower()] is not output_format:
-            target = target.with_suffix(SUFFIX_OF[output_format])
-        while target in taken:  # a.jpg and a.png, both to become a.jpg
-            target = target.with_name(f"{target.stem}_{photo.suffix[1:].lower()}{target.suffix}")
-        taken.add(target)
-        tasks.append(FileTask(photo, target))
+        place = (folder / photo.relative_to(source)).parent
+        name = result_name(photo.name, output_format, taken[place])
+        taken[place].add(name)
+        tasks.append(FileTask(photo, place / name))
     if not tasks:
         raise NotFound(f"{source} has no photos ({', '.join(SUFFIXES)})")
     return tasks

@@ -13,10 +13,11 @@ from service.batch import streaming
 from service.batch.folder import FolderPair
 from service.batch.items import Outcome
 from service.batch.journal import Journal
-from service.batch.results import to_the_end, write_result
+from service.batch.results import to_the_end
 from service.batch.run import run_batch, write_report
 from service.batch.telling import BatchTelling
 from service.client import Answer, Restored
+from service.local.results import write_result
 
 PATIENCE_S = 10
 

@@ -14,9 +14,9 @@ from rich.console import Console
 from service.batch.folder import FolderPair
 from service.batch.items import Outcome
 from service.batch.journal import Journal, State, UnusableJournal
-from service.batch.results import write_result
 from service.batch.run import run_batch, write_report
 from service.batch.telling import BatchTelling
+from service.local.results import write_result
 
 RESULT = b"a result"
 FATES = ("restored", "hopeless", "for now")

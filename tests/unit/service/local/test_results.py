@@ -4,7 +4,8 @@ from hashlib import blake2b
 
 import pytest
 
-from service.batch.results import ends_everything, write_result
+from service.batch.results import ends_everything
+from service.local.results import write_result
 
 
 def test_a_result_is_there_whole(tmp_path):
