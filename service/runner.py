@@ -31,7 +31,7 @@ from service.core.errors import (
 from service.core.interfaces import JobQueue, OnPreview, OnProgress
 from service.core.jobs import JobState, PhotoJob, Progress
 from service.core.outages import OutageLog
-from service.core.photo_log import CANCELLED, SUCCEEDED, PhotoLog
+from service.core.photo_log import CANCELLED, SUCCEEDED, PhotoLog, note_outcome
 from service.core.preview_box import PreviewBox
 from service.core.tracing import LANE, consuming, told_with_problems
 from service.core.types import Restoration
@@ -174,7 +174,7 @@ class PhotoRunner:
                 with contextlib.suppress(DependencyUnavailable):  # its lease runs out
                     await self._jobs.hand_back(held.job.job_id)
             else:
-                await self._tell(held, outcome)
+                note_outcome(await self._tell(held, outcome))
         del self._held[held.job.job_id]
         self._room.release()
 
@@ -205,14 +205,18 @@ class PhotoRunner:
             except Exception:
                 logger.exception("unexpected error with a photo")
                 return defect()
-        return Cancelled("nobody waits for the photo")
+        return _unwanted()
 
     async def _restore(self, held: _Held) -> Restoration:
         async with self._notes(held.job.job_id) as on_progress, self._previews() as on_preview:
             return await self._gateway.work_off(held.job, on_progress, on_preview, log=held.log)
 
-    async def _tell(self, held: _Held, outcome: Restoration | ServiceError) -> None:
-        """Bring the outcome to the queue, however long it takes to answer; it counts the photo where it is stored."""
+    async def _tell(self, held: _Held, outcome: Restoration | ServiceError) -> Restoration | ServiceError:
+        """Bring the outcome to the queue, however long it takes to answer; it counts the photo where it is stored.
+
+        Returns:
+            What was told in the end: another where the queue cannot take the first.
+        """
         while not held.unwanted:
             try:
                 is_stored = await self._store(held.job.job_id, outcome)
@@ -224,17 +228,18 @@ class PhotoRunner:
             except Exception:
                 logger.exception("unexpected error with an outcome")
                 if isinstance(outcome, ServiceError):
-                    return
+                    return outcome
                 outcome = defect()
             else:
                 if is_stored:
                     held.log.tell(SUCCEEDED if isinstance(outcome, Restoration) else outcome.code)
                 if self._accounts is not None:
                     await self._accounts.settle(held.job.charge, held.job.job_id, outcome)
-                return
+                return outcome
         with contextlib.suppress(DependencyUnavailable):
             if await self._is_withdrawn(held.job.job_id):
                 held.log.tell(CANCELLED)
+        return _unwanted()
 
     async def _store(self, job_id: str, outcome: Restoration | ServiceError) -> bool:
         """Tell the queue of an outcome; whether it is the job's."""
@@ -326,6 +331,10 @@ class PhotoRunner:
         finally:
             beating.cancel()
             await asyncio.gather(beating, return_exceptions=True)
+
+
+def _unwanted() -> Cancelled:
+    return Cancelled("nobody waits for the photo")
 
 
 async def _always() -> bool:

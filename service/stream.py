@@ -23,6 +23,7 @@ from service.access.accounts import Accounts
 from service.access.caller import Caller
 from service.core.errors import Cancelled, MalformedRequest, ServiceError, defect
 from service.core.jobs import PhotoJob, Progress
+from service.core.photo_log import note_outcome
 from service.core.tracing import LANE, consuming, told_with_problems
 from service.core.types import Lane, Restoration, RestoreOptions, Upload
 from service.core.windows import Window
@@ -183,21 +184,26 @@ class PhotoStream:
 
     async def _work(self, photo: _Photo, job: PhotoJob) -> Restoration | ServiceError:
         """One photo from its turn to its outcome."""
-        gateway, tell = self._gateway, partial(self._move, photo.client_id) if self._tells_progress else None
         with consuming("stream", job.origin, {LANE: job.lane.value}, own_trace=True):
-            try:
-                async with self._window.turn():
-                    charge = await self._accounts.charge(self._caller, partial(gateway.check, job.upload, job.options))
-                    work = partial(gateway.work_off, job, tell, until_s=self._until_s)
-                    restoration = await self._accounts.settled(charge, job.job_id, work, until_s=self._until_s)
-                    self._finish(photo, len(restoration.data))  # counted before the turn is another photo's
-                    return restoration
-            except ServiceError as error:
-                error.extra.update(told_with_problems())
-                return error
-            except Exception:
-                logger.exception("unexpected error with a photo of a stream")
-                return defect()
+            outcome = await self._outcome(photo, job)
+            note_outcome(outcome)
+            return outcome
+
+    async def _outcome(self, photo: _Photo, job: PhotoJob) -> Restoration | ServiceError:
+        gateway, tell = self._gateway, partial(self._move, photo.client_id) if self._tells_progress else None
+        try:
+            async with self._window.turn():
+                charge = await self._accounts.charge(self._caller, partial(gateway.check, job.upload, job.options))
+                work = partial(gateway.work_off, job, tell, until_s=self._until_s)
+                restoration = await self._accounts.settled(charge, job.job_id, work, until_s=self._until_s)
+                self._finish(photo, len(restoration.data))  # counted before the turn is another photo's
+                return restoration
+        except ServiceError as error:
+            error.extra.update(told_with_problems())
+            return error
+        except Exception:
+            logger.exception("unexpected error with a photo of a stream")
+            return defect()
 
     def _settle(self, photo: _Photo, work: asyncio.Task[Restoration | ServiceError]) -> None:
         metrics = self._gateway.metrics

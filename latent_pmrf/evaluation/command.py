@@ -28,6 +28,7 @@ from latent_pmrf.evaluation import tables
 from latent_pmrf.evaluation.bundle import BundleRestorer, read_manifest
 from latent_pmrf.evaluation.dataset import LEVELS
 from latent_pmrf.evaluation.folders import CLEAN, scan_folder
+from latent_pmrf.evaluation.growing import GrowingTable
 from latent_pmrf.evaluation.identity import dlib_is_installed
 from latent_pmrf.evaluation.learned import load_learned
 from latent_pmrf.evaluation.measures import WEIGHTS
@@ -144,9 +145,11 @@ def _run_survey(args: argparse.Namespace, console: Console) -> int:
     )
     for key, reason in reasons_to_skip(plan, folder, learned, bundle.spec.image_size_px).items():
         _say(console, f"without {key}: {reason}")
-    with _Display(console) as display:
-        measured = survey(bundle, folder, learned, plan, display.update)
-    _say(console, survey_markdown(write_survey(measured, out)))
+    with GrowingTable(out) as table:
+        with _Display(console) as display:
+            measured = survey(bundle, folder, learned, plan, display.update, table.add)
+        results = write_survey(measured, out)
+    _say(console, survey_markdown(results))
     _say(console, f"Report, tables and pictures: {out}")
     return 0
 

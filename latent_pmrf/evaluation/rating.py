@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ from latent_pmrf.evaluation.dataset import LEVELS, ValidationFace
 from latent_pmrf.evaluation.identity import Signature
 from latent_pmrf.evaluation.restoration import Progress, Restored
 from latent_pmrf.evaluation.scoring import BlendScores, BlendTask, Scorer, ScoreTask, blend
-from latent_pmrf.evaluation.summary import MeasuredFace, Variant
+from latent_pmrf.evaluation.summary import Measured, MeasuredFace, Variant
 
 U8Images = npt.NDArray[np.uint8]
 
@@ -21,34 +21,45 @@ class Rater:
 
     Args:
         faces: The validation faces.
-        restored: Their restorations.
+        restored: Their restorations, those of a level at least by the time that it is rated.
         scorer: Where the scores are computed.
         seed: The seed of the sweep.
         progress: Called after each picture.
+        keep: Called with the scores of each output as soon as they are there.
     """
 
-    def __init__(
-        self, faces: Sequence[ValidationFace], restored: Restored, scorer: Scorer, seed: int, progress: Progress
+    def __init__(  # noqa: PLR0913 - what is rated, where, and who is told
+        self,
+        faces: Sequence[ValidationFace],
+        restored: Restored,
+        scorer: Scorer,
+        seed: int,
+        progress: Progress,
+        keep: Callable[[Measured], None],
     ) -> None:
         self._faces = faces
         self._restored = restored
         self._scorer = scorer
         self._seed = seed
         self._progress = progress
+        self._keep = keep
         self._signatures: list[Signature | None] = scorer.sign([face.clean for face in faces])
 
-    def rate_fixed(self, num_steps: Sequence[int]) -> dict[Variant, list[MeasuredFace]]:
-        """Input, estimator, samples and VAE reconstruction."""
-        measured = {Variant("clean", "vae"): self._rate("vae", self._restored.reconstructions, None, self._seed)}
-        for level in LEVELS:
-            degraded = np.stack([face.degraded[level] for face in self._faces])
-            estimates = self._restored.estimates[level]
-            measured[Variant(level, "input")] = self._rate(f"{level} input", degraded, estimates, self._seed)
-            measured[Variant(level, "estimator")] = self._rate(f"{level} estimator", estimates, estimates, self._seed)
-            for steps in num_steps:
-                samples = self._restored.samples[level, steps, self._seed]
-                label = f"{level} sample, {steps} steps"
-                measured[Variant(level, "sample", steps)] = self._rate(label, samples, estimates, self._seed)
+    def rate_vae(self) -> dict[Variant, list[MeasuredFace]]:
+        """The VAE's reconstruction of the clean faces."""
+        return self._kept(Variant("clean", "vae"), self._rate("vae", self._restored.reconstructions, None, self._seed))
+
+    def rate_level(self, level: str, num_steps: Sequence[int]) -> dict[Variant, list[MeasuredFace]]:
+        """Input, estimator and samples of a level."""
+        degraded = np.stack([face.degraded[level] for face in self._faces])
+        estimates = self._restored.estimates[level]
+        outputs = {Variant(level, "input"): degraded, Variant(level, "estimator"): estimates}
+        for steps in num_steps:
+            outputs[Variant(level, "sample", steps)] = self._restored.samples[level, steps, self._seed]
+        measured: dict[Variant, list[MeasuredFace]] = {}
+        for variant, images in outputs.items():
+            label = f"{level} {variant.method}" + (f", {variant.num_steps} steps" if variant.num_steps else "")
+            measured |= self._kept(variant, self._rate(label, images, estimates, self._seed))
         return measured
 
     def rate_blend(
@@ -63,7 +74,7 @@ class Rater:
                 images = blend(self._restored.samples[level, num_steps, seed], estimates, fidelity)
                 label = f"{level} {method}, {num_steps} steps, fidelity {fidelity:g}"
                 rows += self._rate(label, images, estimates, seed)
-            measured[Variant(level, method, num_steps, fidelity)] = rows
+            measured |= self._kept(Variant(level, method, num_steps, fidelity), rows)
         return measured
 
     def sweep(
@@ -88,6 +99,11 @@ class Rater:
                     )
                 self._progress(f"{level} blends, {steps} steps", len(scores), len(scores))
         return means
+
+    def _kept(self, variant: Variant, rows: list[MeasuredFace]) -> dict[Variant, list[MeasuredFace]]:
+        measured = {variant: rows}
+        self._keep(measured)
+        return measured
 
     def _rate(self, label: str, images: U8Images, estimates: U8Images | None, seed: int) -> list[MeasuredFace]:
         tasks = [

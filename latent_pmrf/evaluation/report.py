@@ -1,6 +1,6 @@
 """Measures a bundle on the validation faces and writes the report.
 
-faces -> restore -> score (input, estimator, VAE, samples) -> fidelity sweep -> choice of defaults
+faces -> restore and score, level by level (VAE; input, estimator, samples) -> fidelity sweep -> choice of defaults
       -> score the manifest's default -> floors -> report.md, rows.csv, faces.csv, results.json, pictures
 """
 
@@ -23,10 +23,12 @@ from latent_pmrf.evaluation.bundle import BundleRestorer
 from latent_pmrf.evaluation.dataset import LEVELS, ValidationFace, load_faces
 from latent_pmrf.evaluation.defaults import Choice, choose_defaults
 from latent_pmrf.evaluation.floors import Floor, check_floors
+from latent_pmrf.evaluation.growing import GrowingTable
 from latent_pmrf.evaluation.rating import Rater
-from latent_pmrf.evaluation.restoration import Progress, Restored, restore_faces
+from latent_pmrf.evaluation.restoration import Progress, Restored, restoring
 from latent_pmrf.evaluation.scoring import BlendScores, Scorer, blend
 from latent_pmrf.evaluation.summary import (
+    Measured,
     MeasuredFace,
     Summary,
     Variant,
@@ -128,10 +130,17 @@ def evaluate(
     allowed = {steps for steps in plan.num_steps if steps <= bundle.spec.max_num_steps} | {default_steps}
     first, *others = plan.seeds
     runs = [(steps, first) for steps in sorted(allowed)] + [(default_steps, seed) for seed in others]
-    restored = restore_faces(bundle, faces, runs, batch_size=plan.batch_size, progress=progress)
-    with Scorer(plan.num_threads, plan.with_identity) as scorer:
-        rater = Rater(faces, restored, scorer, first, progress)
-        measured = rater.rate_fixed(sorted(allowed))
+    with GrowingTable(out_dir) as table, Scorer(plan.num_threads, plan.with_identity) as scorer:
+
+        def keep(measured: Measured) -> None:
+            table.add(tables.face_rows(measured))
+
+        levels = restoring(bundle, faces, runs, batch_size=plan.batch_size, progress=progress)
+        restored = next(levels)
+        rater = Rater(faces, restored, scorer, first, progress, keep)
+        measured = rater.rate_vae()
+        for level, _ in zip(LEVELS, levels, strict=True):  # `restored` has the level's pictures now
+            measured |= rater.rate_level(level, sorted(allowed))
         sweep = rater.sweep(sorted(allowed), plan.fidelities)
         inputs = {level: summarise(measured[Variant(level, "input")]) for level in LEVELS}
 
@@ -144,9 +153,9 @@ def evaluate(
 
         choice = choose_defaults(sweep, inputs, measure)
         measured |= rater.rate_blend("default", default_steps, bundle.spec.default_fidelity, plan.seeds)
-    seconds = time.monotonic() - started
-    evaluation = Evaluation(bundle, plan, faces, restored, measured, sweep, choice, seconds)
-    write_report(evaluation, out_dir)
+        seconds = time.monotonic() - started
+        evaluation = Evaluation(bundle, plan, faces, restored, measured, sweep, choice, seconds)
+        write_report(evaluation, out_dir)
     return evaluation
 
 

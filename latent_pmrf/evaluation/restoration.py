@@ -46,7 +46,20 @@ def restore_faces(
     batch_size: int = 8,
     progress: Progress | None = None,
 ) -> Restored:
-    """Run the networks over all faces.
+    """Run the networks over all faces: the end of `restoring`."""
+    *_, restored = restoring(bundle, faces, runs, batch_size=batch_size, progress=progress)
+    return restored
+
+
+def restoring(
+    bundle: BundleRestorer,
+    faces: Sequence[ValidationFace],
+    runs: Sequence[tuple[int, int]],
+    *,
+    batch_size: int = 8,
+    progress: Progress | None = None,
+) -> Iterator[Restored]:
+    """Run the networks over all faces; gives what there is after the VAE's reconstructions, and after each level.
 
     Args:
         bundle: The networks.
@@ -55,28 +68,31 @@ def restore_faces(
         batch_size: Faces per network call.
         progress: Called after each batch.
     """
+
+    def tell(stage: str, done: int) -> None:
+        if progress is not None:
+            progress(f"restore {stage}", done, len(faces))
+
     reconstructions: list[U8Images] = []
-    estimates: dict[str, list[U8Images]] = {level: [] for level in LEVELS}
-    samples: dict[tuple[str, int, int], list[U8Images]] = {(level, *run): [] for level in LEVELS for run in runs}
-    total, done = len(faces) * (1 + len(LEVELS)), 0
     for start, batch in _batches(faces, batch_size):
         reconstructions.append(to_u8(bundle.reconstruct(to_unit([face.clean for face in batch]))))
-        done += len(batch)
-        for level in LEVELS:
+        tell("clean", start + len(batch))
+    restored = Restored(np.concatenate(reconstructions), {}, {})
+    yield restored
+    for level in LEVELS:
+        estimates: list[U8Images] = []
+        samples: dict[tuple[int, int], list[U8Images]] = {run: [] for run in runs}
+        for start, batch in _batches(faces, batch_size):
             mean = bundle.estimate(to_unit([face.degraded[level] for face in batch]))
-            estimates[level].append(to_u8(mean))
+            estimates.append(to_u8(mean))
             for seed in sorted({seed for _, seed in runs}):
                 source = bundle.source(mean, [photo_seed(seed, start + row) for row in range(len(batch))])
                 for num_steps in (steps for steps, run_seed in runs if run_seed == seed):
-                    samples[level, num_steps, seed].append(to_u8(bundle.transport(source, num_steps)))
-            done += len(batch)
-            if progress is not None:
-                progress("restore", done, total)
-    return Restored(
-        reconstructions=np.concatenate(reconstructions),
-        estimates={level: np.concatenate(parts) for level, parts in estimates.items()},
-        samples={key: np.concatenate(parts) for key, parts in samples.items()},
-    )
+                    samples[num_steps, seed].append(to_u8(bundle.transport(source, num_steps)))
+            tell(level, start + len(batch))
+        restored.estimates[level] = np.concatenate(estimates)
+        restored.samples.update({(level, *run): np.concatenate(parts) for run, parts in samples.items()})
+        yield restored
 
 
 def _batches(faces: Sequence[ValidationFace], batch_size: int) -> Iterator[tuple[int, Sequence[ValidationFace]]]:

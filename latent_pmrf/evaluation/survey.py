@@ -9,8 +9,9 @@ Nothing but scores, features and a few pictures for the sheets is kept, so a fol
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ from latent_pmrf.evaluation.bundle import BundleRestorer, BundleSpec
 from latent_pmrf.evaluation.distributions import frechet_distance, mmd_rbf
 from latent_pmrf.evaluation.folders import FaceFolder, read_face, spread
 from latent_pmrf.evaluation.learned import LearnedMeasures
-from latent_pmrf.evaluation.measures import MEASURES, NEED_CLEAN, SET_MEASURES, WEIGHTS
+from latent_pmrf.evaluation.measures import MEASURES, NEED_CLEAN, PICTURE_MEASURES, SET_MEASURES, WEIGHTS
 from latent_pmrf.evaluation.outputs import restore_variants, variants_of
 from latent_pmrf.evaluation.panel import MS_SSIM_LEAST_PX, Panel, PanelScorer
 from latent_pmrf.evaluation.restoration import Progress, to_u8, to_unit
@@ -27,6 +28,7 @@ from latent_pmrf.evaluation.summary import Variant
 
 U8Image = npt.NDArray[np.uint8]
 F32Array = npt.NDArray[np.float32]
+KeepRows = Callable[[Sequence[dict[str, Any]]], None]
 
 VAE = Variant("clean", "vae")
 
@@ -60,6 +62,12 @@ class PictureScores:
 
     name: str
     scores: Mapping[str, float]
+
+
+def picture_row(variant: Variant, picture: PictureScores) -> dict[str, Any]:
+    """One plain row; a measure that was not taken is None."""
+    scores = {measure.key: picture.scores.get(measure.key) for measure in PICTURE_MEASURES}
+    return asdict(variant) | {"name": picture.name} | scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +129,13 @@ def reasons_to_skip(plan: SurveyPlan, folder: FaceFolder, learned: LearnedMeasur
     return {measure.key: reasons[measure.key] for measure in MEASURES if measure.key in reasons}
 
 
-def survey(
+def survey(  # noqa: PLR0913 - what is measured on what, and who is told
     bundle: BundleRestorer,
     folder: FaceFolder,
     learned: LearnedMeasures,
     plan: SurveyPlan,
     progress: Progress | None = None,
+    keep: KeepRows | None = None,
 ) -> Survey:
     """Measure a bundle on a folder.
 
@@ -136,6 +145,7 @@ def survey(
         learned: The measures that need given weights.
         plan: What to measure.
         progress: Called after each batch.
+        keep: Called with the scores of each batch as soon as they are there.
 
     Raises:
         ImportError: dlib is asked for and not installed.
@@ -145,7 +155,7 @@ def survey(
     spec = bundle.spec
     skipped = reasons_to_skip(plan, folder, learned, spec.image_size_px)
     with PanelScorer(plan.num_threads, plan.num_landmarks if folder.has_clean else None) as scorer:
-        surveyor = _Surveyor(bundle, folder, learned, plan, skipped, scorer, progress)
+        surveyor = _Surveyor(bundle, folder, learned, plan, skipped, scorer, progress, keep)
         references = surveyor.read_references()
         for level in folder.levels:
             surveyor.measure_level(level)
@@ -180,6 +190,7 @@ class _Surveyor:
     skipped: Mapping[str, str]
     scorer: PanelScorer
     progress: Progress | None
+    keep: KeepRows | None
     pictures: dict[Variant, list[PictureScores]] = field(default_factory=dict)
     exhibits: dict[str, list[Exhibit]] = field(default_factory=dict)
     features: dict[tuple[str, Variant | str], list[F32Array]] = field(default_factory=dict)
@@ -249,12 +260,16 @@ class _Surveyor:
         return [kind for kind in self.learned.features if WEIGHTS[kind][0] not in self.skipped]
 
     def _score(self, names: Sequence[str], variants: Sequence[Variant], panels: Sequence[Panel]) -> None:
+        rows = []
         for name, panel, closed_form in zip(names, panels, self.scorer.measure(panels), strict=True):
             learned = {key: run(panel) for key, run in self.learned.panels.items() if key not in self.skipped}
             scores = {**closed_form, **learned}
             for column, variant in enumerate(variants):
-                row = {key: values[column] for key, values in scores.items()}
-                self.pictures.setdefault(variant, []).append(PictureScores(name, row))
+                picture = PictureScores(name, {key: values[column] for key, values in scores.items()})
+                self.pictures.setdefault(variant, []).append(picture)
+                rows.append(picture_row(variant, picture))
+        if self.keep is not None:
+            self.keep(rows)
 
     def _keep_features(self, row: Variant | str, images: U8Image) -> None:
         for kind in self._kinds:

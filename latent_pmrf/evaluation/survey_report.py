@@ -15,7 +15,7 @@ from latent_pmrf.evaluation.bundle import BundleSpec
 from latent_pmrf.evaluation.measures import MEASURES, PICTURE_MEASURES, SET_MEASURES, Measure
 from latent_pmrf.evaluation.outputs import default_variant
 from latent_pmrf.evaluation.summary import Variant, counted_steps
-from latent_pmrf.evaluation.survey import VAE, Exhibit, Survey
+from latent_pmrf.evaluation.survey import VAE, Exhibit, Survey, picture_row
 
 Row = dict[str, Any]
 
@@ -201,10 +201,4 @@ def _table(rows: Sequence[Row], columns: Sequence[Measure]) -> str:
 
 
 def _face_rows(survey: Survey) -> list[Row]:
-    return [
-        dataclasses.asdict(variant)
-        | {"name": face.name}
-        | {measure.key: face.scores.get(measure.key) for measure in PICTURE_MEASURES}
-        for variant, faces in survey.pictures.items()
-        for face in faces
-    ]
+    return [picture_row(variant, face) for variant, faces in survey.pictures.items() for face in faces]

@@ -44,6 +44,7 @@ from service.gateway import Detector, Gateway
 from service.rpc.context import RpcContext
 from service.runner import PhotoRunner
 from service.stages.detect import FaceDetector
+from service.telemetry.logs import count_dropped
 from service.webhooks.courier import Courier
 from service.webhooks.sender import NoticeSender
 from service.webhooks.targets import WebhookTargets
@@ -231,6 +232,7 @@ async def restore_photos(
     with Ending(settings.grace_s) as ending:
         async with restoring(settings, ending, with_worker=with_worker, stand_ins=stand_ins) as process:
             ending.hear_signals()
+            count_dropped(process.gateway.metrics.log_line_dropped)
             uploads = Admission(_UPLOADS_PER_PHOTO * settings.max_concurrent_photos, 0)
             sending = sending_room(settings)
             context = ApiContext(

@@ -27,6 +27,7 @@ async def watch(backend: WatchedBackend, longest_s: float, stop: asyncio.Event) 
     while not stop.is_set():
         if backend.oldest_s > longest_s:
             logger.critical("a network call has lasted for %.1f s; the process is stuck, and ends", backend.oldest_s)
+            logging.shutdown()  # what is told of it is written first
             os._exit(1)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), longest_s / _LOOKS_PER_CALL)

@@ -27,6 +27,7 @@ from service.core.metrics import Metrics
 from service.core.settings import Settings
 from service.sampling.sampler import Sampler
 from service.stages.colour import with_colour_of
+from service.telemetry.logs import count_dropped
 from service.worker import Worker
 
 OpenNetworks = Callable[[Settings, Manifest, Metrics], Awaitable[InferenceBackend]]
@@ -150,6 +151,7 @@ async def restore_faces(
     with Ending(settings.grace_s) as ending:
         async with worker_process(settings, ending, networks) as process:
             ending.hear_signals()
+            count_dropped(process.metrics.log_line_dropped)
             address = address_of(listener)
             looking = partial(keep_ready, process.reasons_not_ready, process.metrics)
             async with process.loops.running("readiness", looking):

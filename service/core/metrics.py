@@ -131,6 +131,11 @@ class Metrics:
         self._cancelled = Counter(
             "restore_cancelled", "Faces withdrawn or past their deadline, by phase.", ("phase",), registry=own
         )
+        self._log_dropped = Counter(
+            "restore_log_lines_dropped",
+            "Lines of the log that nobody read in time, or that could not be written.",
+            registry=own,
+        )
         self._build = Info("restore_build", "Version of the service and name of its bundle.", registry=own)
         self._begin_at_zero()
 
@@ -240,6 +245,10 @@ class Metrics:
     def cancelled(self, phase: str) -> None:
         """Count a face dropped because nobody waits for it: phase `queued` or `running`."""
         self._cancelled.labels(phase).inc()
+
+    def log_line_dropped(self) -> None:
+        """Count a line of the log that was not written."""
+        self._log_dropped.inc()
 
     def build_info(self, *, version: str, model: str) -> None:
         """State what runs: the service's version and the bundle as `name@version`."""

@@ -52,6 +52,14 @@ class PhotoLog:
         tracing.note({f"restore.{name}": value for name, value in values.items()})
 
 
+def note_outcome(outcome: Restoration | ServiceError) -> None:
+    """Note on the span around the caller what a photo's work ended with: an error that nobody raises, too."""
+    if isinstance(outcome, ServiceError):
+        tracing.note_failure(outcome)
+    else:
+        tracing.note({tracing.OUTCOME: SUCCEEDED})
+
+
 @contextlib.contextmanager
 def photo_log(lane: Lane, kept: PhotoLog | None = None) -> Iterator[PhotoLog]:
     """Watch a photo for the duration of the block.

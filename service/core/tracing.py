@@ -178,6 +178,11 @@ def note(attributes: Attributes) -> None:
     trace.get_current_span().set_attributes(dict(attributes))
 
 
+def note_failure(error: BaseException) -> None:
+    """Note on the span around the caller what its work ended with, where that is not raised through it."""
+    blame(trace.get_current_span(), error)
+
+
 @contextlib.contextmanager
 def span_in_trace(name: str, attributes: Attributes | None = None) -> Iterator[None]:
     """A span around the block if there is one around the caller: never the beginning of a trace."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import threading
 import time
@@ -19,6 +20,7 @@ from typing import Any, TextIO
 from service.core.errors import ServiceError
 from service.core.settings import LogFormat
 from service.core.tracing import TOLD, correlated, current_stage
+from service.telemetry.log_writer import LogWriter
 
 _OURS = "service"
 _TRACES_SHOWN = 8  # digits of a trace's id in text
@@ -31,12 +33,14 @@ def write_logs(log_format: LogFormat, stream: TextIO | None = None) -> None:
     """Let everything that this process logs be written in one form.
 
     Of our own modules what is worth telling once a request is written, of others' only warnings: they log addresses.
+    Nobody who logs waits for a reader. What is not written yet when the process ends, `logging.shutdown` waits for:
+    Python calls that, but for a process that ends by `os._exit`.
 
     Args:
         log_format: The form.
         stream: Where to; None for standard error.
     """
-    handler = logging.StreamHandler(stream or sys.stderr)
+    handler = _handler(stream or sys.stderr)
     handler.addFilter(_is_news)
     handler.setFormatter(JsonLines() if log_format is LogFormat.JSON else TextLines())
     root = logging.getLogger()
@@ -46,6 +50,13 @@ def write_logs(log_format: LogFormat, stream: TextIO | None = None) -> None:
     logging.captureWarnings(True)
     sys.excepthook = _log_what_ended_the_process
     threading.excepthook = _log_what_ended_a_thread
+
+
+def count_dropped(on_drop: Callable[[], None]) -> None:
+    """Let each line that is dropped from now on be told, where `write_logs` has been called."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, LogWriter):
+            handler.on_drop = on_drop
 
 
 def sayer(log_format: LogFormat, otherwise: Callable[[str], None]) -> Callable[[str], None]:
@@ -86,6 +97,15 @@ class TextLines(logging.Formatter):
         line = f"{clock} {record.levelname.lower():8} {record.name}: {_message(record)}  {values}".translate(_CONTROL)
         exception = _exception(self, record)
         return "\n".join([line.rstrip(), *(f"    {part}".translate(_CONTROL) for part in exception.splitlines())])
+
+
+def _handler(stream: TextIO) -> logging.Handler:
+    """What writes to a stream: at once if it is in memory, else without anybody who waits for it."""
+    try:
+        descriptor = os.dup(stream.fileno())  # ours, whoever closes the stream
+    except (AttributeError, OSError, ValueError):  # of memory, or there is none
+        return logging.StreamHandler(stream)
+    return LogWriter(descriptor, stream.encoding)
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -250,6 +250,8 @@ def test_each_photo_of_a_stream_is_a_trace_of_its_own_linked_to_the_stream(story
     photos = [span for span in story.collector.spans if span.name == "stream"]
     assert len({span.trace_id for span in photos} - {STREAM_TRACE}) == 2
     assert {span.links for span in photos} == {((STREAM_TRACE, call.span_id),)}
+    assert {span.attributes["restore.outcome"] for span in photos} == {"succeeded", "unsupported_format"}
+    assert not any(span.is_error for span in photos)
 
 
 def test_no_span_is_without_its_trace_s_beginning(story):

@@ -1,4 +1,4 @@
-"""Each photo's end is counted and told once, by whoever stores it: gateways that share a queue of photos."""
+"""Each photo's end is counted, told once and noted on its span, by who stores it: gateways that share a queue."""
 
 import asyncio
 import contextlib
@@ -7,9 +7,10 @@ import time
 from dataclasses import replace
 
 import pytest
+from opentelemetry.trace import StatusCode
 
 from service.core.admission import Admission
-from service.core.errors import DependencyUnavailable, InferenceFailed
+from service.core.errors import DependencyUnavailable, ImageTooLarge, InferenceFailed
 from service.core.jobs import JobState
 from service.core.metrics import Metrics
 from service.core.settings import Settings
@@ -20,6 +21,7 @@ from service.runner import PhotoRunner
 from tests.bundle import tiny_manifest
 from tests.fakes import EchoBroker, FakeDetector, UnsteadyBroker
 from tests.job_queues import LONG_S, Watching, memory, photo, photos_counted
+from tests.kept_spans import kept_spans
 from tests.pictures import encoded
 from tests.processes import until
 
@@ -59,8 +61,8 @@ async def at_work(jobs, metrics, broker, **times):
         await asyncio.wait_for(runner, LONG_S)
 
 
-async def admit(queue, job_id):
-    await queue.admit(replace(photo(job_id), upload=Upload(encoded())))
+async def admit(queue, job_id, data=None):
+    await queue.admit(replace(photo(job_id), upload=Upload(encoded() if data is None else data)))
 
 
 async def end_of(queue, job_id):
@@ -85,6 +87,61 @@ async def test_a_job_that_ends_here(shared, told, errors, outcome):
     assert told() == [outcome]
     failed = {"failed": 1, outcome: 1}
     assert photos_counted(metrics) == ({"succeeded": 1} if outcome == "succeeded" else failed)
+
+
+@pytest.mark.parametrize(
+    ("error", "data", "code", "is_ours"),
+    [
+        (None, None, "succeeded", False),
+        (None, b"hello, this is a text", "unsupported_format", False),
+        (InferenceFailed("no numbers"), None, "inference_failed", True),
+        (KeyError("a bug"), None, "internal", True),
+    ],
+    ids=["restored", "refused", "failed", "bug"],
+)
+async def test_the_runner_s_span_tells_how_a_job_ended(shared, error, data, code, is_ours):
+    queue, metrics = shared
+    with kept_spans() as kept:
+        async with at_work(queue, metrics, UnsteadyBroker(*filter(None, [error]))):
+            await admit(queue, "a", data)
+            await end_of(queue, "a")
+    span = kept.named("runner")
+    assert span.attributes["restore.outcome"] == code
+    assert span.attributes.get("error.type", "succeeded") == code
+    assert (span.status.status_code is StatusCode.ERROR) == is_ours
+
+
+async def test_the_runner_s_span_tells_that_a_result_found_no_room(shared):
+    queue, metrics = shared
+
+    class Full:
+        """The queue, but for results."""
+
+        async def finish(self, _restoration):
+            raise ImageTooLarge("the result is too large")
+
+        def __getattr__(self, name):
+            return getattr(queue, name)
+
+    with kept_spans() as kept:
+        async with at_work(Full(), metrics, EchoBroker()):
+            await admit(queue, "a")
+            assert await end_of(queue, "a") is JobState.FAILED
+    assert kept.named("gateway").attributes["restore.outcome"] == "succeeded"
+    assert kept.named("runner").attributes["restore.outcome"] == "image_too_large"
+
+
+async def test_the_runner_s_span_of_a_job_that_is_withdrawn_is_no_error(shared):
+    queue, metrics = shared
+    broker = EchoBroker(hold=asyncio.Event())
+    with kept_spans() as kept:
+        async with at_work(queue, metrics, broker):
+            await admit(queue, "a")
+            await broker.submitted.wait()
+            await queue.cancel("a")
+    span = kept.named("runner")
+    assert span.attributes["restore.outcome"] == "cancelled"
+    assert span.status.status_code is StatusCode.UNSET
 
 
 @pytest.mark.parametrize("way", ["cancel", "delete"])

@@ -83,7 +83,7 @@ def test_default_output_is_the_blend(measured):
 def test_progress_covers_every_picture(measured):
     _, _, progress = measured
     finished = {stage for stage, done, total in progress if done == total}
-    assert {"restore", "vae", "severe input", "moderate blends, 2 steps"} <= finished
+    assert {"restore clean", "restore severe", "vae", "severe input", "moderate blends, 2 steps"} <= finished
     assert finished == {stage for stage, _, _ in progress}
 
 

@@ -32,6 +32,7 @@ def test_every_metric_is_rendered_under_the_prefix_with_its_labels() -> None:
     metrics.faces("restored")
     metrics.rejected("queue_full")
     metrics.cancelled("running")
+    metrics.log_line_dropped()
     metrics.build_info(version="1", model="xs@2")
     text = metrics.render().decode()
     for line in (
@@ -58,6 +59,7 @@ def test_every_metric_is_rendered_under_the_prefix_with_its_labels() -> None:
         'restore_faces_total{outcome="restored"} 1.0',
         'restore_rejected_total{reason="queue_full"} 1.0',
         'restore_cancelled_total{phase="running"} 1.0',
+        "restore_log_lines_dropped_total 1.0",
         'restore_build_info{model="xs@2",version="1"} 1.0',
     ):
         assert line in text.splitlines()
@@ -83,6 +85,7 @@ def test_what_alarms_wait_for_stands_at_zero_before_it_happens() -> None:
         "restore_ready 0.0",
         'restore_cancelled_total{phase="queued"} 0.0',
         "restore_batch_slots 0.0",
+        "restore_log_lines_dropped_total 0.0",
     ):
         assert line in lines
 
