@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import subprocess
+import sys
 import threading
 
 import httpx
@@ -21,6 +22,12 @@ from tests.processes import ROOT, command, environment, until
 REQUESTS = 600  # more lines than a pipe of 64 KiB holds
 PIPE_BYTES = 64 * 1024
 ENDS_S = 60.0
+LESS_ROOM = """
+from service.cli import main
+from service.telemetry.log_writer import LogWriter
+LogWriter.__init__.__kwdefaults__["most_bytes"] = {}
+main({})
+"""
 
 
 class Reader:
@@ -53,14 +60,16 @@ class Reader:
 
 
 @contextlib.contextmanager
-def unread_service(bundle, **settings):
-    """A service that is ready, its client, and the pipe to which it logs."""
+def unread_service(bundle, most_bytes=None, **settings):
+    """A service that is ready, its client, and the pipe to which it logs; with less room for lines that wait."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     pipe = Reader()
     variables = environment(bundle, **settings)
-    child = subprocess.Popen(command("serve", "--port", str(port)), cwd=ROOT, env=variables, stderr=pipe.writing)
+    serve = ["serve", "--port", str(port)]
+    started = command(*serve) if most_bytes is None else [sys.executable, "-c", LESS_ROOM.format(most_bytes, serve)]
+    child = subprocess.Popen(started, cwd=ROOT, env=variables, stderr=pipe.writing)
     os.close(pipe.writing)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
@@ -115,7 +124,7 @@ def test_a_reader_that_comes_back_gets_what_waited(arithmetic_bundle):
 
 
 def test_metrics_and_one_line_tell_what_was_dropped(arithmetic_bundle):
-    with unread_service(arithmetic_bundle, log_format="json") as (child, client, pipe):
+    with unread_service(arithmetic_bundle, 2 * PIPE_BYTES, log_format="json") as (child, client, pipe):
 
         def lost():
             told = client.get("/metrics").text
