@@ -18,7 +18,9 @@ from service.stages.decode import decode_picture
 
 CHANNEL = 0
 NAMELESS = 40  # a signal
-CRASH, ABORT, SPIN, SWALLOW, BABBLE, LIE, FAIL, HANG, LEAVE, ESCAPE, STUTTER, BOAST, SIGNAL, DIE = range(101, 115)
+CRASH, ABORT, SPIN, SWALLOW, BABBLE, LIE, FAIL, HANG, LEAVE, ESCAPE, STUTTER, BOAST, SIGNAL, DIE, HOARD = range(
+    101, 116
+)
 
 
 def decode(container: Container) -> DecodedImage:
@@ -38,6 +40,10 @@ def _swallow() -> None:
     held = []
     while True:
         held.append(np.ones(1 << 24, np.uint8))
+
+
+def _hoard() -> None:
+    np.empty(1 << 29, np.uint8)
 
 
 def _fail() -> None:
@@ -83,6 +89,7 @@ _ACTS = {
     SWALLOW: _swallow,
     BABBLE: lambda: _write(b"\x80\x04cos\nsystem\n" + bytes(range(256)) * 10),
     LIE: lambda: _write(_lie(2**31, 2**31)),
+    HOARD: _hoard,
     FAIL: _fail,
     HANG: lambda: os.read(CHANNEL, 1),
     LEAVE: lambda: os._exit(0),

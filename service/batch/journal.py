@@ -198,6 +198,7 @@ class Journal:
         written = self._file.write(data)
         if written != len(data):
             self._file.truncate(offset)
+            self._file.seek(offset)
             raise OSError(f"{self._path}: the disk took {written} of {len(data)} bytes")
         return offset
 

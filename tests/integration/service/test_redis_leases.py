@@ -207,9 +207,21 @@ async def test_pixels_expire_and_what_waits_does_not(deployment):
     assert 0 < await deployment.client.ttl(deployment.key("payload", "a", "1")) <= 50
     for job in (await broker.take(2, LONG_S))[:1]:
         await broker.complete(restored(job))
+    assert {"payload:a:0", "payload:a:1"} & await deployment.keys() == {"payload:a:1"}
     assert 0 < await deployment.client.ttl(deployment.key("result", "a", "0")) <= 50
     lasting = [("job", "a"), ("lane", "interactive"), ("state",)]
     assert [await deployment.client.ttl(deployment.key(*parts)) for parts in lasting] == [-1, -1, -1]
+
+
+async def test_the_first_result_of_a_photo_lasts_as_long_as_the_last(deployment):
+    broker = deployment.broker(payload_ttl_s=3600)
+    await broker.submit(photo("a", 2))
+    first, last = await broker.take(2, LONG_S)
+    await broker.complete(restored(first))
+    await deployment.client.expire(deployment.key("result", "a", "0"), 50)  # as if the last one took an hour
+    await broker.complete(restored(last))
+    for parts in (("result", "a", "0"), ("result", "a", "1"), ("job", "a")):
+        assert 50 < await deployment.client.ttl(deployment.key(*parts)) <= 3600
 
 
 async def test_results_nobody_fetches_expire_with_everything_about_their_job(deployment):
@@ -246,6 +258,15 @@ async def test_what_has_ended_leaves_nothing_behind(deployment):
     assert (await deployment.client.xpending(deployment.key("lane", "interactive"), "takers"))["pending"] == 0
 
 
+async def test_what_was_handed_back_and_is_withdrawn_leaves_nothing_behind(deployment):
+    broker = deployment.broker()
+    await broker.submit(photo("a", 3))
+    await broker.hand_back(await broker.take(2, LONG_S))
+    await broker.cancel("a")
+    assert await deployment.keys() <= {"lane:interactive", "lane:batch", "state", "swept"}
+    assert await deployment.client.xlen(deployment.key("lane", "interactive")) == 0
+
+
 async def test_the_group_begins_with_the_first_entry_and_no_stream_is_trimmed(deployment):
     broker = deployment.broker(max_queued_faces=5000)
     await broker.submit(photo("first"))
@@ -278,7 +299,7 @@ async def test_a_job_nobody_can_be_interested_in_any_more_is_forgotten(deploymen
     broker = deployment.broker(metrics=metrics)
     await broker.submit(photo("orphan", 3, deadline_s=1.0))
     await broker.submit(photo("patient"))
-    await deployment.client.zadd(deployment.key("overdue"), {"orphan": 1.0})
+    assert await deployment.client.zadd(deployment.key("overdue"), {"orphan": 1.0}, xx=True, ch=True) == 1
     await broker.submit(photo("new"))
     assert await broker.depth() == 2
     assert counted(metrics, 'restore_cancelled_total{phase="queued"} 3.0')

@@ -68,6 +68,7 @@ async def test_a_photo_of_a_silent_gateway_goes_to_another(server):
     assert (await other.status("a")).progress is None
     assert await silent.beat(["a"]) == {"a"}
     await silent.note("a", Progress(1, 0, 4, 3))
+    assert (await other.status("a")).progress is None
     assert not await silent.finish(result_of("a", b"late"))
     assert not await silent.fail("a", ServiceError("late"))
     assert await other.beat(["a"]) == set()
@@ -223,6 +224,28 @@ async def test_everything_about_a_job_that_has_ended_expires(server):
         assert 0 < await server.client.ttl(server.key(key)) <= 50
     assert "payload:a:0" not in await server.keys()
     assert await server.client.ttl(server.key("job", "b")) == -1
+
+
+async def test_the_key_of_a_photo_that_is_tried_again_lasts_as_long_as_that(server):
+    queue, same = server.queue(result_ttl_s=50), Idempotency("key", "print")
+    await queue.admit(photo("a"), same)
+    await queue.take(0)
+    await queue.fail("a", DeadlineExceeded("too late"))
+    digest = next(key for key in await server.keys() if key.startswith("idempotency:"))
+    assert 0 < await server.client.ttl(server.key(digest)) <= 50
+    await queue.admit(photo("b"), same)
+    assert await server.client.ttl(server.key(digest)) == -1
+
+
+async def test_a_notice_that_somebody_else_has_settled_does_not_come_back(server):
+    slow, quick = server.queue(notice_lease_s=0.05), server.queue()
+    await slow.admit(photo("a", webhook_url=HOOK))
+    await slow.cancel("a")
+    await slow.delete("a")
+    notice = await slow.due_notice(LONG_S)
+    await quick.settle_notice(await quick.due_notice(LONG_S), None)
+    await slow.settle_notice(notice, 0.0)
+    assert await server.keys() <= LASTING
 
 
 async def test_a_notice_that_was_delivered_leaves_nothing_behind(server):

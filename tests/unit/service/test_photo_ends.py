@@ -209,6 +209,85 @@ async def test_a_job_that_is_handed_back_has_not_ended(shared, told):
     assert (told(), photos_counted(metrics)) == ([], {})
 
 
+class Odd:
+    """A queue of which the first calls of some methods meet an error that is not ours to know."""
+
+    def __init__(self, queue, *methods, failures=1):
+        self._queue = queue
+        self._left = dict.fromkeys(methods, failures)
+
+    def __getattr__(self, name):
+        if self._left.get(name, 0) and name not in ("watch", "previews"):
+            self._left[name] -= 1
+            return self._fail
+        return getattr(self._queue, name)
+
+    async def _fail(self, *_arguments):
+        raise ZeroDivisionError("a defect")
+
+
+@pytest.mark.parametrize("method", ["take", "beat", "note", "show"])
+async def test_an_unexpected_error_of_the_queue_is_no_end(shared, told, method):
+    queue, metrics = shared
+    async with at_work(Odd(queue, method), metrics, EchoBroker()):
+        await admit(queue, "a")
+        assert await end_of(queue, "a") is JobState.SUCCEEDED
+    assert told() == ["succeeded"]
+
+
+async def test_a_photo_that_is_withdrawn_goes_though_beating_met_a_bug(shared, told):
+    queue, metrics = shared
+    broker = EchoBroker(hold=asyncio.Event())
+    async with at_work(Odd(queue, "beat", failures=3), metrics, broker):
+        await admit(queue, "a")
+        await broker.submitted.wait()
+        await queue.cancel("a")
+        await asyncio.to_thread(until, lambda: broker.withdrawn == ["a"])
+
+
+async def test_an_outcome_that_meets_a_bug_is_a_failure_and_one_more_bug_is_left_to_the_lease(shared, told):
+    queue, metrics = shared
+    async with at_work(Odd(queue, "finish"), metrics, EchoBroker(), at_once=1):
+        for job_id, state in (("a", JobState.FAILED), ("b", JobState.SUCCEEDED)):
+            await admit(queue, job_id)
+            assert await end_of(queue, job_id) is state
+    assert (await queue.status("a")).failure.code == "internal"
+    assert told() == ["internal", "succeeded"]
+    async with at_work(Odd(queue, "finish", "fail"), metrics, EchoBroker(), at_once=1):
+        for job_id in "cd":
+            await admit(queue, job_id)
+        assert await end_of(queue, "d") is JobState.SUCCEEDED
+    assert (await queue.status("c")).state is JobState.RUNNING
+
+
+async def test_a_photo_that_comes_again_while_it_is_under_way_is_restored_once(shared, told):
+    """Its lease ran out while the queue could not be heard, and it was given to the same gateway."""
+    queue, metrics = shared
+    taken, hold = [], asyncio.Event()
+
+    class Again(Odd):
+        async def take(self, wait_s):
+            if len(taken) == 1:
+                taken.append(None)
+                return taken[0]
+            job = await queue.take(wait_s)
+            taken.extend([job] if job else [])
+            return job
+
+    broker = EchoBroker(hold=hold)
+    async with at_work(Again(queue), metrics, broker, at_once=2):
+        await admit(queue, "a")
+        await asyncio.to_thread(until, lambda: len(taken) == 2)
+        hold.set()
+        assert await end_of(queue, "a") is JobState.SUCCEEDED
+        hold.clear()
+        for job_id in "bc":
+            await admit(queue, job_id)
+        await asyncio.to_thread(until, lambda: {"b", "c"} <= broker.jobs.keys())  # both places are there
+        hold.set()
+    assert told() == ["succeeded"] * 3
+
+
 async def test_a_direct_photo_that_meets_a_bug_has_failed(told):
     metrics = Metrics()
     async with memory() as queue, at_work(queue, metrics, UnsteadyBroker(KeyError("a bug"))) as gateway:

@@ -151,24 +151,28 @@ async def test_an_unexpected_error_fails_the_faces_in_flight_and_not_the_worker(
 
 
 class FlakyBroker(MemoryBroker):
-    """A queue whose server is away for the first calls of one method."""
+    """A queue whose server is away for the first calls of one method, or that meets another error then."""
 
-    def __init__(self, method, failures):
+    def __init__(self, method, failures, error=None):
         super().__init__(max_queued_faces=64, metrics=Metrics())
         self._method = method
         self._failures = failures
+        self._error = error or DependencyUnavailable("the queue does not answer")
         self.back = asyncio.Event()
+        self.taken_before = 0
 
     def _fail_now(self, method):
         if method == self._method and self._failures:
             self._failures -= 1
             if not self._failures:
                 self.back.set()
-            raise DependencyUnavailable("the queue does not answer")
+            raise self._error
 
     async def take(self, max_items, wait_s):
         self._fail_now("take")
-        return await super().take(max_items, wait_s)
+        jobs = await super().take(max_items, wait_s)
+        self.taken_before += 0 if self.back.is_set() else len(jobs)
+        return jobs
 
     async def beat(self, steps_done):
         self._fail_now("beat")
@@ -181,6 +185,10 @@ class FlakyBroker(MemoryBroker):
     async def fail(self, job, error):
         self._fail_now("fail")
         await super().fail(job, error)
+
+    async def hand_back(self, jobs):
+        self._fail_now("hand_back")
+        await super().hand_back(jobs)
 
 
 @pytest.mark.parametrize("method", ["take", "beat", "complete"])
@@ -202,6 +210,49 @@ async def test_a_failure_is_told_when_the_queue_is_back():
         assert len(await parts.restore(face_job("next"))) == 1
 
 
+async def test_results_that_the_queue_has_not_heard_of_take_the_room_of_their_faces():
+    async with running(broker=FlakyBroker("complete", 20), slots=2) as parts:
+        await asyncio.gather(*(parts.restore(face_job(str(number), num_steps=1)) for number in range(6)))
+        assert parts.broker.taken_before <= 2
+
+
+@pytest.mark.parametrize("method", ["take", "beat", "complete"])
+async def test_an_unexpected_error_of_the_queue_fails_what_was_in_flight_and_no_more(method, caplog):
+    async with running(broker=FlakyBroker(method, 1, ZeroDivisionError("a defect"))) as parts:
+        (first,) = await asyncio.gather(parts.restore(face_job("first")), return_exceptions=True)
+        assert isinstance(first, list if method == "take" else InferenceFailed)
+        assert len(await parts.restore(face_job("next"))) == 1
+        assert parts.metric('restore_faces_total{outcome="inference_failed"} 1.0') == (method != "take")
+    assert [record.exc_info[0] for record in caplog.records] == [ZeroDivisionError]
+
+
+async def test_a_failure_that_cannot_be_told_costs_no_other_photo():
+    backend = AnalyticBackend(guilty=lambda network, row: row.mean() > 0.9)
+    async with running(backend, broker=FlakyBroker("fail", 2, ZeroDivisionError("a defect"))) as parts:
+        await parts.broker.submit([face_job("lost", grey=WHITE)])
+        await parts.broker.back.wait()
+        assert len(await parts.restore(face_job("next"))) == 1
+
+
+async def test_what_has_ended_while_the_queue_was_away_is_handed_back_at_the_end():
+    async with running(broker=FlakyBroker("complete", 10**9), grace_s=0.05) as parts:
+        await parts.broker.submit([face_job(num_steps=1)])
+        await parts.backend.called["vae_decoder"].wait()
+        parts.stop.set()
+        await asyncio.wait_for(parts.task, LONG_S)
+        assert [job.key for job in await parts.broker.take(4, 0)] == [("photo", 0)]
+
+
+async def test_a_queue_that_is_away_at_the_end_holds_nobody_up():
+    gate = asyncio.Event()
+    broker = FlakyBroker("hand_back", 1)
+    async with running(AnalyticBackend(gates={"velocity": gate}), broker=broker, grace_s=0.05) as parts:
+        await parts.broker.submit([face_job()])
+        await parts.backend.called["velocity"].wait()
+        parts.stop.set()
+    assert broker.back.is_set()
+
+
 async def test_what_is_not_finished_within_the_grace_is_handed_back():
     gate = asyncio.Event()
     async with running(AnalyticBackend(gates={"velocity": gate}), grace_s=0.05) as parts:
@@ -212,7 +263,8 @@ async def test_what_is_not_finished_within_the_grace_is_handed_back():
         assert [job.key for job in await parts.broker.take(4, 0)] == [("photo", 0)]
 
 
-async def test_leases_are_renewed_while_a_call_lasts():
+@pytest.mark.parametrize("error", [None, DependencyUnavailable("no answer"), ZeroDivisionError("a defect")], ids=str)
+async def test_leases_are_renewed_while_a_call_lasts(error):
     gate = asyncio.Event()
 
     class Counting(MemoryBroker):
@@ -222,6 +274,8 @@ async def test_leases_are_renewed_while_a_call_lasts():
             self.left -= 1
             if not self.left:
                 gate.set()
+            if self.left == 2 and error:
+                raise error
             return await super().beat(steps_done)
 
     broker = Counting(max_queued_faces=4, metrics=Metrics())

@@ -1,9 +1,14 @@
 """Ids: random, bound to their owners, and good for nobody else."""
 
+import inspect
 import re
 
-from service.access.ownership import belongs_to, new_job_id, scoped
+import pytest
+
+from service.access.ownership import OwnedJobs, belongs_to, new_job_id, scoped
+from service.core.errors import NotFound, UploadGone
 from service.core.jobs import Idempotency
+from tests.job_queues import memory, photo
 
 
 def test_ids_are_drawn_anew_from_144_random_bits():
@@ -49,3 +54,19 @@ def test_scoped_keys_of_two_owners_never_meet():
     pairs = [("", "a"), ("a", "b"), ("a", "ab"), ("aa", "b"), ("", "aab"), ("a.b", "c"), ("a", "b.c")]
     assert len({scoped(key, owner) for owner, key in pairs}) == len(pairs)
     assert Idempotency(scoped("k", ""), "f").key == "k"
+
+
+async def asked(jobs, call, job_id):
+    answer = getattr(jobs, call)(job_id)
+    return await answer if inspect.isawaitable(answer) else answer
+
+
+@pytest.mark.parametrize("call", ["status", "result", "upload", "watch", "previews", "cancel", "delete"])
+@pytest.mark.parametrize("stranger", ["other", ""])
+async def test_to_others_a_job_is_unknown_whatever_they_ask_of_it(call, stranger):
+    job_id = new_job_id("shop")
+    async with memory() as jobs:
+        await jobs.admit(photo(job_id, keep_upload=True))
+        with pytest.raises(UploadGone if call == "upload" else NotFound):
+            await asked(OwnedJobs(jobs, stranger), call, job_id)
+        assert (await OwnedJobs(jobs, "shop").status(job_id)).job_id == job_id

@@ -1,9 +1,10 @@
 import asyncio
 import json
 
+import pytest
 from pydantic import BaseModel
 
-from service.api.events import events_of
+from service.api.events import EventStream, events_of
 from service.core.errors import DependencyUnavailable
 from service.core.jobs import JobState, JobStatus
 from service.core.types import FacePreview
@@ -78,6 +79,27 @@ async def test_a_stream_that_is_closed_closes_what_it_reads():
     await anext(events)
     await events.aclose()
     assert statuses.closed
+
+
+async def test_a_client_that_goes_away_closes_what_its_stream_reads():
+    statuses, sent = Statuses(), []
+
+    async def send(message):
+        sent.append(message)
+        if len(sent) == 4:
+            raise OSError("the client has gone")
+
+    stream = EventStream(statuses.events(heartbeat_s=0.01))
+    with pytest.raises(OSError, match="has gone"):
+        await stream.stream_response(send)
+    assert statuses.closed
+
+
+async def test_nobody_on_the_way_keeps_events_or_collects_them():
+    headers = EventStream(Statuses().events()).headers
+    assert headers["content-type"].startswith("text/event-stream")
+    assert headers["cache-control"] == "no-store"
+    assert headers["x-accel-buffering"] == "no"  # nginx would
 
 
 async def test_a_draining_process_ends_a_stream_that_does_not_move():

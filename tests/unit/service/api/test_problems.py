@@ -6,7 +6,19 @@ from starlette.requests import Request
 
 from service.api import problems
 from service.core import tracing
-from service.core.errors import InferenceFailed, InvalidOption, QueueFull
+from service.core.errors import (
+    DeadlineExceeded,
+    DependencyUnavailable,
+    Draining,
+    InferenceFailed,
+    InvalidOption,
+    NotFinished,
+    QueueFull,
+    QuotaExceeded,
+    RateLimited,
+    ServiceError,
+    Unauthenticated,
+)
 
 
 @pytest.fixture
@@ -41,6 +53,40 @@ def test_a_full_queue_says_when_to_come_back(request_):
     response = problems.of_service_error(request_, QueueFull("full", retry_after_s=2.3))
     assert response.status_code == 429
     assert response.headers["retry-after"] == "3"
+
+
+@pytest.mark.parametrize(
+    ("error", "wait"),
+    [
+        (NotFinished("not yet"), "1"),
+        (RateLimited("slower"), "1"),
+        (QuotaExceeded("spent"), "60"),
+        (QueueFull("full"), "1"),
+        (QueueFull("full", retry_after_s=0), "1"),
+        (QueueFull("full", retry_after_s=2.0), "2"),
+        (QueueFull("full", retry_after_s=2.01), "3"),
+        (Draining("going"), "5"),
+        (DependencyUnavailable("away"), "5"),
+        (DependencyUnavailable("away", retry_after_s=30), "30"),
+        (DeadlineExceeded("late"), None),
+        (InferenceFailed("velocity"), None),
+        (InvalidOption("no", retry_after_s=3), None),
+    ],
+    ids=lambda value: value.code if isinstance(value, ServiceError) else value,
+)
+def test_who_may_come_back_is_told_when_in_whole_seconds(request_, error, wait):
+    assert problems.of_service_error(request_, error).headers.get("retry-after") == wait
+
+
+def test_who_has_no_key_is_told_what_kind_is_asked_for(request_):
+    headers = problems.of_service_error(request_, Unauthenticated("no key")).headers
+    assert headers["www-authenticate"] == 'Bearer realm="latent-pmrf"'
+    assert "www-authenticate" not in problems.of_service_error(request_, RateLimited("slower")).headers
+
+
+def test_no_problem_is_kept_by_anybody(request_):
+    for answer in (problems.of_service_error, problems.of_defect):
+        assert answer(request_, InvalidOption("no")).headers["cache-control"] == "no-store"
 
 
 def test_a_defect_tells_nothing_but_leads_to_the_log(request_, caplog):

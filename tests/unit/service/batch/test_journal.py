@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import resource
 import tempfile
 from pathlib import Path
 
@@ -144,6 +145,35 @@ def test_lines_that_cannot_be_read_count_for_nothing(folders, tmp_path):
     again = ScriptedEngine(dict.fromkeys(NAMES, "restored"))
     one_run(folders, again, tmp_path / "j")
     assert len(again.given) == 3
+
+
+@pytest.mark.parametrize("left", [b"", RESULT[:-1], RESULT + b"!", None])
+def test_a_result_that_is_damaged_or_gone_is_made_again(folders, tmp_path, left):
+    one_run(folders, ScriptedEngine(dict.fromkeys(NAMES, "restored")), tmp_path / "j")
+    result = folders.target / "sub" / "ü.webp"
+    result.unlink() if left is None else result.write_bytes(left)
+    again = ScriptedEngine(dict.fromkeys(NAMES, "restored"))
+    one_run(folders, again, tmp_path / "j")
+    assert again.given == ["sub/ü.webp"]
+    assert result.read_bytes() == RESULT
+
+
+def test_a_line_that_the_disk_did_not_take_whole_spoils_no_other(folders, tmp_path):
+    """A limit for files is to a process what a full disk is."""
+    items = {item.name: item for item in folders.items(pytest.fail)}
+    with Journal(tmp_path / "j", {}, folders.target) as journal:
+        journal.note(Outcome(items["a.jpg"], 1, {}))
+        unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "j").stat().st_size + 20, unlimited[1]))
+        try:
+            with pytest.raises(OSError, match="the disk took 20 of"):
+                journal.note(Outcome(items["b c.png"], 1, {}))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+        journal.note(Outcome(items["z\n.png"], 1, {}))
+        assert [entry["name"] for entry in journal.entries()] == ["a.jpg", "z\n.png"]
+    with Journal(tmp_path / "j", {}, folders.target) as journal:
+        assert [entry["name"] for entry in journal.entries()] == ["a.jpg", "z\n.png"]
 
 
 def test_a_file_of_somebody_else_stays_what_it_is(tmp_path):

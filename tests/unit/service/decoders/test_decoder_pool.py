@@ -4,6 +4,7 @@ import contextlib
 import errno
 import logging
 import os
+import re
 import signal
 import socket
 from concurrent.futures import ThreadPoolExecutor
@@ -178,6 +179,33 @@ def test_a_decoder_can_open_nothing_and_knows_no_secrets(monkeypatch):
     monkeypatch.setenv("SECRET", "secret")
     with Pool() as pool:
         assert "exit status 44" in provoke(pool, odd.ESCAPE).detail
+
+
+def told_of(process, file):
+    """What the kernel says of a process; columns are apart by two spaces or a colon."""
+    lines = Path(f"/proc/{process.pid}/{file}").read_text().splitlines()
+    return {name: words for name, *words in (re.split(r":?\s{2,}|:\t", line.strip()) for line in lines)}
+
+
+def test_a_decoder_that_waits_has_given_up_all_rights(pool):
+    pool.rehearse()
+    until(lambda: len(pool.processes()) == 2)
+    child = pool.processes()[0]
+    until(lambda: told_of(child, "status")["Seccomp"] == ["2"])  # it comes last
+    assert told_of(child, "status")["NoNewPrivs"] == ["1"]
+    limits = told_of(child, "limits")
+    for name in ("core file size", "file size", "processes", "open files"):
+        assert limits[f"Max {name}"][:2] == ["0", "0"], name
+    assert limits["Max cpu time"][:2] == ["1", "2"]
+    assert Path(f"/proc/{child.pid}/oom_score_adj").read_text() == "1000\n"
+
+
+def test_a_photo_has_memory_for_its_own_pixels_and_not_for_those_of_the_largest(pool):
+    large = DecodeLimits(max_upload_bytes=10**6, max_image_px=10**8, min_side_px=32)
+    before = pool.counted("out_of_memory")
+    with pytest.raises(CorruptImage, match="more memory than a photo of its size"):
+        pool.decode(Upload(encoded(pixels(odd.HOARD, 100))), large)
+    assert pool.counted("out_of_memory") - before == 1
 
 
 def test_a_process_decodes_one_photo():

@@ -55,11 +55,14 @@ def test_the_shorter_side_of_what_is_visible_counts():
     assert reasons([cut]) == [BELOW]
 
 
-class BlobNetwork:
-    """A network that takes a red square for a face, and a cut one for half a face; it notes what it is given."""
+class MadeUpNetwork:
+    """A network that sees what `faces_in` says; it notes what it is given.
 
-    def __init__(self, score=0.9, error=None):
-        self.score = score
+    A face is the y and x of its middle, its height and width, its score, and the y and x of each landmark by turns, as
+    shares of the box.
+    """
+
+    def __init__(self, error=None):
         self.error = error
         self.shapes = []
 
@@ -75,22 +78,84 @@ class BlobNetwork:
             for name, channels in {"heatmap": 1, "scale": 2, "offset": 2, "landmarks": 10}.items()
         }
         for row in range(count):
-            ys, xs = np.nonzero((image[row, 0] > 200) & (image[row, 1] < 60))
-            if len(ys):
-                y, x = (ys.min() + ys.max() + 1) / 2, (xs.min() + xs.max() + 1) / 2
+            for y, x, sides, score, landmarks in self.faces_in(image[row], row):
                 cell = int(y // 4), int(x // 4)
-                sides = np.array([np.ptp(ys) + 1, np.ptp(xs) + 1])
-                cut = ys.min() == 0 or xs.min() == 0 or ys.max() == high - 1 or xs.max() == wide - 1
-                maps["heatmap"][row, 0, *cell] = self.score / 2 if cut else self.score
-                maps["scale"][row, :, *cell] = np.log(sides / 4)
+                maps["heatmap"][row, 0, *cell] = score
+                maps["scale"][row, :, *cell] = np.log(np.array(sides) / 4)
                 maps["offset"][row, :, *cell] = y / 4 - cell[0] - 0.5, x / 4 - cell[1] - 0.5
-                maps["landmarks"][row, :, *cell] = 0.5
+                maps["landmarks"][row, :, *cell] = landmarks
         return maps
 
     async def ready(self):
         return True
 
     async def close(self): ...
+
+
+class BlobNetwork(MadeUpNetwork):
+    """Takes a red square for a face, and a cut one for half a face."""
+
+    def __init__(self, score=0.9, error=None):
+        super().__init__(error)
+        self.score = score
+
+    def faces_in(self, image, row):
+        _, high, wide = image.shape
+        ys, xs = np.nonzero((image[0] > 200) & (image[1] < 60))
+        if len(ys):
+            cut = ys.min() == 0 or xs.min() == 0 or ys.max() == high - 1 or xs.max() == wide - 1
+            score = self.score / 2 if cut else self.score
+            yield (
+                (ys.min() + ys.max() + 1) / 2,
+                (xs.min() + xs.max() + 1) / 2,
+                (np.ptp(ys) + 1, np.ptp(xs) + 1),
+                score,
+                0.5,
+            )
+
+
+class SoftBlobNetwork(MadeUpNetwork):
+    """Takes a soft red blob for a face, wherever it lies between pixels; what it tells of a tilted one is not exact.
+
+    In a view that is turned upright it sees a neighbour, too, and more clearly.
+    """
+
+    def __init__(self, tilt_degrees):
+        super().__init__()
+        self.tilt = np.radians(tilt_degrees)
+
+    def faces_in(self, image, row):
+        weight = (image[0] - image[1]).clip(min=0) / 255
+        y, x = (np.average(grid, weights=weight) + 0.5 for grid in np.indices(weight.shape))
+        side = 6 * np.sqrt(np.average((np.indices(weight.shape)[1] + 0.5 - x) ** 2, weights=weight))
+        upright = [shape[2:] for shape in self.shapes].count((128, 128)) == 2  # the third pass
+        turn = 0.0 if upright else self.tilt
+        places = np.array([(-0.2, -0.2), (0.2, -0.2), (0, 0), (-0.2, 0.2), (0.2, 0.2)])  # x, y
+        off = 0.0 if upright or abs(turn) < np.radians(8) else 0.05
+        turned = off + places @ np.array([(np.cos(turn), np.sin(turn)), (-np.sin(turn), np.cos(turn))])
+        yield y, x, (side, side), 0.9, (0.5 + turned[:, ::-1]).ravel()
+        if upright:
+            yield 20, 20, (20, 20), 0.95, 0.5
+
+
+class Proposing(MadeUpNetwork):
+    """Proposes faces of the photo at once, as x and y of the middle, side and score; a view shows one in `place`."""
+
+    def __init__(self, proposals, place=(64, 64, 64)):
+        super().__init__()
+        self.proposals = proposals
+        self.place = place
+
+    def faces_in(self, image, row):
+        if image.shape[1:] == (128, 128):
+            x, y, side = self.place
+            yield y, x, (side, side), self.proposals[row][3], 0.5
+        elif len(self.shapes) == 1:
+            for x, y, side, score in self.proposals:
+                yield y + MARGIN_PX, x + MARGIN_PX, (side, side), score, 0.5
+
+
+MARGIN_PX = 16  # of a photo of 256 x 256 px, in a tile of 288
 
 
 def photo_with_square(width, height, left, top, side):
@@ -119,6 +184,67 @@ async def test_places_are_those_of_the_photo(size, square):
     middle = np.array([left, top]) + side / 2 - 0.5  # landmarks are places of pixel centres
     np.testing.assert_allclose(face.landmarks_5, np.tile(middle, (5, 1)), atol=tolerance)
     assert face.score == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize("spread", [7.0, 13.0])
+@pytest.mark.parametrize("tilt_degrees", [0, 5, 30, -30, 90, 175])
+async def test_landmarks_are_where_they_are_between_pixels(tilt_degrees, spread):
+    """A landmark in the middle of the first pixel is at 0, whichever pass has seen it, and however the view lay."""
+    x, y = 140.3, 118.8
+    ys, xs = np.indices((250, 300))  # of one level
+    photo = np.zeros((250, 300, 3))
+    photo[..., 0] = 255 * np.exp(-((xs - x) ** 2 + (ys - y) ** 2) / (2 * spread**2))
+    (face,) = await FaceDetector(SoftBlobNetwork(tilt_degrees)).detect(
+        photo.round().astype(np.uint8), det_threshold=0.5, min_face_px=14
+    )
+    np.testing.assert_allclose(face.landmarks_5.mean(axis=0), (x, y), atol=0.1)
+    eyes = face.landmarks_5[1] - face.landmarks_5[0]
+    assert np.degrees(np.arctan2(eyes[1], eyes[0])) == pytest.approx(tilt_degrees, abs=0.5)
+
+
+async def found_by(network):
+    photo = np.zeros((256, 256, 3), np.uint8)
+    return [face.box for face in await FaceDetector(network).detect(photo, det_threshold=0.5, min_face_px=14)]
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "count"),
+    [
+        (1, 150, 1),
+        (150, 255, 1),
+        (255, 150, 1),
+        (-2, 150, 0),
+        (258, 150, 0),
+        (150, -2, 0),
+        (150, 258, 0),
+        (258, 258, 0),
+    ],
+)
+async def test_no_face_has_its_middle_beyond_the_border(x, y, count):
+    boxes = np.array(await found_by(Proposing([(x, y, 40, 0.9)])))
+    assert len(boxes) == count
+    assert ((boxes >= 0) & (boxes <= 256)).all()
+
+
+@pytest.mark.parametrize(
+    ("place", "count"), [((64, 64, 64), 1), ((64, 64, 40), 1), ((24, 24, 24), 0), ((110, 64, 20), 0)]
+)
+async def test_a_view_that_shows_another_face_than_was_proposed_confirms_nothing(place, count):
+    assert len(await found_by(Proposing([(150, 150, 40, 0.9)], place))) == count
+
+
+@pytest.mark.parametrize(
+    ("second", "expected"),
+    [
+        pytest.param((150, 150, 36, 0.8), [40], id="the same face twice"),
+        pytest.param((138, 138, 14, 0.8), [40], id="an eye"),
+        pytest.param((186, 150, 40, 0.8), [40, 40], id="a neighbour"),
+        pytest.param((174, 174, 20, 0.8), [40, 20], id="behind a shoulder"),
+    ],
+)
+async def test_each_face_is_told_once(second, expected):
+    boxes = await found_by(Proposing([(150, 150, 40, 0.9), second]))
+    assert [right - left for left, _, right, _ in boxes] == pytest.approx(expected, rel=0.1)
 
 
 @pytest.mark.parametrize(("score", "count"), [(0.49, 0), (0.5, 1)])

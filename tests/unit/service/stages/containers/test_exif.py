@@ -95,14 +95,23 @@ def test_interoperability_is_kept_and_linked():
         0x8649,
         0x9286,
         0x927C,
-        0x9C9C,
+        *range(0x9C9B, 0x9CA0),
         0xA430,
         0xA431,
         0xA435,
         0xC4A5,
         0xC62F,
+        0x8773,
         0x014A,
+        0x0111,
+        0x0117,
         0x0201,
+        0x0202,
+        0x0100,
+        0x0101,
+        0x0103,
+        0xA002,
+        0xA003,
         GPS,
     ],
     ids=lambda tag: f"{tag:#06x}",
@@ -114,6 +123,32 @@ def test_what_must_not_leave(tag):
     assert read(kept)[MAKE] == "x"
     assert SECRET not in kept
     assert tag not in read(kept)
+
+
+@pytest.mark.parametrize(
+    ("tag", "name"),
+    [
+        (0x0110, "model"),
+        (0x0131, "software"),
+        (0x0132, "a date"),
+        (0x013B, "artist"),
+        (0x8298, "copyright"),
+        (0x9003, "date of the photo"),
+        (0x9010, "time zone"),
+        (0xA434, "a lens"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("where", ["the picture's", "the camera's"])
+def test_what_stays(tag, name, where):
+    at = 8 + 2 + 12 + 4
+    if where == "the picture's":
+        data = block("<", [(tag, ASCII, len(name), at)], after=name.encode())
+        kept = read(exif.sanitise(data))
+    else:
+        camera = struct.pack("<HHHII", 1, tag, ASCII, len(name), at + 18) + bytes(4) + name.encode()
+        kept = read(exif.sanitise(block("<", [(CAMERA, LONG, 1, at)], after=camera))).get_ifd(CAMERA)
+    assert kept[tag] == name
 
 
 def test_a_directory_may_be_linked_by_a_type_of_its_own():
@@ -174,6 +209,15 @@ def test_many_entries_over_the_same_bytes_do_not_unpack_to_much():
     kept = exif.sanitise(block("<", entries, after=bytes(60_000)))
     assert len(kept) <= exif.MAX_EXIF_BYTES
     assert len(read(kept)) == 1
+
+
+@pytest.mark.parametrize("size", [4, 5, 6, 7])
+def test_many_small_values_fill_a_block_and_no_more(size):
+    entries = [(tag, BYTES, size, 8) for tag in range(0xD000, 0xD000 + 5500)]
+    kept = exif.sanitise(block("<", entries, after=bytes(8)))
+    each = 12 if size <= 4 else 12 + size + size % 2
+    assert exif.MAX_EXIF_BYTES - each - 60 < len(kept) <= exif.MAX_EXIF_BYTES
+    assert exif.sanitise(kept) == kept
 
 
 @pytest.mark.parametrize("size", [64_900, 66_000, 300_000])
