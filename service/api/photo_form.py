@@ -23,7 +23,7 @@ from service.core.errors import (
     InvalidOption,
     MalformedRequest,
     UnsupportedMediaType,
-    UploadTooLarge,
+    check_upload_bytes,
 )
 from service.core.types import Upload
 
@@ -117,8 +117,8 @@ async def read_photo_form(
 
 def _check_headers(request: Request, max_bytes: int) -> None:
     declared = request.headers.get("content-length")
-    if declared is not None and declared.isdigit() and int(declared) > max_bytes:
-        raise _too_large(int(declared), max_bytes)
+    if declared is not None and declared.isdigit():
+        check_upload_bytes(int(declared), max_bytes, whole=False)
     if declared == "0" or (declared is None and "transfer-encoding" not in request.headers):
         raise EmptyUpload("the request has no body", hint=f"for example: {_EXAMPLE}")
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -147,19 +147,10 @@ async def _counted(request: Request, max_bytes: int) -> AsyncGenerator[bytes, No
     async with aclosing(request.stream()) as chunks:
         async for chunk in chunks:
             count_bytes += len(chunk)
-            if count_bytes > max_bytes:
-                raise _too_large(count_bytes, max_bytes)
+            check_upload_bytes(count_bytes, max_bytes, whole=False)
             yield chunk
     if count_bytes == 0:
         raise EmptyUpload("the request has no body", hint=f"for example: {_EXAMPLE}")
-
-
-def _too_large(size_bytes: int, max_bytes: int) -> UploadTooLarge:
-    return UploadTooLarge(
-        f"at least {size_bytes} bytes were sent; the limit is {max_bytes}",
-        hint="send a smaller file",
-        max_upload_bytes=max_bytes,
-    )
 
 
 def _whole(form: PhotoForm, stand_in: str) -> PhotoForm:

@@ -305,3 +305,23 @@ class Abandoned(ServiceError):
 def defect() -> ServiceError:
     """What callers are told of an error that is none of the tree's; the log tells the rest."""
     return ServiceError("the service failed; the operator finds the cause in the log", hint="try again")
+
+
+def check_upload_bytes(size_bytes: int, max_bytes: int, *, whole: bool = True) -> None:
+    """Refuse an upload that is too large, if it need be before all of it has arrived.
+
+    Args:
+        size_bytes: How much of it there is.
+        max_bytes: How much it may have.
+        whole: Whether that is all of it.
+
+    Raises:
+        UploadTooLarge: It has more.
+    """
+    if size_bytes > max_bytes:
+        raise UploadTooLarge(
+            f"the upload has {'' if whole else 'at least '}{size_bytes} bytes, the limit is {max_bytes}",
+            hint="send a smaller file",
+            max_upload_bytes=max_bytes,
+            **({"upload_bytes": size_bytes} if whole else {}),
+        )

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from service.core.errors import InvalidOption, NotFound, QueueFull, ServiceError, UploadTooLarge
+from service.core.errors import InvalidOption, NotFound, QueueFull, ServiceError, check_upload_bytes
 from service.core.suffixes import SUFFIX_OF, SUFFIXES, result_name
 from service.core.types import OutputFormat, Report, RestoreOptions, Upload
 from service.gateway import Gateway
@@ -139,8 +139,7 @@ def _check_writable(folder: Path) -> None:
 def _read(path: Path, max_bytes: int) -> Upload:
     try:
         size_bytes = path.stat().st_size
-        if size_bytes > max_bytes:
-            raise UploadTooLarge(f"{size_bytes} bytes; the limit is {max_bytes}", max_upload_bytes=max_bytes)
+        check_upload_bytes(size_bytes, max_bytes)
         return Upload(path.read_bytes())
     except OSError as error:
         raise NotFound(f"cannot be read: {error.strerror}") from error

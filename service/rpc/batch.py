@@ -13,13 +13,20 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager
 
 from service.access.caller import Caller
-from service.core.errors import Cancelled, DeadlineExceeded, Draining, MalformedRequest, ServiceError
+from service.core.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    Draining,
+    MalformedRequest,
+    ServiceError,
+    check_upload_bytes,
+)
 from service.core.sending import PART_BYTES
 from service.core.types import Restoration
 from service.core.windows import Window
 from service.rpc import restoration_pb2 as pb
 from service.rpc.context import RpcContext
-from service.rpc.messages import check_size, options_of, parts_of, progress_of, report_of, upload_of
+from service.rpc.messages import options_of, parts_of, progress_of, report_of, upload_of
 from service.rpc.status import problem_of
 from service.stream import PhotoEnded, PhotoMoved, PhotoStream
 
@@ -204,7 +211,7 @@ class _Reader:
             self._stop_waiting()
 
     def _take(self, client_id: str, parts: bytearray, data: bytes, *, has_more: bool) -> None:
-        check_size(self._size_bytes, self._context.max_upload_bytes)
+        check_upload_bytes(self._size_bytes, self._context.max_upload_bytes, whole=False)
         self._stream.receive(client_id, len(data))
         if has_more or parts:
             parts += data  # one by one, small parts would take many times their size

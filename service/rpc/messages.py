@@ -12,7 +12,7 @@ from enum import StrEnum
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from service.core.errors import EmptyUpload, UploadTooLarge
+from service.core.errors import EmptyUpload, check_upload_bytes
 from service.core.jobs import JobStatus, Progress
 from service.core.manifest import Manifest
 from service.core.options import OptionFields, OptionLimits, check_options
@@ -33,22 +33,8 @@ def upload_of(data: bytes, max_bytes: int) -> Upload:
     """
     if not data:
         raise EmptyUpload("the image has no bytes", hint="was the file read?")
-    check_size(len(data), max_bytes)
+    check_upload_bytes(len(data), max_bytes)
     return Upload(data)
-
-
-def check_size(size_bytes: int, max_bytes: int) -> None:
-    """Refuse a photo that is too large, if it need be before it has arrived.
-
-    Raises:
-        UploadTooLarge: It has more than `max_bytes`.
-    """
-    if size_bytes > max_bytes:
-        raise UploadTooLarge(
-            f"at least {size_bytes} bytes were sent; the limit is {max_bytes}",
-            hint="send a smaller file",
-            max_upload_bytes=max_bytes,
-        )
 
 
 def options_of(message: pb.RestoreOptions, limits: OptionLimits) -> RestoreOptions:

@@ -19,6 +19,7 @@ from service.core.errors import (
     Draining,
     ImageTooLarge,
     MalformedRequest,
+    check_upload_bytes,
 )
 from service.core.jobs import JobState, JobStatus
 from service.core.sending import PART_BYTES
@@ -28,7 +29,6 @@ from service.rpc.batch import restore_batch
 from service.rpc.context import RpcContext
 from service.rpc.guarding import caller_of
 from service.rpc.messages import (
-    check_size,
     job_of,
     limits_of,
     options_of,
@@ -163,7 +163,7 @@ class RestorationServicer(RestorationServiceServicer):
                     first = request
                 elif [field.name for field, _ in request.ListFields()] not in ([], ["image"]):
                     raise MalformedRequest("messages after the first have nothing but an image")
-                check_size(len(image) + len(request.image), parts.max_upload_bytes)
+                check_upload_bytes(len(image) + len(request.image), parts.max_upload_bytes, whole=False)
                 image += request.image
                 come(len(image))
         first = first or pb.SubmitRequest()

@@ -21,7 +21,7 @@ from service.core.errors import (
     EmptyUpload,
     ImageTooLarge,
     ImageTooSmall,
-    UploadTooLarge,
+    check_upload_bytes,
 )
 from service.core.types import DecodedImage, OutputFormat, Upload
 from service.stages.containers import exif
@@ -153,13 +153,7 @@ def check_size(upload: Upload, limits: DecodeLimits) -> None:
     size_bytes = len(upload.data)
     if not size_bytes:
         raise EmptyUpload("the upload has no bytes", hint="send the photo's bytes")
-    if size_bytes > limits.max_upload_bytes:
-        raise UploadTooLarge(
-            f"the upload has {size_bytes} bytes, the limit is {limits.max_upload_bytes}",
-            hint="send a smaller file",
-            upload_bytes=size_bytes,
-            max_upload_bytes=limits.max_upload_bytes,
-        )
+    check_upload_bytes(size_bytes, limits.max_upload_bytes)
 
 
 def _check_picture(container: Container, limits: DecodeLimits) -> None:

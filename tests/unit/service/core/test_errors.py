@@ -33,3 +33,13 @@ def test_the_tree_drawn_is_the_tree():
 
 def test_faults_of_the_caller_are_never_retryable_but_for_impatience():
     assert [kind.__name__ for kind in tree(InputError) if kind.retryable] == ["NotFinished"]
+
+
+def test_an_upload_may_have_the_limit():
+    errors.check_upload_bytes(10, 10)
+    with pytest.raises(errors.UploadTooLarge, match="has 11 bytes, the limit is 10") as whole:
+        errors.check_upload_bytes(11, 10)
+    assert whole.value.extra == {"upload_bytes": 11, "max_upload_bytes": 10}
+    with pytest.raises(errors.UploadTooLarge, match="has at least 11 bytes") as begun:
+        errors.check_upload_bytes(11, 10, whole=False)
+    assert begun.value.extra == {"max_upload_bytes": 10}

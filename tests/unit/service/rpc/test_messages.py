@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.core.errors import InferenceFailed, InvalidOption, UploadTooLarge
+from service.core.errors import InferenceFailed, InvalidOption
 from service.core.jobs import Failure, JobState, JobStatus, Progress
 from service.core.options import OptionLimits
 from service.core.types import (
@@ -15,7 +15,7 @@ from service.core.types import (
     RestoreOptions,
 )
 from service.rpc import restoration_pb2 as pb
-from service.rpc.messages import check_size, job_of, options_of, parts_of, report_of
+from service.rpc.messages import job_of, options_of, parts_of, report_of
 
 LIMITS = OptionLimits(max_num_steps=50, max_faces=64)
 FACE = FaceReport(0, (1.0, 2.0, 3.0, 4.0), ((1.0, 2.0),) * 5, 0.9, FaceStatus.SKIPPED, "not_selected")
@@ -111,9 +111,3 @@ def test_a_report_that_fills_a_message_leaves_no_room_for_the_image_beside_it():
     crowd = Report("id", "tiny@7", 3, 2, 1, 10, 0.5, (FACE,) * 1000, {}, OutputFormat.WEBP)
     first, second = parts_of(b"image", report_of(crowd, None), 65_536)
     assert (first, second) == (b"", b"image")
-
-
-def test_a_photo_may_have_the_limit():
-    check_size(10, 10)
-    with pytest.raises(UploadTooLarge):
-        check_size(11, 10)
