@@ -90,7 +90,7 @@ def write_bundle(
 
 
 def defaults_of(facts: BundleFacts, manifest: dict[str, Any] | None) -> BundleFacts:
-    """`facts` with the default steps, fidelity and largest shift of an earlier bundle, if there is one."""
+    """`facts` with the default steps, fidelity and limits of an earlier bundle, if there is one."""
     if manifest is None:
         return facts
     return replace(
@@ -98,6 +98,7 @@ def defaults_of(facts: BundleFacts, manifest: dict[str, Any] | None) -> BundleFa
         default_num_steps=int(manifest["default_num_steps"]),
         default_fidelity=float(manifest["default_fidelity"]),
         max_coarse_shift=manifest.get("max_coarse_shift"),
+        max_roughness=manifest.get("max_roughness"),
     )
 
 

@@ -83,6 +83,13 @@ def _add_bundle(commands: Commands, facts: BundleFacts) -> None:
         "default: that of the bundle that is there, if any",
     )
     bundle.add_argument(
+        "--max-roughness",
+        type=float,
+        metavar="X",
+        help="a face on whose skin the estimator leaves more of the finest detail, of 1, is smoothed before it; "
+        "default: that of the bundle that is there, if any",
+    )
+    bundle.add_argument(
         "--max-batch-size", type=int, default=facts.max_batch_size, metavar="N", help="most rows a call"
     )
     bundle.add_argument(
@@ -210,6 +217,8 @@ def _bundle(options: argparse.Namespace) -> int:
     )
     if options.max_coarse_shift is not None:
         facts = replace(facts, max_coarse_shift=options.max_coarse_shift)
+    if options.max_roughness is not None:
+        facts = replace(facts, max_roughness=options.max_roughness)
     if options.num_steps is not None:
         facts = replace(facts, default_num_steps=options.num_steps)
     if options.fidelity is not None:

@@ -50,6 +50,8 @@ class BundleFacts:
         max_coarse_shift: How far the networks may move a face's coarse brightness or colour, of 1, before the service
             takes them to have gone astray and leaves the face as it is; None asks for no such check. Validation faces,
             severely degraded ones too, say what is ordinary.
+        max_roughness: How much of the finest detail the estimator may leave on the skin, of 1, before the service
+            smooths the face and asks again; None asks for no such check. Sharp photographs say what is ordinary.
         max_batch_size: Most rows of one network call.
         batch_sizes: Numbers of rows that a call may have, ascending up to `max_batch_size`; None allows any.
         half_storage: Weights are stored in half precision.
@@ -62,6 +64,7 @@ class BundleFacts:
     max_num_steps: int = 100
     default_fidelity: float = 0.5
     max_coarse_shift: float | None = None
+    max_roughness: float | None = None
     max_batch_size: int = 16
     batch_sizes: tuple[int, ...] | None = None
     half_storage: bool = True
@@ -72,8 +75,9 @@ class BundleFacts:
             raise ValueError(f"num_steps must be 1 to {self.max_num_steps}, not {self.default_num_steps}")
         if not 0 <= self.default_fidelity <= 1:
             raise ValueError(f"fidelity must be 0 to 1, not {self.default_fidelity}")
-        if self.max_coarse_shift is not None and not 0 < self.max_coarse_shift <= 1:
-            raise ValueError(f"max_coarse_shift must be above 0, and at most 1, not {self.max_coarse_shift}")
+        for name in ("max_coarse_shift", "max_roughness"):
+            if (limit := getattr(self, name)) is not None and not 0 < limit <= 1:
+                raise ValueError(f"{name} must be above 0, and at most 1, not {limit}")
         if self.max_batch_size < 1:
             raise ValueError(f"max_batch_size must be at least 1, not {self.max_batch_size}")
         sizes = self.batch_sizes
@@ -110,6 +114,7 @@ def build_manifest(
         "max_num_steps": facts.max_num_steps,
         "default_fidelity": facts.default_fidelity,
         "max_coarse_shift": facts.max_coarse_shift,
+        "max_roughness": facts.max_roughness,
         "networks": {
             spec.name: {
                 "file": network_file(spec.name),

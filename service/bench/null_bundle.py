@@ -32,8 +32,9 @@ def write_null_bundle(repository: Path, like: Manifest, detector_file: Path) -> 
     networks = {
         name: _written(repository / spec.file, _zeros(name, spec), spec) for name, spec in like.networks.items()
     }
-    # Zeros are far from any photo: the check is made, and lets all pass.
-    manifest = like.model_copy(update={"name": "null", "networks": networks, "max_coarse_shift": 1.0})
+    # Zeros are far from any photo: the checks are made, and let all pass.
+    limits = {"max_coarse_shift": 1.0, "max_roughness": 1.0}
+    manifest = like.model_copy(update={"name": "null", "networks": networks, **limits})
     (repository / "manifest.json").write_text(manifest.model_dump_json(), encoding="utf-8")
     file = repository / detector.DETECTOR / "1" / "model.onnx"
     file.parent.mkdir(parents=True)

@@ -86,7 +86,8 @@ class Manifest(_Model):
     """A bundle. `space` is `latent` (estimator, VAE, velocity) or `pixel` (estimator and velocity: PMRF).
 
     A face whose coarse brightness or colour its networks move by more than `max_coarse_shift` (`service.core.coarse`)
-    is not pasted; None where nobody has measured what ordinary faces need.
+    is not pasted, and one of which the estimator leaves more of the finest detail on the skin than `max_roughness`
+    (`service.core.rough`) is smoothed before it; None where nobody has measured what ordinary faces need.
     """
 
     schema_version: Literal[1]
@@ -100,6 +101,7 @@ class Manifest(_Model):
     max_num_steps: int = Field(gt=0)
     default_fidelity: float = Field(ge=0, le=1)
     max_coarse_shift: float | None = Field(default=None, gt=0, le=1)
+    max_roughness: float | None = Field(default=None, gt=0, le=1)
     networks: dict[str, NetworkSpec]
     provenance: dict[str, Any]
     quality: dict[str, Any]

@@ -23,7 +23,6 @@ from typing import ParamSpec, TypeVar
 import cv2
 import numpy as np
 
-from service.core.coarse import coarse_shift
 from service.core.errors import InferenceFailed, ManifestMismatch, ServiceError
 from service.core.interfaces import InferenceBackend
 from service.core.manifest import Manifest, NetworkSpec
@@ -31,7 +30,7 @@ from service.core.tracing import stage
 from service.core.types import F32Array, FaceJob, RestoredFace, U8Image
 from service.sampling.noise import source_noise
 from service.sampling.ode import euler_step, times
-from service.sampling.taming import TAMERS, recoloured
+from service.sampling.taming import SMOOTHERS, TAMERS, Faults, Tamer, recoloured
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -112,7 +111,7 @@ class Phases:
         self._backend = backend
         self._on_call = on_call
         self._specs = {name: manifest.networks[name] for name in _called(manifest)}
-        self._max_shift = manifest.max_coarse_shift
+        self._limits = manifest.max_coarse_shift, manifest.max_roughness
         self._picture_values = 3 * manifest.image_size_px**2
         self._state_shape = _state_shape(manifest)
         self._in_latent_space = manifest.space == "latent"
@@ -135,9 +134,10 @@ class Phases:
         """
         noises = asyncio.ensure_future(asyncio.to_thread(self._noises, jobs))  # as long as a network on an accelerator
         try:
-            pictures, images, astray, estimator_ms = await self._estimated(jobs, [job.crop for job in jobs])
-            colours, again_ms = await self._tamed(jobs, pictures, images, astray)
-            timings_ms = {"estimator": estimator_ms + again_ms}
+            pictures, images, faults, estimator_ms = await self._estimated(jobs, [job.crop for job in jobs])
+            colours, tamed_ms = await self._tamed(jobs, pictures, images, faults.astray, TAMERS)
+            _, smoothed_ms = await self._tamed(jobs, pictures, images, faults.rough, SMOOTHERS)
+            timings_ms = {"estimator": estimator_ms + tamed_ms + smoothed_ms}
             raw = images
             if self._in_latent_space:
                 raw, timings_ms["vae_encoder"] = await self._call("vae_encoder", jobs, image=images)
@@ -148,41 +148,43 @@ class Phases:
 
     async def _estimated(
         self, jobs: Sequence[FaceJob], crops: Sequence[U8Image]
-    ) -> tuple[F32Array, F32Array, list[int], float]:
-        """Posterior means as pictures (B, S, S, 3) and as the encoder's input, who went astray, and the time."""
+    ) -> tuple[F32Array, F32Array, Faults, float]:
+        """Posterior means as pictures (B, S, S, 3) and as the encoder's input, their faults, and the time."""
         images = await self._compute(len(crops), _to_unit, crops)
         means, call_ms = await self._call("estimator", jobs, image=images)
-        pictures, astray = await self._compute(len(crops), self._looked_at, means, images, crops)
-        return pictures, images, astray, call_ms
+        pictures, faults = await self._compute(len(crops), self._looked_at, means, images, crops)
+        return pictures, images, faults, call_ms
 
     async def _tamed(
-        self, jobs: Sequence[FaceJob], pictures: F32Array, images: F32Array, astray: list[int]
+        self,
+        jobs: Sequence[FaceJob],
+        pictures: F32Array,
+        images: F32Array,
+        rows: Sequence[int],
+        tamers: Sequence[Tamer],
     ) -> tuple[list[float], float]:
-        """Estimate again, in place, the faces that went astray: until they do not, or nothing is left to try.
+        """Estimate again, in place, the given faces: until they are as they should be, or nothing is left to try.
 
         Returns:
             Per face the share of its colour that it was estimated with, and the milliseconds of all calls.
         """
         colours, spent_ms = [1.0] * len(jobs), 0.0
-        for tamer in TAMERS:
-            if not astray:
+        for tamer in tamers:
+            if not rows:
                 break
-            tamed = await self._compute(len(astray), tamer.applied, [jobs[row].crop for row in astray])
-            again, inputs, still, call_ms = await self._estimated([jobs[row] for row in astray], tamed)
+            tamed = await self._compute(len(rows), tamer.applied, [jobs[row].crop for row in rows])
+            again, inputs, faults, call_ms = await self._estimated([jobs[row] for row in rows], tamed)
             spent_ms += call_ms
-            for place in set(range(len(astray))) - set(still):
-                row = astray[place]
+            for place in set(range(len(rows))) - set(faults.places):
+                row = rows[place]
                 pictures[row], images[row], colours[row] = again[place], inputs[place], tamer.colour
-            astray = [astray[place] for place in still]
+            rows = [rows[place] for place in faults.places]
         return colours, spent_ms
 
-    def _looked_at(self, means: F32Array, images: F32Array, crops: Sequence[U8Image]) -> tuple[F32Array, list[int]]:
-        """As `_between`, and the places of pictures that are coarsely another than their crops."""
-        pictures, most = self._between(means, images), self._max_shift
-        if most is None:
-            return pictures, []
-        shifts = [coarse_shift(picture, crop) for picture, crop in zip(pictures, crops, strict=True)]
-        return pictures, [place for place, shift in enumerate(shifts) if shift > most]
+    def _looked_at(self, means: F32Array, images: F32Array, crops: Sequence[U8Image]) -> tuple[F32Array, Faults]:
+        """As `_between`, and what is wrong with the pictures."""
+        pictures = self._between(means, images)
+        return pictures, Faults.of(pictures, crops, *self._limits)
 
     async def advance(self, faces: Sequence[FlowFace]) -> list[FlowFace]:
         """One Euler step of each face, at its own time and of its own length.

@@ -2,7 +2,8 @@
 
 Newspaper screens, scan lines, oversharpened edges and walls in colours of paint lie outside of what estimators were
 trained on, and some answer with blots as bright as the picture can be. The same face with a third of its colour, or
-smoothed a little, is an ordinary one.
+smoothed a little, is an ordinary one. Scan lines, screens and noise of single pixels may also be left standing, since
+every degradation of the training is coarser; then the flow paints bands on them. Smoothed, they are gone.
 """
 
 from __future__ import annotations
@@ -14,10 +15,43 @@ from functools import partial
 import cv2
 import numpy as np
 
+from service.core.coarse import coarse_shift
+from service.core.rough import roughness
 from service.core.types import F32Array, U8Image
 
 _COLOUR = 1 / 3
-_SIGMAS_512_PX = (1.5, 3.0)  # of a crop of 512 pixels a side
+_SIGMAS_512_PX = (1.0, 1.5, 3.0)  # of a crop of 512 pixels a side
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """What is wrong with estimates.
+
+    Attributes:
+        astray: Places of those that are coarsely another picture than their crop.
+        rough: Places of the others on which noise or a screen was left standing.
+    """
+
+    astray: Sequence[int] = ()
+    rough: Sequence[int] = ()
+
+    @property
+    def places(self) -> list[int]:
+        """All of them, in order."""
+        return sorted((*self.astray, *self.rough))
+
+    @classmethod
+    def of(
+        cls, pictures: F32Array, crops: Sequence[U8Image], max_shift: float | None, max_roughness: float | None
+    ) -> Faults:
+        """Look at posterior means (B, S, S, 3) beside their crops; where there is no limit, nothing is above it."""
+        astray, rough = [], []
+        for place, (picture, crop) in enumerate(zip(pictures, crops, strict=True)):
+            if max_shift is not None and coarse_shift(picture, crop) > max_shift:
+                astray.append(place)
+            elif max_roughness is not None and roughness(picture) > max_roughness:
+                rough.append(place)
+        return cls(astray, rough)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +92,8 @@ def _smoothed(crop: U8Image, sigma_512_px: float) -> U8Image:
     return np.asarray(cv2.GaussianBlur(crop, (0, 0), sigma_512_px * crop.shape[0] / 512), np.uint8)
 
 
-TAMERS = (
-    Tamer(_with_less_colour, _COLOUR),
-    *(Tamer(partial(_smoothed, sigma_512_px=sigma)) for sigma in _SIGMAS_512_PX),
-)
-"""In the order in which they are tried."""
+SMOOTHERS = tuple(Tamer(partial(_smoothed, sigma_512_px=sigma)) for sigma in _SIGMAS_512_PX)
+"""For a crop whose finest detail was left standing, in the order in which they are tried."""
+
+TAMERS = (Tamer(_with_less_colour, _COLOUR), *SMOOTHERS)
+"""For one that came back as another picture."""

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from service.core.errors import InvalidOption
 from service.core.types import AlignedFace, DecodedImage, Face, Tone
+from service.stages.containers.png_chunks import is_pq
 from service.stages.samples import as_samples, to_8bit
 from service.stages.tone import stretched, tone_of
 from service.stages.warp import F64Matrix, scaling, warp
@@ -137,7 +138,7 @@ def _least_squares(z: npt.NDArray[np.complex128], w: npt.NDArray[np.complex128])
 
 def _cut(image: DecodedImage, affine: F64Matrix, size_px: int, index: int, face: Face | None) -> AlignedFace:
     samples = as_samples(warp(image.pixels, affine, size_px, size_px))
-    tone = tone_of(samples)
+    tone = tone_of(samples, is_pq=is_pq(image.png_chunks))
     crop, beyond = (to_8bit(samples), None) if tone == Tone() else stretched(samples, tone)
     crop.setflags(write=False)
     return AlignedFace(index, face, crop, affine, tone, beyond)

@@ -17,7 +17,7 @@ from service.core.types import AlignedFace, F32Array, Tone, U8Image
 from service.stages.samples import Samples
 
 _RANGE_BELOW = 0.38  # of the brightness of a face, 0 to 1; every validation face, severely degraded ones too, has more
-_RANGE_WANTED = 0.7
+_RANGE_WANTED = 0.7  # what less is stretched to
 _RANGE_LEAST = 0.02  # below it there is no face
 _MOST_GAIN = 12.0  # above, 8 bits leave no more than steps
 _TAILS = (0.5, 99.5)  # percentiles between which the range lies
@@ -26,15 +26,17 @@ _EVERY_PX = 4
 _FACE_512 = ((256.0, 290.0), (140.0, 190.0))
 
 
-def tone_of(samples: Samples) -> Tone:
+def tone_of(samples: Samples, *, is_pq: bool = False) -> Tone:
     """The stretch that a crop needs, which for most is none.
 
     Args:
         samples: (S, S, 3) RGB, 8 or 16 bits a sample.
+        is_pq: They follow the curve PQ (SMPTE ST 2084), in which faces between dark and bright have half the range:
+            each is stretched to what networks know.
     """
     seen = _luma(samples)[_face(samples.shape[0])]
     low, high = (float(value) for value in np.percentile(seen, _TAILS))
-    if not _RANGE_LEAST <= high - low < _RANGE_BELOW:
+    if not _RANGE_LEAST <= high - low < (_RANGE_WANTED if is_pq else _RANGE_BELOW):
         return Tone()
     gain = min(_RANGE_WANTED / (high - low), _MOST_GAIN)
     return Tone(gain, 0.5 - gain * (low + high) / 2)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 LENGTHS: Mapping[bytes, int] = {b"cICP": 4, b"sRGB": 1, b"gAMA": 4, b"cHRM": 32, b"pHYs": 9}  #: bytes of a body
 MAX_CHUNKS_BYTES = sum(4 + length for length in LENGTHS.values())
 
+_PQ = 16
 _SUPERSEDED = (b"sRGB", b"gAMA", b"cHRM")  # by a profile; only cICP is above it (PNG, third edition, 4.3)
 _DENSITY = struct.Struct(">IIB")
 _PER_METRE = 1
@@ -31,6 +32,11 @@ def unpack(packed: bytes) -> dict[bytes, bytes]:
         chunks[packed[position : position + 4]] = packed[position + 4 : position + 4 + length]
         position += 4 + length
     return chunks
+
+
+def is_pq(packed: bytes) -> bool:
+    """Whether the pixels follow the curve PQ, by cICP: transfer function 16 of ITU-T H.273."""
+    return unpack(packed).get(b"cICP", b"\0\0")[1] == _PQ
 
 
 def settled(packed: bytes, *, profiled: bool, turned: bool) -> bytes:

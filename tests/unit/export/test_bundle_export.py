@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from export.bundle import write_bundle
+from export.bundle import defaults_of, write_bundle
 from export.cli import main
 from export.cpu_bench import EAGER, CpuBench
 from export.manifest import BundleFacts, build_manifest, set_defaults
@@ -193,6 +193,15 @@ def test_batch_sizes_are_written_when_asked_for(exported):
 def test_batch_sizes_that_the_service_would_refuse_are_refused(sizes):
     with pytest.raises(ValueError, match="batch sizes must ascend from 1 or more to 16"):
         BundleFacts(batch_sizes=sizes)
+
+
+@pytest.mark.parametrize("name", ["max_coarse_shift", "max_roughness"])
+def test_limits_are_those_of_the_bundle_that_is_there(name):
+    there = {"default_num_steps": 2, "default_fidelity": 0.25, name: 0.125}
+    assert getattr(defaults_of(FACTS, there), name) == 0.125
+    for limit in (0.0, 1.01, float("nan")):
+        with pytest.raises(ValueError, match=f"{name} must be above 0"):
+            BundleFacts(**{name: limit})
 
 
 def test_recommended_defaults_come_with_the_quality_that_still_holds(bundle_copy, tmp_path):

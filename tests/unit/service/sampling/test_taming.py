@@ -6,7 +6,7 @@ import pytest
 from service.core.metrics import Metrics
 from service.core.types import FaceJob
 from service.sampling.sampler import Sampler
-from service.sampling.taming import TAMERS, recoloured
+from service.sampling.taming import SMOOTHERS, TAMERS, recoloured
 from tests.bundle import tiny_manifest
 from tests.fakes import AnalyticBackend
 
@@ -35,8 +35,11 @@ class Astray(AnalyticBackend):
         return {"posterior_mean": np.where(astray[:, None, None, None], 1, image).astype(np.float32)}
 
 
-async def restored(backend, *crops, limit=0.18, **fields):
-    sampler = Sampler(backend, tiny_manifest(SIDE_PX, max_coarse_shift=limit, sigma_s=(0.0,)), 4, metrics=Metrics())
+LIMITS = {"max_coarse_shift": 0.18, "max_roughness": 0.0051}
+
+
+async def restored(backend, *crops, limits=LIMITS, **fields):
+    sampler = Sampler(backend, tiny_manifest(SIDE_PX, **limits, sigma_s=(0.0,)), 4, metrics=Metrics())
     for index, crop in enumerate(crops):
         sampler.admit(FaceJob("photo", index, crop, 1, 0, **fields))
     ended = {}
@@ -87,6 +90,19 @@ async def test_the_encoder_sees_what_was_estimated_last():
     assert face.sample.mean() == pytest.approx(unit(SCREEN).mean(), abs=0.02)
 
 
+async def test_what_is_left_standing_of_a_screen_is_smoothed():
+    """The tests' estimator answers with the crop itself, so that nothing but smoothing takes a screen away."""
+    backend = AnalyticBackend()
+    plain, screen = await restored(backend, PLAIN, SCREEN)
+    np.testing.assert_allclose(plain.posterior_mean, unit(PLAIN), atol=1e-6)
+    assert screen.posterior_mean.mean() == pytest.approx(unit(SCREEN).mean(), abs=0.01)
+    assert screen.posterior_mean.std() < 0.1 * unit(SCREEN).std()
+    called = rows_of(backend, "estimator")
+    assert called[0] == 2
+    assert called[1:] == [1] * len(called[1:])
+    assert 2 <= len(called) <= 1 + len(SMOOTHERS)
+
+
 async def test_where_nothing_helps_the_first_answer_stays():
     backend = Astray(most_colour=-1)
     (face,) = await restored(backend, PLAIN)
@@ -95,10 +111,14 @@ async def test_where_nothing_helps_the_first_answer_stays():
     assert face.timings_ms["estimator"] > 0
 
 
-async def test_a_bundle_without_a_limit_tries_nothing():
-    backend = Astray()
-    (face,) = await restored(backend, GLARING, limit=None)
-    np.testing.assert_array_equal(face.posterior_mean, np.ones_like(face.posterior_mean))
+@pytest.mark.parametrize(
+    ("limit", "backend", "crop"),
+    [("max_coarse_shift", Astray(), GLARING), ("max_roughness", AnalyticBackend(), SCREEN)],
+)
+async def test_a_bundle_without_a_limit_does_not_look_for_what_is_above_it(limit, backend, crop):
+    (face,) = await restored(backend, crop, limits={**LIMITS, limit: None})
+    first = np.ones_like(face.posterior_mean) if limit == "max_coarse_shift" else unit(crop)
+    np.testing.assert_allclose(face.posterior_mean, first, atol=1e-6)
     assert rows_of(backend, "estimator") == [1]
 
 

@@ -9,6 +9,7 @@ from skimage import data
 
 from service.core.types import DecodedImage, Face, OutputFormat, Tone
 from service.stages.align import align, template
+from service.stages.containers.png_chunks import pack
 from service.stages.tone import in_photo, tone_of
 
 SIZE_PX = 256
@@ -16,13 +17,14 @@ _POINTS = ((201, 112), (252, 110), (227, 142), (207, 160), (249, 158))  # of the
 _ASTRONAUT = data.astronaut()
 
 
-def photo(pixels):
-    return DecodedImage(pixels, None, None, None, OutputFormat.PNG, False)
+def photo(pixels, transfer=13):
+    chunks = pack({b"cICP": bytes((9, transfer, 0, 1))})
+    return DecodedImage(pixels, None, None, None, OutputFormat.PNG, False, chunks)
 
 
-def aligned(pixels):
+def aligned(pixels, **facts):
     face = Face((170, 60, 280, 200), np.array(_POINTS, np.float32), 0.9)
-    return align(photo(pixels), [face], SIZE_PX)[0]
+    return align(photo(pixels, **facts), [face], SIZE_PX)[0]
 
 
 def dimmed(gain, offset=0.0, depth=np.uint8):
@@ -40,6 +42,12 @@ def test_ordinary_crops_and_such_without_a_face_are_left_alone(picture):
     assert (face.tone, face.beyond) == (Tone(), None)
     same = as_seen(face)
     assert in_photo(same, face) is same
+
+
+def test_faces_in_pq_have_half_the_range_and_are_stretched():
+    faces = [aligned(dimmed(0.6, 0.1, np.uint16), transfer=transfer) for transfer in (13, 16, 18)]
+    assert [face.tone.gain > 1.1 for face in faces] == [False, True, False]
+    assert aligned(_ASTRONAUT, transfer=16).tone == Tone()  # it has all the range already
 
 
 @pytest.mark.parametrize(("gain", "offset"), [(0.3, 0.0), (0.1, 0.0), (0.2, 0.5), (0.08, 0.9)])
