@@ -44,7 +44,7 @@ PYTHON ?= $(shell for candidate in python3.11 python3; do \
 
 # $(call create_venv,FOLDER): a working environment there, whatever an interrupted run may have left, or a move of the clone.
 define create_venv
-	@case "$$(cat $(1)/.installed 2>/dev/null || true)" in "" | '$(CURDIR)') kept=1;; *) kept=;; esac; \
+	@case "$$(cat $(1)/.installed 2>/dev/null || true)" in "" | "$$(pwd -P)") kept=1;; *) kept=;; esac; \
 	if [ "$$kept" ] && $(1)/bin/python -m pip --version >/dev/null 2>&1; then exit 0; fi; \
 	if [ -z "$(PYTHON)" ]; then \
 		echo "error: Python 3.11 or later was not found; install it or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; \
@@ -77,7 +77,7 @@ endef
 define install
 	@echo "==> installing $(2) into $(1)$(3)"
 	$(call pip_install,$(1),--constraint constraints.txt --editable '$(2)')
-	@echo '$(CURDIR)' > $@
+	@pwd -P > $@
 endef
 
 # Debian's Chromium for the tests of the page, where it may be installed; elsewhere those tests are skipped and say so.
@@ -127,7 +127,7 @@ help: ## list the commands
 # The stamps: an environment is brought up to date when the recipe is newer than its last complete installation, and when
 # it does not work here: the stamp names another folder, so the clone was moved, or its Python is gone or another.
 STAMPS := $(addsuffix /.installed,$(VENV) $(VENV_DEV) $(VENV_TRITON))
-unusable = $(shell [ "$$(cat $(1) 2>/dev/null)" = '$(CURDIR)' ] && $(dir $(1))bin/python -c 'import pip' 2>/dev/null || echo FORCE)
+unusable = $(shell [ "$$(cat $(1) 2>/dev/null)" = "$$(pwd -P)" ] && $(dir $(1))bin/python -c 'import pip' 2>/dev/null || echo FORCE)
 .PHONY: FORCE
 FORCE:
 $(VENV)/.installed $(VENV_DEV)/.installed: $(RECIPE)
@@ -155,7 +155,7 @@ $(VENV_TRITON)/.installed:
 	@echo "==> installing $(TRITON_SERVER) into $(VENV_TRITON)"
 	$(call pip_install,$(VENV_TRITON),$(TRITON_BACKEND))
 	$(call pip_install,$(VENV_TRITON),--no-deps '$(TRITON_SERVER)')
-	@echo '$(CURDIR)' > $@
+	@pwd -P > $@
 endif
 
 .PHONY: install

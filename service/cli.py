@@ -33,7 +33,7 @@ from service.batch.arguments import add_arguments
 from service.composition.release import version
 from service.core.errors import DependencyUnavailable, InputError, ManifestMismatch, ServiceError
 from service.core.manifest import load_manifest
-from service.core.options import OptionFields, OptionLimits, option_schemas, parse_options
+from service.core.options import OptionFields, OptionLimits, in_flags, option_schemas, parse_options
 from service.core.settings import ENV_PREFIX, LogFormat, Settings, UnusableSettings, load_settings
 from service.core.types import RestoreOptions
 
@@ -256,7 +256,7 @@ def _option_fields(given: argparse.Namespace) -> dict[str, str]:
 
 
 def _in_words(error: ServiceError) -> str:
-    return ". ".join(filter(None, (error.detail, error.hint)))
+    return ". ".join(filter(None, (error.detail, in_flags(error.hint))))
 
 
 def _complain(console: Console, message: str, status: int) -> int:

@@ -312,7 +312,7 @@ class Gateway:
 
     async def _pick_faces(self, image: DecodedImage, options: RestoreOptions, watch: Stopwatch) -> list[Pick]:
         """The faces that can be seen; what alpha hides is shown neither to the detector nor to the networks."""
-        shown = image if image.alpha is None else await watch.together(as_seen, image)
+        shown = image if image.alpha is None else await watch.compute("seen", as_seen, image)
         found = [] if options.aligned else await self._find_faces(shown, options, watch)
         size_px = self.manifest.image_size_px
         return await watch.compute("align", pick_faces, shown, found, size_px, aligned=options.aligned)

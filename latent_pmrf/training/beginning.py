@@ -33,6 +33,7 @@ DECIDING: Mapping[type[Any], tuple[str, ...]] = {
 
 _LEFT = (STATE_NAME, LATENTS_NAME, STATISTICS_NAME)
 _ASIDE = "restart.partial"
+_FORGOTTEN = "forgotten.partial"
 
 
 def check_function(own: NetworkConfig, given: NetworkConfig) -> None:
@@ -75,29 +76,35 @@ def given_statistics(given: Weights, channels: int) -> LatentStatistics | None:
 @contextlib.contextmanager
 def set_aside(run_dir: Path) -> Iterator[None]:
     """Forget what an earlier run has computed, once the block has succeeded; where it fails, all is as it was."""
-    aside = run_dir / _ASIDE
+    aside, forgotten = run_dir / _ASIDE, run_dir / _FORGOTTEN
     aside.mkdir(parents=True)
-    for name in _LEFT:
-        if (run_dir / name).exists():
-            (run_dir / name).rename(aside / name)
     try:
+        for name in _LEFT:
+            if (run_dir / name).exists():
+                (run_dir / name).rename(aside / name)
         yield
+        aside.rename(forgotten)  # from here on nothing is put back: a kill while it is removed would leave half of it
     except BaseException:
         put_back(run_dir)
         raise
-    shutil.rmtree(aside)
+    shutil.rmtree(forgotten)
 
 
 def put_back(run_dir: Path) -> None:
-    """Undo a `set_aside` that failed, or that was killed, if there was one."""
+    """Undo a `set_aside` that failed, or that was killed, if there was one; finish one that had succeeded.
+
+    What is not aside stays: it had not been moved yet, or the earlier run had none and nothing of it is taken on trust.
+    """
+    shutil.rmtree(run_dir / _FORGOTTEN, ignore_errors=True)
     aside = run_dir / _ASIDE
     if not aside.exists():
         return
     for name in _LEFT:
+        if not (aside / name).exists():
+            continue
         place = run_dir / name
         if place.is_dir():
             shutil.rmtree(place)
         place.unlink(missing_ok=True)
-        if (aside / name).exists():
-            (aside / name).rename(place)
+        (aside / name).rename(place)
     aside.rmdir()

@@ -200,11 +200,15 @@ class Trainer(Generic[Batch]):
 
     def save(self) -> None:
         """Write the training state and the averaged weights; only the leading process does."""
-        if not self.group.leads:
-            return
-        beside = self.stage.state() if isinstance(self.stage, Stateful) else None
-        save_training_state(self.state_path, self.model, self.ema, self.optimizers, self._progress(), beside)
-        self._save_weights("weights.safetensors")
+        self.save_state()
+        if self.group.leads:
+            self._save_weights("weights.safetensors")
+
+    def save_state(self) -> None:
+        """Write the training state alone; only the leading process does."""
+        if self.group.leads:
+            beside = self.stage.state() if isinstance(self.stage, Stateful) else None
+            save_training_state(self.state_path, self.model, self.ema, self.optimizers, self._progress(), beside)
 
     def _progress(self) -> dict[str, float]:
         return {"step": self.step, "train_seconds": round(self.train_seconds, 1)}

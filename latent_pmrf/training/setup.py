@@ -151,6 +151,8 @@ def build_trainer(  # noqa: PLR0913 - what the command line says of a run
             trainer.resume()
         elif given is not None:
             trainer.start_from(given)
+        if restart:
+            trainer.save_state()  # killed before its first checkpoint, the run begins here
     return trainer
 
 

@@ -128,7 +128,7 @@ async def _restore_file(gateway: Gateway, task: FileTask, options: RestoreOption
 
 def _check_writable(folder: Path) -> None:
     """Refuse a folder that is there and takes no files, or that cannot be made."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         reason = "you may not write there" if there.is_dir() else f"{there} is no folder"
         raise InvalidOption(
@@ -164,7 +164,7 @@ def _folder_tasks(source: Path, folder: Path, output_format: OutputFormat | None
     taken: defaultdict[Path, set[str]] = defaultdict(set)  # names of results, by their folder
     for photo in sorted(source.rglob("*")):
         inside_results = folder.resolve() in photo.resolve().parents
-        if photo.suffix.lower() not in SUFFIXES or not photo.is_file() or inside_results:
+        if os.path.splitext(photo.name)[1].lower() not in SUFFIXES or not photo.is_file() or inside_results:
             continue
         place = (folder / photo.relative_to(source)).parent
         name = result_name(photo.name, output_format, taken[place])

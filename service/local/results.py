@@ -37,7 +37,8 @@ def _alone(partial: Path) -> Iterator[BinaryIO]:
     """The file, empty, and nobody else's meanwhile: who writes the same result waits until it has its name."""
     while True:
         with partial.open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            with contextlib.suppress(OSError):  # some network file systems know no locks; nobody else writes, as a rule
+                fcntl.flock(file, fcntl.LOCK_EX)
             if _is_at(partial, file):
                 file.truncate(0)  # a crash may have left something
                 yield file

@@ -5,17 +5,20 @@ record ─► line, where it is logged ─► lines that wait, at most so many b
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 _MOST_BYTES = 4 * 1024 * 1024  # some 15 000 lines
-_FLUSH_S = 1.0
+_STANDING_S = 1.0  # a reader that takes nothing for so long has stopped
+_FLUSH_S = 5.0
 
 
 class LogWriter(logging.Handler):
@@ -23,7 +26,7 @@ class LogWriter(logging.Handler):
 
     A record becomes a line where it is logged, because its request, trace and stage are known only there. Lines for
     which there is no room are dropped, and so is what follows until all that waited are written: then a line tells how
-    many.
+    many. Processes that are forked off have no such thread: nothing that they log is written.
 
     Args:
         descriptor: Where to, such as a pipe; it is this handler's own from now on.
@@ -50,6 +53,9 @@ class LogWriter(logging.Handler):
             line = self._line(record)
         except Exception:  # noqa: BLE001 - whoever logs must not end by it, nor is standard error written to from here
             line = self._own_line("a record of %s cannot be written", record.name, exc_info=sys.exc_info())
+        if sys.is_finalizing():  # no thread runs any more, and to begin one would last for ever
+            self._write_if_ready(line)
+            return
         with self._moved:
             has_room = not self._lines or self._held_bytes + len(line) <= self._most_bytes
             is_taken = has_room and not self._dropped
@@ -61,9 +67,12 @@ class LogWriter(logging.Handler):
             self.on_drop()
 
     def flush(self) -> None:
-        """Wait until everything is written, but not for long."""
+        """Wait until everything is written, while somebody reads, but not for long."""
+        end_s = time.monotonic() + _FLUSH_S
         with self._moved:
-            self._moved.wait_for(lambda: not self._lines, _FLUSH_S)
+            while self._lines and time.monotonic() < end_s:
+                if not self._moved.wait(_STANDING_S):
+                    return
 
     def _put(self, line: bytes) -> None:
         self._lines.append(line)
@@ -117,6 +126,12 @@ class LogWriter(logging.Handler):
             except OSError:  # the reader has gone, or the disk is full
                 return False
         return True
+
+    def _write_if_ready(self, line: bytes) -> None:
+        """Write a line, as much of it as a pipe takes as a whole, if that needs no waiting."""
+        with contextlib.suppress(OSError):
+            if select.select((), (self._descriptor,), (), 0)[1]:
+                os.write(self._descriptor, line[: select.PIPE_BUF])
 
     def _line(self, record: logging.LogRecord) -> bytes:
         return f"{self.format(record)}\n".encode(self._encoding, "backslashreplace")

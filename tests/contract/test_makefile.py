@@ -6,6 +6,7 @@ A shell script stands for Python: it notes what it is asked for and makes a copy
 import os
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,10 @@ ROOT = Path(__file__).resolve().parents[2]
 STAND_IN = """#!/bin/bash
 case "$*" in
     "-m venv "*) echo venv >> "$NOTES"; mkdir -p "$3/bin"; cp "$0" "$3/bin/python" ;;
-    "-m pip install "*) echo "pip, PIP_USER=$PIP_USER" >> "$NOTES"; sleep "${PIP_S:-0}"; exit "${PIP_STATUS:-0}" ;;
+    "-m pip install "*)
+        echo "pip, PIP_USER=$PIP_USER" >> "$NOTES"
+        until [ -e "${GO:-$0}" ]; do sleep 0.05; done
+        exit "${PIP_STATUS:-0}" ;;
     --version) echo "Python 3.11.0" ;;
 esac
 """
@@ -23,7 +27,7 @@ esac
 @pytest.fixture
 def clone(tmp_path):
     """A checkout without an environment."""
-    folder = tmp_path / "clone"
+    folder = tmp_path / "o'brien's clone"
     (folder / "service" / "rpc").mkdir(parents=True)
     for name in ("Makefile", "pyproject.toml", "constraints.txt", "hatch_build.py", "service/rpc/restoration.proto"):
         shutil.copy(ROOT / name, folder / name)
@@ -73,11 +77,23 @@ def test_an_environment_is_set_up_once(clone):
 
 
 def test_of_two_at_once_one_waits_and_has_nothing_to_do(clone):
-    running = [begin(clone, PIP_S="1") for _ in range(2)]
-    told = [make.communicate(timeout=60)[0] for make in running]
-    assert [make.returncode for make in running] == [0, 0]
+    go = clone.parent / "go"
+    running = [begin(clone, GO=str(go)) for _ in range(2)]
+
+    def read(make):
+        told = []
+        with make.stdout:
+            for line in make.stdout:
+                told.append(line)
+                if line == "another make is setting up .venv; waiting\n":
+                    go.touch()  # pip of the other goes on
+        return told
+
+    with ThreadPoolExecutor(2) as pool:
+        told = list(pool.map(read, running))
+    assert [make.wait(60) for make in running] == [0, 0]
     assert noted(clone) == INSTALLED
-    assert sorted("another make is setting up .venv; waiting" in text for text in told) == [False, True]
+    assert sorted("another make is setting up .venv; waiting\n" in lines for lines in told) == [False, True]
 
 
 def test_a_moved_clone_gets_another(clone):

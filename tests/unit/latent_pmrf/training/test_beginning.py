@@ -1,12 +1,14 @@
 import dataclasses
 import logging
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
 from latent_pmrf.config import VELOCITY_PRESETS, HDiTConfig, SimVAEConfig, SwinIRConfig, UNetConfig
 from latent_pmrf.nets.build import build
-from latent_pmrf.training.beginning import DECIDING, check_function, set_aside
+from latent_pmrf.training.beginning import DECIDING, check_function, put_back, set_aside
 from latent_pmrf.training.checkpoint import load_weights, save_weights
 from latent_pmrf.training.enlarge import enlarged_flow
 from latent_pmrf.training.recipe import load_recipe
@@ -195,6 +197,54 @@ def test_a_restart_that_was_killed_is_undone(tmp_path, places):
     assert content(places.runs) == before
 
 
+class Killed(BaseException):
+    """Stands for SIGKILL, after which nothing is tidied up."""
+
+
+@pytest.mark.parametrize("moved", range(4))
+def test_a_restart_that_was_killed_while_it_moved_files_loses_none(tmp_path, monkeypatch, moved):
+    for name in ("state.safetensors", "latent_statistics.json", "latents/done.u8"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    before, rename, renamed = content(tmp_path), Path.rename, []
+
+    def rename_until(path, target):
+        if len(renamed) == moved:
+            raise Killed
+        renamed.append(path)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename_until)
+    monkeypatch.setattr("latent_pmrf.training.beginning.put_back", lambda _: None)
+    with pytest.raises(Killed), set_aside(tmp_path):
+        raise Killed
+    monkeypatch.undo()
+    put_back(tmp_path)
+    assert content(tmp_path) == before
+    assert not (tmp_path / "restart.partial").exists()
+
+
+def test_a_restart_that_was_killed_while_it_removed_what_it_had_set_aside_has_succeeded(tmp_path, monkeypatch):
+    (tmp_path / "latents").mkdir()
+    (tmp_path / "latents" / "done.u8").write_text("old")
+    (tmp_path / "state.safetensors").write_text("old")
+
+    def killed(folder):
+        (folder / "latents" / "done.u8").unlink()
+        raise Killed
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    block = set_aside(tmp_path)
+    block.__enter__()
+    (tmp_path / "latents").mkdir()
+    (tmp_path / "latents" / "done.u8").write_text("new")
+    with pytest.raises(Killed):
+        block.__exit__(None, None, None)
+    monkeypatch.undo()
+    put_back(tmp_path)
+    assert {path.name: data for path, data in content(tmp_path).items()} == {"done.u8": b"new"}
+
+
 def test_weights_without_a_state_are_not_written_over(tmp_path, places):
     recipe = load_recipe(tmp_path / "vae.yaml")
     (places.runs / "vae" / "state.safetensors").unlink()
@@ -203,3 +253,4 @@ def test_weights_without_a_state_are_not_written_over(tmp_path, places):
         build_trainer(recipe, places)
     assert content(places.runs) == before
     assert build_trainer(recipe, places, restart=True).step == 0
+    assert build_trainer(recipe, places).step == 0  # killed before its first checkpoint, it begins there

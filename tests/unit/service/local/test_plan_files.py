@@ -123,3 +123,14 @@ def test_a_folder_that_takes_no_files_is_refused_before_the_work(photos, tmp_pat
     with pytest.raises(InvalidOption, match="new/results cannot be written to: you may not write there"):
         plan_files(photos / "a.jpg", tmp_path / "new" / "results", None)
     assert plan_files(photos / "a.jpg", photos / "new", None)
+
+
+def test_a_folder_that_cannot_be_looked_at_is_left_to_those_that_write(photos, tmp_path):
+    target = tmp_path / ("n" * 300) / "results"  # `Path.exists` raises for it, as below a folder one may not search
+    assert len(plan_files(photos, target, None)) == 3
+
+
+def test_dots_alone_are_no_name(photos):
+    before = plan_files(photos, None, OutputFormat.PNG)
+    (photos / "..jpg").write_bytes(b"x")
+    assert plan_files(photos, None, OutputFormat.PNG) == before

@@ -1,4 +1,5 @@
 import errno
+import fcntl
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 
@@ -53,3 +54,13 @@ def test_the_longest_name_can_be_written(tmp_path):
 def test_a_full_disk_ends_everything_and_a_bad_name_does_not():
     assert ends_everything(OSError(errno.ENOSPC, "full"))
     assert not ends_everything(OSError(errno.ENAMETOOLONG, "long"))
+
+
+def test_a_file_system_without_locks_takes_results(tmp_path, monkeypatch):
+    def without(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", without)
+    write_result(tmp_path / "c.png", b"one")
+    assert [found.name for found in tmp_path.iterdir()] == ["c.png"]
+    assert (tmp_path / "c.png").read_bytes() == b"one"

@@ -5,6 +5,8 @@ import io
 import logging
 import os
 import re
+import subprocess
+import sys
 import threading
 import time
 
@@ -19,6 +21,21 @@ ORIGIN = Origin("req-1", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-0
 MOST_BYTES = 200_000
 PIPE_BYTES = 64 * 1024
 LONG_S = 30.0
+
+
+LATE = """
+import logging, sys
+from service.core.settings import LogFormat
+from service.telemetry.logs import write_logs
+write_logs(LogFormat.TEXT)
+logger = logging.getLogger("service.late")
+for number in range({}):
+    logger.info("line %d", number)
+class Late:
+    def __del__(self):
+        logger.warning("late")
+sys.modules["late"] = Late()
+"""
 
 
 class Pipe:
@@ -176,3 +193,12 @@ def test_a_descriptor_that_somebody_has_told_not_to_wait_is_waited_for(pipe):
         pipe.log("z" * 9000)
     assert [len(line) for line in pipe.read()] == [9000] * 20
     assert pipe.dropped == []
+
+
+@pytest.mark.parametrize("earlier", [0, 2])
+def test_a_line_of_an_interpreter_that_ends_is_written_and_does_not_hold_it(earlier):
+    ended = subprocess.run(
+        [sys.executable, "-c", LATE.format(earlier)], capture_output=True, text=True, timeout=LONG_S, check=True
+    )
+    told = [line.partition("service.late: ")[2] for line in ended.stderr.splitlines()]
+    assert told == [*(f"line {number}" for number in range(earlier)), "late"]
