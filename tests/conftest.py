@@ -83,6 +83,15 @@ def logging_as_it_was() -> Iterator[None]:
     sys.excepthook, threading.excepthook = hooks
 
 
+@pytest.fixture(autouse=True)
+def threads_as_they_were() -> Iterator[None]:
+    """A comparison of runtimes leaves PyTorch with threads of its own; the tests after it took six times as long."""
+    yield
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A training run of tiny networks and the bundle that `export.cli bundle` made of it; to be left as it is.
