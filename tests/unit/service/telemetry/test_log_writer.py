@@ -59,10 +59,11 @@ class Pipe:
         until_s = time.monotonic() + LONG_S
         os.set_blocking(self._reading, False)
         while True:
+            was_written = not self.writer._lines  # asked first: what is written after a look at the pipe is not read
             with contextlib.suppress(BlockingIOError):
                 self._read += os.read(self._reading, PIPE_BYTES)
                 continue
-            if not self.writer._lines:
+            if was_written:
                 return self._read.decode().split("\n")[:-1]
             assert time.monotonic() < until_s
             time.sleep(0.001)
