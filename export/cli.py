@@ -215,14 +215,13 @@ def _bundle(options: argparse.Namespace) -> int:
         ),
         _present(options.model_repository),
     )
-    if options.max_coarse_shift is not None:
-        facts = replace(facts, max_coarse_shift=options.max_coarse_shift)
-    if options.max_roughness is not None:
-        facts = replace(facts, max_roughness=options.max_roughness)
-    if options.num_steps is not None:
-        facts = replace(facts, default_num_steps=options.num_steps)
-    if options.fidelity is not None:
-        facts = replace(facts, default_fidelity=options.fidelity)
+    given = {
+        "default_num_steps": options.num_steps,
+        "default_fidelity": options.fidelity,
+        "max_coarse_shift": options.max_coarse_shift,
+        "max_roughness": options.max_roughness,
+    }
+    facts = replace(facts, **{name: value for name, value in given.items() if value is not None})
     gate = Gate(max_bytes=round(options.max_megabytes * 1e6))
     parts = len(graph_specs(trained, facts.image_size_px)) + 2 + facts.half_storage
     with telling("exporting", parts) as told:

@@ -11,14 +11,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from service.core.face_ellipse import half_axes_away
 from service.core.types import F32Array
 
 _LOW, _HIGH = np.array([0.25, 0.5, 0.25], np.float32), np.array([-0.25, 0.5, -0.25], np.float32)
 _WAVES = ((_LOW, _HIGH), (_HIGH, _LOW), (_HIGH, _HIGH))
 _SHARE = 25  # percentile: that part of a face is plain skin
 _LOOKED_AT = 4  # one pixel of so many, drawn once: in a grid they would keep time with screens
-# Where a face is in a 512 x 512 crop: an ellipse from the brows to the chin and between the ears.
-_FACE_512 = ((256.0, 290.0), (140.0, 190.0))
 
 
 def roughness(picture: F32Array) -> float:
@@ -39,9 +38,7 @@ def roughness(picture: F32Array) -> float:
 @cache
 def _face(size_px: int) -> tuple[tuple[slice, slice], npt.NDArray[np.intp]]:
     """Rows and columns that hold the face, and places of its pixels among theirs."""
-    (x, y), (half_width, half_height) = _FACE_512
-    at = (np.arange(size_px) + 0.5) * (512 / size_px)
-    across, down = np.abs(at - x) / half_width, np.abs(at - y) / half_height
+    across, down = half_axes_away(size_px)
     columns, rows = _inside(across), _inside(down)
     places = np.flatnonzero(across[columns] ** 2 + down[rows, None] ** 2 <= 1)
     return (rows, columns), np.random.default_rng(0).permutation(places)[::_LOOKED_AT]

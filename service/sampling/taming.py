@@ -32,8 +32,8 @@ class Faults:
         rough: Places of the others on which noise or a screen was left standing.
     """
 
-    astray: Sequence[int] = ()
-    rough: Sequence[int] = ()
+    astray: Sequence[int]
+    rough: Sequence[int]
 
     @property
     def places(self) -> list[int]:

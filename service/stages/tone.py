@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from service.core.face_ellipse import half_axes_away
 from service.core.types import AlignedFace, F32Array, Tone, U8Image
 from service.stages.samples import Samples
 
@@ -22,8 +23,6 @@ _RANGE_LEAST = 0.02  # below it there is no face
 _MOST_GAIN = 12.0  # above, 8 bits leave no more than steps
 _TAILS = (0.5, 99.5)  # percentiles between which the range lies
 _EVERY_PX = 4
-# Where a face is in a 512 x 512 crop: an ellipse from the brows to the chin and between the ears.
-_FACE_512 = ((256.0, 290.0), (140.0, 190.0))
 
 
 def tone_of(samples: Samples, *, is_pq: bool = False) -> Tone:
@@ -84,6 +83,5 @@ def _luma(samples: Samples) -> F32Array:
 @cache
 def _face(size_px: int) -> npt.NDArray[np.bool_]:
     """Which of those pixels lie on the face."""
-    (x, y), (half_width, half_height) = _FACE_512
-    at = (np.arange(0, size_px, _EVERY_PX) + 0.5) * (512 / size_px)
-    return ((at - x) / half_width) ** 2 + ((at[:, None] - y) / half_height) ** 2 <= 1
+    across, down = half_axes_away(size_px, _EVERY_PX)
+    return across**2 + down[:, None] ** 2 <= 1
