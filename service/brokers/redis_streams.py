@@ -180,10 +180,13 @@ class RedisBroker:
             looks = True
             while not ear.closed:
                 if looks:
-                    with contextlib.suppress(DependencyUnavailable):
-                        restored = await self._look(job_id, told)
-                        if restored is not None:
-                            return restored
+                    found = None
+                    with contextlib.suppress(DependencyUnavailable):  # the server's; a face may have failed by one, too
+                        found = await self._look(job_id, told)
+                    if isinstance(found, ServiceError):
+                        raise found
+                    if found is not None:
+                        return found
                 left_s = ends_s - time.monotonic()
                 if left_s <= 0:
                     with contextlib.suppress(DependencyUnavailable):
@@ -225,8 +228,8 @@ class RedisBroker:
             self._metrics.observe_queue_wait(face.item.lane.value, face.waited_s)
         return [face.item for face in taken]
 
-    async def _look(self, job_id: str, told: _Told) -> list[RestoredFace] | None:
-        """The faces of a job if all are done; None while they are not."""
+    async def _look(self, job_id: str, told: _Told) -> list[RestoredFace] | ServiceError | None:
+        """The faces of a job if all are done, or the first failure of one; None while there is neither."""
         kind, *found = await self._lanes.run("look", job_id)
         if kind == b"running":
             revision, *counts = map(int, found)
@@ -236,7 +239,7 @@ class RedisBroker:
             raise Cancelled(f"job {job_id} is not in the queue")
         if kind == b"failed":
             await self._forget(job_id)
-            raise decode_error(found[0])
+            return decode_error(found[0])
         waits_ms = {int(index): float(waited) for index, waited in zip(found[::2], found[1::2], strict=True)}
         indices = sorted(waits_ms)
         stored = await self._lanes.get_many([self._keys.result(job_id, index) for index in indices])

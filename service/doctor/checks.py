@@ -27,6 +27,7 @@ from service.doctor.findings import Finding, Verdict
 _LEAST_MEMORY_MB = 1200
 _TRITON_PATIENCE_S = 10.0
 _OLDEST_REDIS = (6, 2)
+_CLOCKS_DIFFER_S = 2.0  # at most: deadlines travel as Unix time
 _SEED = 7
 _MEMORY = Path("/proc/meminfo")
 _GROUP = Path("/sys/fs/cgroup")
@@ -126,6 +127,10 @@ async def queue(settings: Settings, manifest: Manifest | None) -> Finding:
     if not facts.get("aof_enabled"):
         remedy = "set appendonly yes (docs/OPERATIONS.md): what waits is lost when the server ends"
         return Finding("queue", Verdict.WARNING, f"{detail} keeps nothing on its disk", remedy)
+    ahead_s = time.time() - int(facts.get("server_time_usec", time.time() * 1e6)) / 1e6
+    if abs(ahead_s) > _CLOCKS_DIFFER_S:
+        detail = f"{detail}; the clock here is {abs(ahead_s):.0f} s {'ahead of' if ahead_s > 0 else 'behind'} its own"
+        return Finding("queue", Verdict.WARNING, detail, "keep the clocks of all machines together (NTP)")
     if manifest is not None and not await _has_workers(settings, manifest):
         remedy = f"start one: latent-pmrf worker. It must have the bundle {manifest.tag}"
         return Finding("queue", Verdict.WARNING, f"{detail}; no worker has been alive lately", remedy)

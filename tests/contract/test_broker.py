@@ -7,7 +7,14 @@ from itertools import chain
 import numpy as np
 import pytest
 
-from service.core.errors import Cancelled, DeadlineExceeded, Draining, InferenceFailed, QueueFull
+from service.core.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    DependencyUnavailable,
+    Draining,
+    InferenceFailed,
+    QueueFull,
+)
 from service.core.interfaces import Broker
 from service.core.jobs import Progress
 from service.core.types import Lane, RestoredFace
@@ -193,6 +200,16 @@ async def test_the_first_failure_is_told(broker):
     await broker.fail(first, Cancelled("a consequence"))
     with pytest.raises(InferenceFailed, match="the first"):
         await broker.results("a", LONG_S)
+
+
+async def test_a_face_that_fails_because_triton_is_away_does_not_look_like_a_queue_that_is(broker):
+    await broker.submit(photo("a"))
+    (failing,) = await broker.take(1, 0)
+    waiting = asyncio.create_task(broker.results("a", LONG_S))
+    await asyncio.sleep(SOON_S)
+    await broker.fail(failing, DependencyUnavailable("no Triton server can be called"))
+    with pytest.raises(DependencyUnavailable, match="Triton"):
+        await waiting
 
 
 async def test_a_withdrawn_photo_is_handed_to_nobody(broker):

@@ -31,6 +31,8 @@ FOREIGN = {
     "redis.redis.opstreelabs.in/v1beta2",
 }
 SECRETS = {"latent-pmrf-redis": {"url", "address", "password"}, "latent-pmrf-webhooks": {"secret"}}
+GATEWAY_START_S = 15
+PROGRESS_S = 600  # Kubernetes' default, after which a rollout counts as stuck
 FAREWELL_S = 2.0 * 2 * 5  # two to each loop of a gateway: gauges, courier, photo runner, HTTP, gRPC
 
 
@@ -199,6 +201,15 @@ def test_who_is_told_to_end_has_time_for_the_longest_job(objects, deployments):
         given_s = pod_of(deployments[name])["terminationGracePeriodSeconds"]
         assert given_s >= pause_s(deployments[name]) + grace_s + FAREWELL_S
     assert pause_s(deployments["latent-pmrf-gateway"]) > 0
+
+
+def test_old_workers_outlast_old_gateways(objects, deployments):
+    """While a bundle replaces another, the faces of an old gateway are for old workers only."""
+    gateway, worker = deployments["latent-pmrf-gateway"], deployments["latent-pmrf-worker"]["spec"]
+    most = of_kind(objects, "HorizontalPodAutoscaler")["latent-pmrf-gateway"]["spec"]["maxReplicas"]
+    assert worker["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+    needed_s = most * GATEWAY_START_S + pod_of(gateway)["terminationGracePeriodSeconds"]
+    assert needed_s < worker["minReadySeconds"] < PROGRESS_S
 
 
 def test_triton_ends_after_the_calls_under_way(objects, deployments):

@@ -4,6 +4,8 @@ import json
 import re
 import shutil
 import socket
+import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -124,6 +126,17 @@ def test_redis_must_keep_what_it_is_given(examine, redis, settings, verdict, tol
     assert told in found["queue"]["remedy"]
     assert status == (FAILED if verdict == "failed" else OK)
     assert found["restoration"]["verdict"] == "ok"  # it is tried out without the queue of others
+
+
+@pytest.mark.parametrize(("by_s", "told"), [(60.0, "60 s ahead of"), (-60.0, "60 s behind")])
+def test_clocks_must_agree(examine, redis, monkeypatch, by_s, told):
+    clocks = SimpleNamespace(time=lambda: time.time() + by_s, perf_counter=time.perf_counter)
+    monkeypatch.setattr("service.doctor.checks.time", clocks)
+    status, found = examine(redis_url=redis("--appendonly", "yes").url)
+    assert status == OK
+    assert found["queue"]["verdict"] == "warning"
+    assert told in found["queue"]["detail"]
+    assert "NTP" in found["queue"]["remedy"]
 
 
 def test_redis_must_let_us_in(examine, redis):
