@@ -86,6 +86,7 @@ class UNetConfig:
         mirror_average: Outside training, average the estimates of the image and of its mirror image (self-ensemble of
             Timofte et al., 2016): the posterior mean of mirrored faces is the mirrored posterior mean, the network's
             is only nearly so.
+        shrinkage: Free the finest detail from noise first (see `latent_pmrf.nets.shrinkage`).
     """
 
     image_channels: int = 3
@@ -95,9 +96,15 @@ class UNetConfig:
     depth: int = 2
     heads: int = 4
     mirror_average: bool = False
+    shrinkage: bool = False
 
     def __post_init__(self) -> None:
         """Refuse inconsistent sizes with a message that names the field."""
+        if self.shrinkage and (self.image_channels != 3 or self.image_size_px % 4):
+            raise ValueError(
+                f"shrinkage is for images of 3 channels with a side that 4 divides, not of {self.image_channels} "
+                f"channels and {self.image_size_px} px"
+            )
         multiple = self.unshuffle * 2 ** (len(self.widths) - 1)
         if self.image_size_px % multiple:
             raise ValueError(f"image_size_px {self.image_size_px} must be a multiple of {multiple}")
@@ -229,7 +236,7 @@ ESTIMATOR_PRESETS: Mapping[str, SwinIRConfig | UNetConfig] = {
         image_skip=True,
     ),
     "xs-unet": UNetConfig(mirror_average=True),
-    "s-unet": UNetConfig(image_size_px=512, widths=(64, 128, 208, 240), mirror_average=True),
+    "s-unet": UNetConfig(image_size_px=512, widths=(64, 128, 208, 240), mirror_average=True, shrinkage=True),
 }
 
 VAE_PRESETS: Mapping[str, SimVAEConfig] = {

@@ -8,7 +8,7 @@ from latent_pmrf.nets.build import build
 from latent_pmrf.training.checkpoint import save_weights
 
 SIDE_PX = 96
-UNET = UNetConfig(image_size_px=SIDE_PX, widths=(8, 16), depth=1, heads=2, mirror_average=True)
+UNET = UNetConfig(image_size_px=SIDE_PX, widths=(8, 16), depth=1, heads=2, mirror_average=True, shrinkage=True)
 VAE = SimVAEConfig(
     block_out_channels=(8, 16),
     layers_per_block=1,

@@ -19,6 +19,8 @@ import numpy.typing as npt
 U8Image = npt.NDArray[np.uint8]
 REFERENCE_SIZE_PX = 512
 
+_DRAWN = ("blur_sigma", "downsample", "noise_sigma", "jpeg_quality")
+
 
 @dataclass(frozen=True, slots=True)
 class DegradationRange:
@@ -36,6 +38,13 @@ class DegradationRange:
             asks for colours that nothing tells.
         log_uniform: Draw blur and downsampling uniformly on a logarithmic axis, so that light degradations are seen
             as often as heavy ones; the paper draws them uniformly.
+        fine_probability: Chance of a photograph whose fault is not its size: noise and blocks are as fine as the
+            crop's own pixels, where the other ranges leave them enlarged. It is drawn from the four ranges below, as
+            with `log_uniform`; the paper has none.
+        fine_blur_sigma: As `blur_sigma`.
+        fine_downsample: As `downsample`.
+        fine_noise_sigma: As `noise_sigma`.
+        fine_jpeg_quality: As `jpeg_quality`.
     """
 
     blur_sigma: tuple[float, float] = (0.1, 15.0)
@@ -47,21 +56,25 @@ class DegradationRange:
     gray_probability: float = 0.01
     gray_target: bool = True
     log_uniform: bool = False
+    fine_probability: float = 0.0
+    fine_blur_sigma: tuple[float, float] = (0.1, 6.0)
+    fine_downsample: tuple[float, float] = (0.7, 2.0)
+    fine_noise_sigma: tuple[float, float] = (0.0, 30.0)
+    fine_jpeg_quality: tuple[int, int] = (10, 100)
 
     def __post_init__(self) -> None:
         """Refuse what cannot be drawn or done."""
-        for name in ("blur_sigma", "downsample", "noise_sigma", "jpeg_quality"):
+        for name in (f"{kind}{parameter}" for kind in ("", "fine_") for parameter in _DRAWN):
             low, high = getattr(self, name)
             if not 0 <= low <= high:
                 raise ValueError(f"{name} must be two numbers from 0, the smaller first, not {[low, high]}")
-        for name in ("blur_sigma", "downsample"):
-            if getattr(self, name)[0] == 0:
+            if low == 0 and name.endswith(("blur_sigma", "downsample")):
                 raise ValueError(f"{name} must begin above 0")
-        if self.jpeg_quality[1] > 100:
-            raise ValueError(f"jpeg_quality ends at 100, not at {self.jpeg_quality[1]}")
+            if high > 100 and name.endswith("jpeg_quality"):
+                raise ValueError(f"{name} ends at 100, not at {high}")
         if self.kernel_size < 1 or self.kernel_size % 2 == 0:
             raise ValueError(f"kernel_size {self.kernel_size} must be odd")
-        for name in ("isotropic_probability", "gray_probability"):
+        for name in ("isotropic_probability", "gray_probability", "fine_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be from 0 to 1, not {getattr(self, name)}")
 
@@ -69,10 +82,16 @@ class DegradationRange:
         """What may be done to a photograph of so few pixels among larger ones.
 
         It is shrunk at least to half its side: the detail that it lacks is then out of reach from the degraded picture,
-        and its softness teaches nothing.
+        and its softness teaches nothing. No `fine_probability` is left, for it has no pixels as fine as the crop's.
         """
         low, high = self.downsample
-        return dataclasses.replace(self, downsample=(min(max(low, 2 * REFERENCE_SIZE_PX / side_px), high), high))
+        downsample = (min(max(low, 2 * REFERENCE_SIZE_PX / side_px), high), high)
+        return dataclasses.replace(self, downsample=downsample, fine_probability=0.0)
+
+    def fine(self) -> DegradationRange:
+        """The `fine_*` ranges as ranges of their own."""
+        own = {name: getattr(self, f"fine_{name}") for name in _DRAWN}
+        return dataclasses.replace(self, **own, log_uniform=True, fine_probability=0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +134,9 @@ class Degradation:
 
 
 def draw_degradation(ranges: DegradationRange, rng: np.random.Generator) -> Degradation:
-    """Draw one degradation from `ranges`."""
+    """Draw one degradation from `ranges`; without `fine_probability` no random number is spent on it."""
+    if ranges.fine_probability > 0 and rng.random() < ranges.fine_probability:
+        ranges = ranges.fine()
     spread = _log_uniform if ranges.log_uniform else _uniform
     sigma_x = spread(rng, ranges.blur_sigma)
     sigma_y = sigma_x if rng.random() < ranges.isotropic_probability else spread(rng, ranges.blur_sigma)

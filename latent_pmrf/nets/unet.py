@@ -2,7 +2,8 @@
 
 Unshuffled input, residual blocks of two 3x3 convolutions with a pixel-wise LayerNorm (the block of Sim-VAE), strided
 convolutions down, nearest + convolution up, additive skips, and one global attention at the lowest resolution. The
-output is the input image plus a predicted residual. Compared with SwinIR in docs/EXPERIMENTS.md.
+output is the input image plus a predicted residual; where that is asked for, of an image whose finest noise was taken
+away (`latent_pmrf.nets.shrinkage`). Compared with SwinIR in docs/EXPERIMENTS.md.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from latent_pmrf.config import UNetConfig
 from latent_pmrf.nets.layers import ChannelLayerNorm, zero_init
+from latent_pmrf.nets.shrinkage import WaveletShrinkage
 from latent_pmrf.nets.vae_blocks import Downsampler, ResidualBlock, Upsampler
 
 
@@ -49,6 +51,7 @@ class UNet(nn.Module):
         super().__init__()
         self.config = config
         widths, folded = config.widths, config.image_channels * config.unshuffle**2
+        self.shrinkage = WaveletShrinkage() if config.shrinkage else nn.Identity()
         self.conv_in = nn.Conv2d(folded, widths[0], 3, padding=1)
         self.down = nn.ModuleList(_blocks(width, config.depth) for width in widths)
         self.downsamplers = nn.ModuleList(Downsampler(width, wider) for width, wider in pairwise(widths))
@@ -68,6 +71,7 @@ class UNet(nn.Module):
         side = self.config.image_size_px
         if tuple(y.shape[2:]) != (side, side):
             raise ValueError(f"this network takes {side}x{side} images, not {tuple(y.shape[2:])}")
+        y = self.shrinkage(y)
         if self.training or not self.config.mirror_average:
             return self._estimate(y)
         both = self._estimate(torch.cat((y, y.flip(3))))  # (2B, 3, S, S)

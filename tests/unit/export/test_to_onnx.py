@@ -53,6 +53,9 @@ def decoder(config, cells):
 
 FAMILIES = {
     "unet": lambda: image_to_image(tiny(UNetConfig(image_size_px=32, widths=(8, 16), depth=1, heads=2)), 32),
+    "unet with shrinkage": lambda: image_to_image(
+        tiny(UNetConfig(image_size_px=32, widths=(8, 16), depth=1, heads=2, shrinkage=True)), 32
+    ),
     "swinir": lambda: image_to_image(tiny(SwinIRConfig(upsample_width=8, **SWINIR)), 16),
     "swinir direct": lambda: image_to_image(
         tiny(SwinIRConfig(upsampler="pixelshuffledirect", image_skip=True, **SWINIR)), 16

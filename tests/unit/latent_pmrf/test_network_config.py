@@ -71,6 +71,8 @@ def test_specifications_are_frozen_and_hashable(config):
         (SwinIRConfig, {"unshuffle": 6}, "unshuffle 6"),
         (UNetConfig, {"image_size_px": 250}, "image_size_px 250 must be a multiple of 16"),
         (UNetConfig, {"heads": 5}, "heads 5"),
+        (UNetConfig, {"shrinkage": True, "image_channels": 8}, "of 3 channels .* not of 8 channels and 256 px"),
+        (UNetConfig, {"shrinkage": True, "image_size_px": 250}, "not of 3 channels and 250 px"),
         (HDiTConfig, {"depths": (1, 1)}, "widths, depths, attention and head_dim"),
         (HDiTConfig, {"widths": (256, 500, 1024)}, "width 500"),
         (HDiTConfig, {"widths": (48, 48, 48), "head_dim": (12, 12, 12)}, "head_dim 12"),

@@ -141,6 +141,41 @@ def test_a_coarse_photograph_is_shrunk_to_half_its_side_at_least():
     assert ranges.for_coarse(4096) == ranges
 
 
+FINE = DegradationRange(
+    blur_sigma=(3.0, 15.0),
+    downsample=(4.0, 24.0),
+    jpeg_quality=(40, 100),
+    fine_probability=0.25,
+    fine_blur_sigma=(0.1, 2.0),
+    fine_downsample=(0.7, 1.5),
+    fine_noise_sigma=(21.0, 30.0),
+    fine_jpeg_quality=(10, 39),
+)
+
+
+def test_a_share_of_the_photographs_has_faults_as_fine_as_the_crop():
+    drawn = [draw_degradation(FINE, np.random.default_rng(seed)) for seed in range(800)]
+    fine = [item for item in drawn if item.downsample <= 1.5]
+    assert len(fine) / 800 == pytest.approx(0.25, abs=0.04)
+    assert all(max(item.sigma) <= 2 and item.noise_sigma >= 21 and item.jpeg_quality <= 39 for item in fine)
+    others = [item for item in drawn if item.downsample > 1.5]
+    assert all(min(item.sigma) >= 3 and item.noise_sigma <= 20 and item.jpeg_quality >= 40 for item in others)
+    assert np.median([item.sigma[0] for item in fine]) == pytest.approx(math.sqrt(0.1 * 2.0), rel=0.35)
+
+
+def test_a_coarse_photograph_has_no_pixels_as_fine_as_the_crop():
+    assert FINE.for_coarse(256).fine_probability == 0
+    drawn = [draw_degradation(FINE.for_coarse(256), np.random.default_rng(seed)) for seed in range(100)]
+    assert min(item.downsample for item in drawn) >= 4
+
+
+def test_without_fine_faults_the_draws_are_those_before_there_were_any():
+    item = draw_degradation(DegradationRange(), np.random.default_rng(5))
+    assert item == draw_degradation(DegradationRange(fine_noise_sigma=(1.0, 2.0)), np.random.default_rng(5))
+    rng = np.random.default_rng(5)
+    assert item.sigma[0] == rng.uniform(0.1, 15.0)  # the first number that is drawn
+
+
 def test_downsampling_never_goes_below_eight_pixels_and_may_enlarge(photo):
     assert degraded(photo[:64, :64], downsample=500.0).std() < photo[:64, :64].std() + 5
     assert degraded(photo, downsample=0.8).shape == (512, 512, 3)
@@ -184,6 +219,10 @@ def test_resizing_keeps_the_mean(photo, size_px):
         ({"downsample": (0.0, 4.0)}, "downsample must begin above 0"),
         ({"noise_sigma": (-1.0, 4.0)}, "noise_sigma must be two numbers from 0"),
         ({"jpeg_quality": (30, 101)}, "jpeg_quality ends at 100, not at 101"),
+        ({"fine_blur_sigma": (0.0, 1.0)}, "fine_blur_sigma must begin above 0"),
+        ({"fine_jpeg_quality": (10, 101)}, "fine_jpeg_quality ends at 100, not at 101"),
+        ({"fine_noise_sigma": (3.0, 1.0)}, "fine_noise_sigma must be two numbers from 0, the smaller first"),
+        ({"fine_probability": -0.1}, r"fine_probability must be from 0 to 1, not -0\.1"),
         ({"kernel_size": 40}, "kernel_size 40 must be odd"),
         ({"gray_probability": 1.5}, r"gray_probability must be from 0 to 1, not 1\.5"),
     ],

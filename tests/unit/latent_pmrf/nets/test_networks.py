@@ -60,6 +60,16 @@ def test_estimators_keep_the_size(config, shape):
     assert output.isfinite().all()
 
 
+def test_an_estimator_estimates_from_what_shrinkage_leaves():
+    image = torch.rand(2, 3, 64, 64)
+    config = replace(UNET, shrinkage=True, mirror_average=True)
+    shrinking = seeded(config, 0.02).eval()
+    plain = seeded(replace(config, shrinkage=False)).eval()
+    plain.load_state_dict(shrinking.state_dict(), strict=False)
+    torch.testing.assert_close(shrinking(image), plain(shrinking.shrinkage(image)), atol=1e-6, rtol=0)
+    assert not torch.allclose(shrinking(image), plain(image), atol=1e-3)
+
+
 def test_an_estimator_may_average_over_the_mirror_image_outside_training():
     image = torch.rand(3, 3, 64, 64)
     plain, averaging = seeded(UNET, 0.02), seeded(replace(UNET, mirror_average=True), 0.02)
