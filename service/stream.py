@@ -21,7 +21,7 @@ from typing import Self
 
 from service.access.accounts import Accounts
 from service.access.caller import Caller
-from service.core.errors import Cancelled, MalformedRequest, ServiceError, defect
+from service.core.errors import Cancelled, MalformedRequest, ServiceError, defect, forget_trace
 from service.core.jobs import PhotoJob, Progress
 from service.core.photo_log import note_outcome
 from service.core.tracing import LANE, consuming, told_with_problems
@@ -171,9 +171,9 @@ class PhotoStream:
             if self._error is not None:
                 raise self._error
             if self._ended:
-                ended = self._ended.popleft()
-                yield ended
-                self._window.leave(_size_bytes(ended.outcome))
+                size_bytes = _size_bytes(self._ended[0].outcome)
+                yield self._ended.popleft()  # what was answered is not kept here
+                self._window.leave(size_bytes)
             elif self._moved:
                 client_id = next(iter(self._moved))
                 yield PhotoMoved(client_id, self._moved.pop(client_id))
@@ -235,6 +235,7 @@ class PhotoStream:
         self._moved.pop(photo.client_id, None)
         if isinstance(outcome, ServiceError):
             self._finish(photo, 0)
+            forget_trace(outcome)
         self._ended.append(PhotoEnded(photo.client_id, outcome))
         self._news.set()
 

@@ -318,9 +318,9 @@ class Lanes(Generic[_Item]):
         return [item for _, item in taken.values()]
 
     async def _bury(self, key: FaceKey, error: ServiceError, reason: str) -> None:
-        logger.warning("job %s fails: %s", key[0], error.detail)
-        self._metrics.dead(reason)
-        await self.fail(key, error, dead_for=reason)
+        if await self.fail(key, error, dead_for=reason):  # else it was withdrawn after it was taken
+            logger.warning("job %s fails: %s", key[0], error.detail)
+            self._metrics.dead(reason)
 
     def _read(self, payload: bytes | None) -> _Item:
         if payload is None:

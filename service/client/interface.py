@@ -48,7 +48,7 @@ class AsyncRestorationClient(Protocol):
 
         Args:
             photos: Photos, or paths, which name themselves. Read no further than the window allows.
-            window: Photos that may be unanswered at once.
+            window: Photos that may be unanswered at once; with gRPC, answers that are not taken yet are of them.
             **options: For photos without options of their own.
         """
         ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar, Unpack
 
@@ -106,7 +107,7 @@ class AsyncGrpcClient:
             response = await self._stub.Restore(request, timeout=left_s, metadata=self._metadata)
             if response.image:
                 return restored_of(response.image, response.report)
-            return await self._result(response.report.id, left_s)
+            return await self._retried(partial(self._result, response.report.id), left_s)  # it is restored
 
         return await self._retried(attempt, timeout_s)
 

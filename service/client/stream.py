@@ -1,9 +1,10 @@
 """Photos in, answers in order of completion out, over RestoreBatch: one stream, and another when that is lost.
 
-    Supply ──► sending task ──► RestoreBatch ──► receiving task ──► one answer ahead ──► the caller
+    Supply ──► sending task ──► RestoreBatch ──► receiving task ──► answers ahead ──► the caller
 
-A caller who does not take answers stops the receiving, and with it the service: no side collects results. A photo
-whose answer was lost with a stream is sent again under the same name.
+Answers are read as they come, for the service ends a stream that is not read. A caller who does not take them stops the
+sending: photos without an answer and answers that wait for him are a window together. A photo whose answer was lost
+with a stream is sent again under the same name.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class BatchCall:
                 async with contextlib.aclosing(self._one_stream(supply)) as answers:
                     async for answer in answers:
                         failures = 0
+                        supply.taken()
                         yield answer
                 if not supply.finished:
                     raise ServerUnreachable("the stream ended before every photo was answered")
@@ -97,7 +99,7 @@ class _Stream:
     on_progress: OnProgress | None
     names: dict[str, str] = field(default_factory=dict)  # callers' names by those for the service, where they differ
     opened: asyncio.Future[pb.BatchOpening] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-    arrived: asyncio.Queue[Answer] = field(default_factory=lambda: asyncio.Queue(1))
+    arrived: asyncio.Queue[Answer] = field(default_factory=asyncio.Queue)
 
     async def send(self, setup: pb.BatchSetup) -> None:
         """Send photos until every one is answered, then close this side."""
@@ -109,9 +111,9 @@ class _Stream:
             try:
                 image = await read_photo(photo.image, self.max_upload_bytes)
             except OSError as error:
-                await self._tell(photo.client_id, unreadable(error))
+                self._tell(photo.client_id, unreadable(error))
             except RestorationError as error:
-                await self._tell(photo.client_id, error)
+                self._tell(photo.client_id, error)
             else:
                 if photo.wire_id != photo.client_id:
                     self.names[photo.wire_id] = photo.client_id
@@ -132,7 +134,7 @@ class _Stream:
             while isinstance(message := await self.call.read(), pb.RestoreBatchResponse):
                 answer = self._answer_in(message, coming)
                 if answer is not None:
-                    await self.arrived.put(answer)
+                    self._keep(answer)
         except aio.AioRpcError as error:
             raise of_status(error) from error
 
@@ -168,10 +170,15 @@ class _Stream:
         """The caller's name for a photo that is answered."""
         return self.names.pop(wire_id, wire_id)
 
-    async def _tell(self, client_id: str, error: RestorationError) -> None:
-        """Answer a photo that is not sent; where the stream is lost before there is room, it is given out again."""
-        await self.arrived.put(Answer(client_id, error=error))
-        self.supply.answered(client_id)  # nothing comes between the two, a cancellation neither
+    def _tell(self, client_id: str, error: RestorationError) -> None:
+        """Answer a photo that is not sent."""
+        self.supply.answered(client_id)
+        self._keep(Answer(client_id, error=error))
+
+    def _keep(self, answer: Answer) -> None:
+        """Keep an answer until the caller takes it."""
+        self.supply.kept()
+        self.arrived.put_nowait(answer)
 
 
 class _ComingResult:

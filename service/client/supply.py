@@ -43,6 +43,7 @@ class Supply:
         self._waiting: dict[str, float] = {}  # to be sent again from this time on
         self._coming: asyncio.Future[Photo | None] | None = None
         self._exhausted = False
+        self._kept = 0  # answers that the caller has not taken
         self._changed = asyncio.Event()
 
     @property
@@ -92,7 +93,7 @@ class Supply:
                 self._exhausted = True
             if self.finished:
                 return None
-            if self._coming is None and not self._exhausted and len(self._unanswered) < self.window:
+            if self._coming is None and not self._exhausted and len(self._unanswered) + self._kept < self.window:
                 self._coming = asyncio.ensure_future(anext(self._source, None))
             await self._change(min(self._waiting.values(), default=None))
 
@@ -102,6 +103,15 @@ class Supply:
         self._failures.pop(client_id, None)
         self._changed.set()
         return known
+
+    def kept(self) -> None:
+        """Note that an answer waits for the caller, in a place of the window."""
+        self._kept += 1
+
+    def taken(self) -> None:
+        """Note that he has taken one."""
+        self._kept -= 1
+        self._changed.set()
 
     def failed(self, client_id: str, error: RestorationError) -> bool:
         """Note a failure; True if the photo will be given out again, False if it is to be told."""

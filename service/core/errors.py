@@ -307,6 +307,11 @@ def defect() -> ServiceError:
     return ServiceError("the service failed; the operator finds the cause in the log", hint="try again")
 
 
+def forget_trace(error: BaseException) -> None:
+    """Let go of the frames in which an error came up, and of those of its causes: they hold a photo and its pixels."""
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+
+
 def check_upload_bytes(size_bytes: int, max_bytes: int, *, whole: bool = True) -> None:
     """Refuse an upload that is too large, if it need be before all of it has arrived.
 

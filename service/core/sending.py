@@ -82,11 +82,22 @@ class SendingRoom:
 
     @contextlib.asynccontextmanager
     async def held(self, owner: str, size_bytes: int) -> AsyncIterator[None]:
-        """Room for a result that is here already, for the duration of the block; others may first have to go.
+        """As `hold`, for the duration of the block."""
+        let_go = await self.hold(owner, size_bytes)
+        try:
+            yield
+        finally:
+            let_go()
+
+    async def hold(self, owner: str, size_bytes: int) -> Callable[[], None]:
+        """Room for a result that is here already; others may first have to go.
 
         Args:
             owner: As of `fetched`.
             size_bytes: Of the result.
+
+        Returns:
+            What lets go of it.
 
         Raises:
             QueueFull: Others leave no room for it, and went on doing so.
@@ -96,8 +107,9 @@ class SendingRoom:
                 while self._refusal(owner, size_bytes) is not None:
                     self._left.clear()
                     await self._left.wait()
-        with self._hold(owner, size_bytes):
-            yield
+        room = contextlib.ExitStack()
+        room.enter_context(self._hold(owner, size_bytes))
+        return room.close
 
     async def in_time(self, writing: Awaitable[None]) -> None:
         """Wait until a part is written.

@@ -16,6 +16,7 @@ from service.access.caller import Caller
 from service.core.errors import (
     Cancelled,
     DeadlineExceeded,
+    DependencyUnavailable,
     Draining,
     MalformedRequest,
     ServiceError,
@@ -65,6 +66,7 @@ async def restore_batch(
             async for event in events:
                 for response in _responses(event, min(PART_BYTES, max_message_bytes)):
                     yield response
+                del event  # the next one may be long in coming
             await feeding
 
 
@@ -186,11 +188,14 @@ class _Reader:
             raise MalformedRequest(f"client_id must have 1 to {_MAX_ID_BYTES} bytes", hint="a number will do")
         self._context.access.recheck(self._caller)
         await self._stream.open(client_id)
-        await self._context.access.accounts.queue(self._caller)  # within the window: that is no unused stream
         self._begun = client_id
         self._options = photo.options if photo.HasField("options") else self._default_options
         self._parts, self._size_bytes = bytearray(), 0
-        if photo.has_more:
+        try:
+            await self._context.access.accounts.queue(self._caller)  # within the window: that is no unused stream
+        except DependencyUnavailable as error:  # the others are under way, and charged
+            self._refuse(client_id, error)
+        if photo.has_more and self._parts is not None:
             timeout_s = self._context.gateway.settings.request_timeout_s
             late = DeadlineExceeded(f"the photo took longer than {timeout_s:g} s to arrive")
             self._too_late = asyncio.get_running_loop().call_later(timeout_s, self._refuse, client_id, late)

@@ -19,6 +19,7 @@ from service.core.errors import (
     Draining,
     ImageTooLarge,
     MalformedRequest,
+    QueueFull,
     check_upload_bytes,
 )
 from service.core.jobs import JobState, JobStatus
@@ -65,6 +66,7 @@ class RestorationServicer(RestorationServiceServicer):
                 await held.enter_async_context(parts.uploads.place(caller.owner))
                 upload = upload_of(request.image, parts.max_upload_bytes)
                 options = options_of(request.options, gateway.option_limits)
+                parts.sending.check(caller.owner)
                 charge = await accounts.charge(caller, partial(gateway.check, upload, options))
             until_s = _until_s(context)
             work = partial(gateway.restore, upload, options, job_id=job_id, until_s=until_s)
@@ -75,6 +77,13 @@ class RestorationServicer(RestorationServiceServicer):
         report = report_of(restoration.report, None if stored is None else stored.expires_at_s)
         response = pb.RestoreResponse(image=restoration.data, report=report)
         if response.ByteSize() <= parts.max_message_bytes:
+            try:
+                let_go = await parts.sending.hold(caller.owner, len(restoration.data))
+            except QueueFull:
+                if stored is None:
+                    raise
+                return pb.RestoreResponse(report=report)
+            context.add_done_callback(lambda _context: let_go())  # type: ignore[arg-type] # any callable will do
             return response
         if stored is None:
             raise ImageTooLarge(

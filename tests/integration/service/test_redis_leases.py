@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from redis.asyncio import Redis
 
+from service.brokers.redis_lanes import Lanes
 from service.brokers.redis_streams import RedisBroker
 from service.core.errors import Abandoned, Cancelled, DeadlineExceeded, InferenceFailed, QueueFull, ServiceError
 from service.core.metrics import Metrics
@@ -199,6 +200,22 @@ async def test_pixels_that_are_gone_fail_their_photo_and_no_other(deployment):
     assert counted(metrics, 'restore_dead_total{reason="payload_lost"} 1.0')
     assert counted(metrics, 'restore_dead_total{reason="payload_unreadable"} 1.0')
     assert await deployment.client.xlen(deployment.key("dead")) == 2
+
+
+async def test_a_photo_that_is_withdrawn_while_it_is_taken_is_no_dead_one(deployment, monkeypatch, caplog):
+    metrics = Metrics()
+    broker, get_many = deployment.broker(metrics=metrics), Lanes.get_many
+    await broker.submit(photo("a", 2))
+
+    async def after_all(lanes, names):
+        await broker.cancel("a")
+        return await get_many(lanes, names)
+
+    monkeypatch.setattr(Lanes, "get_many", after_all)
+    assert await broker.take(4, 0) == []
+    assert counted(metrics, 'restore_dead_total{reason="payload_lost"} 0.0')
+    assert await deployment.client.xlen(deployment.key("dead")) == 0
+    assert caplog.records == []
 
 
 async def test_pixels_expire_and_what_waits_does_not(deployment):

@@ -13,6 +13,7 @@ import numpy as np
 
 from service.access.ownership import new_job_id
 from service.brokers.memory_jobs import JobLimits, MemoryJobQueue
+from service.client import AsyncGrpcClient, Photo
 from service.core.errors import NotFound
 from service.core.metrics import Metrics
 from service.core.results import StoredResult
@@ -20,6 +21,7 @@ from service.core.sending import PART_BYTES, SendingRoom
 from service.core.settings import Settings
 from service.core.types import OutputFormat, Report, Restoration
 from service.rpc import restoration_pb2 as pb
+from service.rpc.server import SERVICE
 from tests import processes
 from tests.pictures import encoded
 from tests.rpc_serving import ending, next_response, refusal, rpc_service, until
@@ -33,6 +35,8 @@ DATA = random.Random(0).randbytes(SIZE)
 PNG = encoded()
 NOISE = np.random.default_rng(0).integers(0, 256, (600, 600, 3), dtype=np.uint8)
 PATIENT, HASTY_S = 30.0, 0.5
+DONE = 'restore_photos_total{outcome="succeeded"}'
+SMALL_BUFFERS = (("grpc.http2.lookahead_bytes", 16 * 1024), ("grpc.http2.bdp_probe", 0))  # as in test_grpc_streams.py
 
 
 class OneResult(MemoryJobQueue):
@@ -187,3 +191,65 @@ async def test_over_grpc_who_goes_before_he_hears_of_the_end_is_no_failure(caplo
         slow.cancel()
         assert len([part async for part in asked(stub)]) > 1
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+LARGE = pb.RestoreOptions(faces=pb.FACE_SELECTION_ANY, det_threshold=1, upscale=1.9, output_format=pb.OUTPUT_FORMAT_PNG)
+
+
+@contextlib.contextmanager
+def unread(parts):
+    """A call of Restore whose answer is not read before somebody asks for it."""
+
+    async def request():
+        yield pb.RestoreRequest(image=encoded(NOISE), options=LARGE)
+
+    asked = parts.channel.stream_stream(f"/{SERVICE}/Restore", request_serializer=pb.RestoreRequest.SerializeToString)
+    call = asked(request())
+    try:
+        yield call
+    finally:
+        call.cancel()
+
+
+async def test_over_grpc_an_answer_of_restore_that_is_not_read_holds_room():
+    room = SendingRoom(4 << 20, line_s=HASTY_S)  # for one
+    async with rpc_service(sending=room, channel_options=SMALL_BUFFERS) as parts:
+        with unread(parts) as first:
+            await until(lambda: room.held_bytes > 2 << 20)
+            with unread(parts) as second:
+                named = pb.RestoreResponse.FromString(await second.read())
+            assert named.image == b""
+            assert named.report.HasField("expires_at")
+            whole = pb.RestoreResponse.FromString(await first.read())
+            assert len(whole.image) > 2 << 20
+            await until(lambda: room.held_bytes == 0)
+            kept = [part.data async for part in parts.stub.GetResult(pb.GetResultRequest(id=named.report.id))]
+            assert len(b"".join(kept)) == len(whole.image)
+        await until(lambda: room.held_bytes == 0)
+
+
+async def test_over_grpc_an_answer_of_restore_whose_caller_is_gone_holds_nothing():
+    room = SendingRoom(1 << 20)
+    async with rpc_service(sending=room, channel_options=SMALL_BUFFERS) as parts:
+        with unread(parts):
+            await until(lambda: room.held_bytes > 1 << 20)
+            full = parts.stub.Restore(pb.RestoreRequest(image=PNG))
+            assert await refusal(full) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "queue_full")
+            assert parts.counted(DONE) == 1
+        await until(lambda: room.held_bytes == 0)
+        assert (await parts.stub.Restore(pb.RestoreRequest(image=PNG))).image
+
+
+async def test_over_grpc_a_stream_s_answers_wait_with_the_client_whose_caller_is_slow():
+    count, window = 9, 6
+    photos = [Photo(str(number), encoded(NOISE)) for number in range(count)]
+    hasty = SendingRoom(1 << 20, part_s=HASTY_S)
+    async with rpc_service(sending=hasty) as parts, AsyncGrpcClient(parts.address) as client:
+        answers = client.restore_batch(photos, window=window, faces="any", det_threshold=1.0, upscale=3)
+        async with contextlib.aclosing(answers):
+            told = [(await anext(answers)).client_id]
+            (served,) = parts.room.windows
+            await until(lambda: parts.counted(DONE) == 1 + window and served.photos == 0)  # all is read
+            told += [answer.client_id async for answer in answers]
+        assert parts.counted(DONE) == count
+    assert sorted(told) == [photo.client_id for photo in photos]

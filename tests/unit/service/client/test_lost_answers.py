@@ -96,9 +96,10 @@ def over_http(script):
 
 @contextlib.contextmanager
 def over_grpc(script):
+    servicer = script if isinstance(script, OverGrpc) else OverGrpc(script)
     with ThreadPoolExecutor(2) as pool:
         server = grpc.server(pool)
-        add_RestorationServiceServicer_to_server(OverGrpc(script), server)
+        add_RestorationServiceServicer_to_server(servicer, server)
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()
         try:
@@ -168,3 +169,28 @@ async def test_an_answer_that_says_it_was_not_done_is_no_lost_one(first, is_dele
     with refused:
         await retried(until_gone(attempt), AT_ONCE, 10)
     assert ends == []
+
+
+async def test_a_result_that_is_lost_on_its_way_is_fetched_again_and_not_restored_again():
+    class Apart(OverGrpc):
+        """Restores; the image has to be fetched."""
+
+        restored = 0
+
+        def GetLimits(self, request, context):
+            return pb.GetLimitsResponse(max_upload_bytes=1000, max_message_bytes=65536)
+
+        def Restore(self, request, context):
+            self.restored += 1
+            return pb.RestoreResponse(report=pb.Report(id="r", output_format=pb.OUTPUT_FORMAT_PNG))
+
+        def GetResult(self, request, context):
+            if self.script.pop(0) == LOST:
+                context.abort(grpc.StatusCode.UNAVAILABLE, "the connection was lost")
+            yield pb.GetResultResponse(data=b"image", report=pb.Report(id="r", output_format=pb.OUTPUT_FORMAT_PNG))
+
+    servicer = Apart([LOST, DONE])
+    with over_grpc(servicer) as address:
+        async with AsyncGrpcClient(address, retry=AT_ONCE) as client:
+            assert (await client.restore(b"photo")).image == b"image"
+    assert (servicer.script, servicer.restored) == ([], 1)
