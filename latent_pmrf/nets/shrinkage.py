@@ -48,7 +48,7 @@ class WaveletShrinkage(nn.Module):
         self.context = nn.Conv2d(_WIDTH, _WIDTH, 1)
         self.hidden = nn.Conv2d(_WIDTH, _WIDTH, 3, padding=1)
         self.conv_out = zero_init(nn.Conv2d(_WIDTH, _GAINS, 3, padding=1))
-        nn.init.constant_(self.conv_out.bias, _FIRST_NOISE)
+        nn.init.constant_(self.conv_out.get_parameter("bias"), _FIRST_NOISE)
         for name, kernel in (
             ("analysis", _analysis()),
             ("mean", _mean()),
