@@ -168,15 +168,22 @@ class PhotoRunner:
     async def _serve(self, held: _Held) -> None:
         """One photo from its lease to its outcome; it stays held only if this is cut short."""
         with consuming("runner", held.job.origin, {LANE: held.job.lane.value}):
-            outcome = await self._outcome(held)
-            if outcome is None:
-                logger.warning("there are no workers; a photo is handed back")
-                with contextlib.suppress(DependencyUnavailable):  # its lease runs out
-                    await self._jobs.hand_back(held.job.job_id)
-            else:
-                note_outcome(await self._tell(held, outcome))
+            try:
+                await self._see_through(held)
+            except Exception:
+                logger.exception("unexpected error at the end of a photo")
         del self._held[held.job.job_id]
         self._room.release()
+
+    async def _see_through(self, held: _Held) -> None:
+        """Work on a photo, and tell its end or hand it back."""
+        outcome = await self._outcome(held)
+        if outcome is None:
+            logger.warning("there are no workers; a photo is handed back")
+            with contextlib.suppress(DependencyUnavailable):  # its lease runs out
+                await self._jobs.hand_back(held.job.job_id)
+        else:
+            note_outcome(await self._tell(held, outcome))
 
     async def _outcome(self, held: _Held) -> Restoration | ServiceError | None:
         """Restore a photo, and again while it is the surroundings that fail; None if it cannot be done here."""

@@ -104,15 +104,18 @@ class Worker:
 
     async def _admit(self) -> None:
         """Fill the free slots; wait for faces only while there is nothing else to do."""
+        too_early: list[FaceJob] = []
         for job in await self._take():
             if job.key in self._held:  # of an attempt before, not wanted any more, in a call that has not ended
-                await self._broker.hand_back([job])
+                too_early.append(job)
                 continue
             self._held[job.key] = job
             try:
                 self._sampler.admit(job)
             except ServiceError as error:
                 self._end(Outcome(job, error), phase="queued")
+        if too_early:  # last: when the queue does not take them, the others that came are held
+            await self._broker.hand_back(too_early)
 
     async def _ask(self, *, stopping: bool) -> None:
         """Take what there is room for, and hear what of it is no longer wanted."""

@@ -211,6 +211,10 @@ class Endpoints:
             trouble = words_of(error)
         except TimeoutError:
             trouble = f"does not answer within {_CHECK_S:g} s"
+        except Exception as error:  # such as a type of data that the client does not know; it may be mended
+            trouble = f"cannot be checked: {error}"
+            if trouble != endpoint.trouble:
+                logger.exception("unexpected error while Triton at %s was checked", endpoint.address)
         else:
             trouble = ""
         if mismatch is not None and endpoint.mismatch is None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from service.brokers.codec import decode, encode
-from service.brokers.intake import key_conflict, retry_after_s
+from service.brokers.intake import cannot_be_kept, key_conflict, retry_after_s
 from service.brokers.keys import DEFAULT_PREFIX, QueueKeys
 from service.brokers.redis_lanes import POLL_S, Lanes, LeaseTerms
 from service.brokers.redis_listener import Ear
@@ -41,6 +41,7 @@ from service.core.types import FacePreview, Lane, Report, Restoration, Upload
 
 _LOOK_PAUSE_S = 0.05  # between two looks of one who watches: a busy lane moves often
 _MOVED = b"moved"  # said of a lane, not of a job
+_MOST_BYTES = 512 * 1024 * 1024  # of a value, unless the server is set up otherwise (`proto-max-bulk-len`)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,10 +188,13 @@ class RedisJobQueue:
             Whether it is the job's outcome.
 
         Raises:
+            ImageTooLarge: It is more than the server takes.
             DependencyUnavailable: The server does not answer.
         """
-        report = restoration.report
-        is_end, view = await self._lanes.run_as_taker("finish", report.id, encode(restoration), encode(report))
+        report, data = restoration.report, encode(restoration)
+        if len(data) > _MOST_BYTES:  # the server would hang up, and seem to be away for ever
+            raise cannot_be_kept(len(data), _MOST_BYTES)
+        is_end, view = await self._lanes.run_as_taker("finish", report.id, data, encode(report))
         self._lanes.show(view)
         self._lanes.let_go((report.id, 0))
         if is_end:

@@ -307,6 +307,16 @@ def defect() -> ServiceError:
     return ServiceError("the service failed; the operator finds the cause in the log", hint="try again")
 
 
+def same_for_another(error: ServiceError) -> ServiceError:
+    """The same for another photo: who raises an error adds his frames to it, and to `extra` what his request is called.
+
+    Callers who share one are told each other's requests, and who clears its frames ends the others' coroutines.
+    """
+    other = type(error)(error.detail, hint=error.hint, **error.extra)
+    other.stage = error.stage
+    return other
+
+
 def forget_trace(error: BaseException) -> None:
     """Let go of the frames in which an error came up, and of those of its causes: they hold a photo and its pixels."""
     error.__traceback__ = error.__cause__ = error.__context__ = None

@@ -23,7 +23,7 @@ from typing import ParamSpec, TypeVar
 import cv2
 import numpy as np
 
-from service.core.errors import InferenceFailed, ManifestMismatch, ServiceError
+from service.core.errors import InferenceFailed, ManifestMismatch, ServiceError, same_for_another
 from service.core.interfaces import InferenceBackend
 from service.core.manifest import Manifest, NetworkSpec
 from service.core.tracing import stage
@@ -314,7 +314,7 @@ async def isolated(
         if len(faces) == 1:
             return [error]
     except ServiceError as error:  # not a matter of the faces: alone they would fail as well
-        return [error] * len(faces)
+        return [same_for_another(error) for _ in faces]
     half = len(faces) // 2
     return [*await isolated(phase, faces[:half]), *await isolated(phase, faces[half:])]
 

@@ -119,13 +119,21 @@ class Courier:
 
     async def _attempt(self, notice: Notice) -> None:
         try:
-            delivery = await self._sender.send(notice)
+            delivery = await self._sent(notice)
             note({OUTCOME: delivery.value})
             await self._settle(notice, delivery)
         except DependencyUnavailable as error:
             logger.warning("the end of a delivery cannot be told, it will be repeated: %s", error.detail)
         except Exception:
-            logger.exception("unexpected error with notice %s", notice.notice_id)  # it comes due again after its lease
+            logger.exception("unexpected error with the end of notice %s", notice.notice_id)  # its lease runs out
+
+    async def _sent(self, notice: Notice) -> Delivery:
+        """How an attempt ended; one that met an unexpected error counts like any that failed, and is not the last."""
+        try:
+            return await self._sender.send(notice)
+        except Exception:
+            logger.exception("unexpected error with notice %s", notice.notice_id)
+            return Delivery.FAILED
 
     async def _settle(self, notice: Notice, delivery: Delivery) -> None:
         if delivery is Delivery.FAILED and notice.attempt >= len(RETRY_S):

@@ -18,6 +18,8 @@ from service.webhooks.targets import Address, AddressRefused, WebhookTargets
 
 _TIMEOUT_S = 15.0
 _SUCCESS = 2  # hundred and something
+# The last two: a redirect leads to what is no address. It is not followed, but read by the client all the same.
+_FAILURES = (httpx.TransportError, httpx.InvalidURL, UnicodeError)
 _MAX_ADDRESSES = 4  # tried one after the other until one can be connected to
 
 logger = logging.getLogger(__name__)
@@ -76,7 +78,7 @@ class NoticeSender:
         except AddressRefused as error:
             logger.warning("notice %s is not delivered: %s", notice.notice_id, error)
             return Delivery.REFUSED
-        except (httpx.TransportError, OSError) as error:  # OSError: also the name is not found, or time is up
+        except (*_FAILURES, OSError) as error:  # OSError: also the name is not found, or time is up
             logger.info("notice %s, attempt %d: %r", notice.notice_id, notice.attempt + 1, error)
             return Delivery.FAILED
         if status // 100 == _SUCCESS:

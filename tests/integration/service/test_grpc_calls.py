@@ -8,6 +8,7 @@ import pytest
 from google.protobuf.json_format import MessageToDict
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from service.core.errors import DependencyUnavailable
 from service.rpc import restoration_pb2 as pb
 from service.rpc.server import SERVICE
 from tests.fakes import AnalyticBackend
@@ -294,6 +295,21 @@ async def test_a_defect_leaves_no_trace_in_the_answer(caplog):
     assert caught.value.code() is grpc.StatusCode.INTERNAL
     assert "secret" not in str(caught.value)
     assert "secret" in caplog.text
+
+
+async def test_callers_whose_faces_fail_together_are_each_told_why():
+    gate, request = asyncio.Event(), pb.RestoreRequest(image=FACE, options=ALIGNED)
+    error = DependencyUnavailable("Triton is away")
+    away = AnalyticBackend(guilty=lambda *_: True, error=error, gates={"estimator": gate})
+    async with rpc_service(backend=away) as parts:
+        first = asyncio.create_task(refusal(parts.stub.Restore(request)))
+        await away.called["estimator"].wait()
+        others = [asyncio.create_task(refusal(parts.stub.Restore(request))) for _ in range(3)]
+        await until(lambda: parts.counted('restore_queue_depth{lane="interactive"}') == 3)
+        gate.set()
+        told = await asyncio.gather(first, *others)
+    assert told == [(grpc.StatusCode.UNAVAILABLE, "dependency_unavailable")] * 4
+    assert away.rows("estimator") == [1, 3]
 
 
 async def test_health_follows_readiness():

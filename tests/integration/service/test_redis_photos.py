@@ -7,9 +7,10 @@ import json
 import pytest
 from redis.asyncio import Redis
 
+from service.brokers import redis_jobs
 from service.brokers.codec import encode
 from service.brokers.redis_jobs import RedisJobQueue, SharedJobLimits
-from service.core.errors import Abandoned, DeadlineExceeded, ServiceError
+from service.core.errors import Abandoned, DeadlineExceeded, ImageTooLarge, ServiceError
 from service.core.jobs import Idempotency, JobState, Progress
 from service.core.metrics import Metrics
 from service.core.types import Lane
@@ -235,6 +236,16 @@ async def test_the_key_of_a_photo_that_is_tried_again_lasts_as_long_as_that(serv
     assert 0 < await server.client.ttl(server.key(digest)) <= 50
     await queue.admit(photo("b"), same)
     assert await server.client.ttl(server.key(digest)) == -1
+
+
+async def test_a_result_that_the_server_would_hang_up_on_is_the_photo_s_fault(server, monkeypatch):
+    monkeypatch.setattr(redis_jobs, "_MOST_BYTES", 10_000)
+    queue = server.queue()
+    await queue.admit(photo("a"))
+    await queue.take(0)
+    with pytest.raises(ImageTooLarge, match="the service keeps at most 10000"):
+        await queue.finish(result_of("a", bytes(10_000)))
+    assert await queue.finish(result_of("a"))
 
 
 async def test_a_notice_that_somebody_else_has_settled_does_not_come_back(server):

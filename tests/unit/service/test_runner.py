@@ -16,6 +16,7 @@ from service.core.errors import (
     DependencyUnavailable,
     InferenceFailed,
     QueueFull,
+    ServiceError,
 )
 from service.core.jobs import JobState, PhotoJob, Progress
 from service.core.metrics import Metrics
@@ -329,6 +330,20 @@ async def test_nothing_is_lost_while_the_queue_is_away(method, caplog):
             assert ended.failure.code == "unsupported_format"
     assert jobs.failures < 3
     assert caplog.text.count("the queue of photos does not answer: the queue does not answer;") == (method == "take")
+
+
+async def test_a_photo_whose_end_cannot_be_seen_leaves_its_place(caplog):
+    class Unreadable(MemoryJobQueue):
+        async def status(self, job_id):
+            raise ServiceError("the queue holds a Progress of version 2")
+
+    async with running(Telling(hold=asyncio.Event()), jobs=make_jobs(Unreadable), at_once=1) as parts:
+        await parts.admit("a")
+        await parts.broker.submitted.wait()
+        await parts.jobs.cancel("a")
+        await parts.admit("b", b"a text")
+        assert (await parts.state("b")).state is JobState.FAILED
+    assert "unexpected error at the end of a photo" in caplog.text
 
 
 async def test_stopping_finishes_what_was_taken_and_leaves_the_rest():

@@ -234,6 +234,23 @@ async def test_a_failure_that_cannot_be_told_costs_no_other_photo():
         assert len(await parts.restore(face_job("next"))) == 1
 
 
+async def test_faces_that_came_with_one_that_is_not_taken_back_are_restored():
+    gate = asyncio.Event()
+    broker = FlakyBroker("hand_back", 1)
+    async with running(AnalyticBackend(gates={"vae_decoder": gate}), broker=broker) as parts:
+        other = asyncio.create_task(parts.restore(face_job("other", num_steps=20)))
+        before = asyncio.create_task(parts.restore(face_job("again", num_steps=1)))
+        await parts.backend.called["vae_decoder"].wait()
+        await broker.cancel("again")
+        await broker.submit([face_job("again")])
+        beside = asyncio.create_task(parts.restore(face_job("beside", num_steps=1)))
+        with pytest.raises(Cancelled):
+            await before
+        await broker.back.wait()
+        gate.set()
+        assert [len(faces) for faces in await asyncio.gather(other, beside)] == [1, 1]
+
+
 async def test_what_has_ended_while_the_queue_was_away_is_handed_back_at_the_end():
     async with running(broker=FlakyBroker("complete", 10**9), grace_s=0.05) as parts:
         await parts.broker.submit([face_job(num_steps=1)])

@@ -219,6 +219,19 @@ async def test_a_server_that_comes_back_as_another_one_is_not_used(bundle, confi
     assert "networks.estimator.sha256" in caplog.text
 
 
+async def test_a_server_that_cannot_be_checked_is_checked_again_until_it_can(bundle, config, caplog):
+    servicer = Scripted(config, [(UNAVAILABLE, "Socket closed")])
+    async with calling(bundle, servicer) as backend:
+        servicer.config = model_config_pb2.ModelConfig()
+        servicer.config.CopyFrom(config)
+        servicer.config.input[0].data_type = 99  # of a release after our client's
+        waiting = asyncio.create_task(backend.infer("estimator", IMAGE))
+        await until(lambda: "unexpected error while Triton at" in caplog.text)
+        servicer.config = config
+        np.testing.assert_array_equal((await waiting)["posterior_mean"], IMAGE["image"])
+    assert caplog.text.count("unexpected error while Triton at") == 1
+
+
 async def test_a_server_that_is_not_ready_yet_is_waited_for(bundle, config):
     servicer = Scripted(config)
     servicer.is_ready = False

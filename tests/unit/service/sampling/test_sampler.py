@@ -171,10 +171,22 @@ async def test_a_guilty_face_fails_alone(network):
 
 
 async def test_without_the_server_every_face_fails_and_none_is_tried_alone():
-    backend = AnalyticBackend(guilty=guilty_white("estimator"), error=DependencyUnavailable("no answer"))
+    error = DependencyUnavailable("no answer", hint="later", retry_after_s=3)
+    error.stage = "estimator"
+    backend = AnalyticBackend(guilty=guilty_white("estimator"), error=error)
     results = await restore(make_sampler(backend), face_job("a"), face_job("b", grey=WHITE))
     assert [type(result) for result in results] == [DependencyUnavailable] * 2
     assert backend.calls == [("estimator", 2)]
+    first, second = results
+    assert first is not second
+    assert first.extra is not second.extra
+    for each in results:
+        assert (each.detail, each.hint, each.extra, each.stage) == (
+            "no answer",
+            "later",
+            {"retry_after_s": 3},
+            "estimator",
+        )
 
 
 async def test_withdrawn_faces_leave_and_the_others_stay():

@@ -159,14 +159,29 @@ async def test_a_slow_receiver_does_not_hold_up_the_others():
 
 
 async def test_it_goes_on_while_the_queue_is_away_and_after_a_defect(caplog):
-    outbox, sender = Outbox(notice_lease_s=0.2), Scripted(ZeroDivisionError("a defect"), Delivery.DELIVERED)
+    outbox, sender = Outbox(), Scripted(ZeroDivisionError("a defect"), Delivery.DELIVERED)
     outbox.failures = 3
     async with running(outbox, sender):
         await outbox.leave_notice()
         await outbox.until_settled(1)
+        outbox.ahead_s += RETRY_S[0]
+        await outbox.until_settled(2)
     assert len(sender.sent) == 2
     assert [record.exc_info[0] for record in caplog.records if record.levelno == logging.ERROR] == [ZeroDivisionError]
     assert caplog.text.count("the queue of notices does not answer: no answer") == 1
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("a defect"), DependencyUnavailable("not the queue")], ids=str)
+async def test_a_notice_that_no_attempt_gets_over_is_given_up_like_any_other(error):
+    outbox, sender = Outbox(), Scripted(error)
+    async with running(outbox, sender) as metrics:
+        await outbox.leave_notice()
+        for attempt in range(len(RETRY_S) + 1):
+            await outbox.until_settled(attempt + 1)
+            outbox.ahead_s += RETRY_S[min(attempt, len(RETRY_S) - 1)]
+        assert counted(metrics, "failed") == len(RETRY_S)
+        assert counted(metrics, "given_up") == 1
+    assert outbox.settled[-1] == (len(RETRY_S), None)
 
 
 async def test_stopping_delivers_what_is_due_and_leaves_what_is_not():

@@ -43,6 +43,8 @@ class Receiver:
         answer = request.path_params["answer"]
         if answer == "redirect":
             return RedirectResponse("/200", status_code=307)
+        if answer.startswith("leads-to/"):
+            return PlainTextResponse("", status_code=302, headers={"Location": answer.removeprefix("leads-to/")})
         if answer == "cookie":
             return PlainTextResponse("answer", headers={"Set-Cookie": "session=secret"})
         if answer == "large":
@@ -118,6 +120,13 @@ async def test_what_an_answer_means(receiver, answer, expected, caplog):
 
 async def test_a_redirect_is_not_followed(receiver):
     assert await deliver(f"{receiver.address}/redirect") is Delivery.FAILED
+    assert len(receiver.requests) == 1
+
+
+@pytest.mark.parametrize("place", ["mailto:somebody", "data:,", "http://xn--/", "https://host:99999999/"])
+async def test_a_redirect_to_what_is_no_address_is_a_failed_attempt(receiver, place):
+    """The client reads where it leads to though nobody follows."""
+    assert await deliver(f"{receiver.address}/leads-to/{place}") is Delivery.FAILED
     assert len(receiver.requests) == 1
 
 
