@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from service.access.ownership import new_job_id
-from service.core import tracing
+from service.core import errors, tracing
 from service.core.admission import Admission
 from service.core.errors import DeadlineExceeded, Draining, ImageTooLarge, QueueFull, ServiceError, TooManyFaces
 from service.core.interfaces import Broker, OnPreview, OnProgress
@@ -249,6 +249,7 @@ class Gateway:
         except TimeoutError as error:
             if not deadline.expired():
                 raise
+            errors.forget_trace(error)  # its timer leads to the task, and that to what follows: a ring, with a photo
             raise DeadlineExceeded(f"the photo took longer than {round(timeout_s, 1):g} s") from error
 
     def _end_s(self, until_s: float | None) -> float:

@@ -27,6 +27,7 @@ from service.core.errors import (
     NotFound,
     ServiceError,
     defect,
+    forget_trace,
 )
 from service.core.interfaces import JobQueue, OnPreview, OnProgress
 from service.core.jobs import JobState, PhotoJob, Progress
@@ -136,16 +137,21 @@ class PhotoRunner:
             await self._room.acquire()
             if stop.is_set() and not (self._finish_queue and await self._jobs.depth()):
                 break
-            job = await self._take()
-            if job is None:
+            if not await self._begin_one():
                 self._room.release()
-                continue
-            held = self._held[job.job_id] = _Held(job, PhotoLog(job.lane))
-            task = asyncio.create_task(self._serve(held), name="photo")
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
         if self._tasks:
             await asyncio.wait(self._tasks)
+
+    async def _begin_one(self) -> bool:
+        """Take a photo and begin it, if there is one; nothing of it stays here."""
+        job = await self._take()
+        if job is None:
+            return False
+        held = self._held[job.job_id] = _Held(job, PhotoLog(job.lane))
+        task = asyncio.create_task(self._serve(held), name="photo")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return True
 
     async def _take(self) -> PhotoJob | None:
         try:
@@ -178,6 +184,9 @@ class PhotoRunner:
     async def _see_through(self, held: _Held) -> None:
         """Work on a photo, and tell its end or hand it back."""
         outcome = await self._outcome(held)
+        held.pipeline = None
+        if isinstance(outcome, ServiceError):
+            forget_trace(outcome)  # the queue may be long in taking it
         if outcome is None:
             logger.warning("there are no workers; a photo is handed back")
             with contextlib.suppress(DependencyUnavailable):  # its lease runs out
@@ -206,6 +215,7 @@ class PhotoRunner:
                 if doubts > _MAX_DOUBTS or job.deadline_s < time.time():
                     return error
                 logger.warning("a photo is begun again: %s", error.detail)
+                forget_trace(error)
                 await asyncio.sleep(self._pause_s)
             except ServiceError as error:
                 return error
@@ -238,8 +248,9 @@ class PhotoRunner:
                     return outcome
                 outcome = defect()
             else:
-                if is_stored:
-                    held.log.tell(SUCCEEDED if isinstance(outcome, Restoration) else outcome.code)
+                if not is_stored:  # it is withdrawn, or another gateway's to tell and to settle
+                    break
+                held.log.tell(SUCCEEDED if isinstance(outcome, Restoration) else outcome.code)
                 if self._accounts is not None:
                     await self._accounts.settle(held.job.charge, held.job.job_id, outcome)
                 return outcome

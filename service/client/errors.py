@@ -114,6 +114,12 @@ def unreadable(error: OSError) -> RestorationError:
     )
 
 
+def without_trace(error: RestorationError) -> RestorationError:
+    """The error without the frames in which it came up, and those of its causes: they hold the photo that was sent."""
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+    return error
+
+
 def _seconds(retry_after: str | None) -> float | None:
     """Delay of a Retry-After header; a date (proxies may send one) is left to our own back-off."""
     try:

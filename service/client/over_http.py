@@ -7,7 +7,7 @@ import contextlib
 import json
 import ssl
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 from urllib.parse import quote
@@ -15,12 +15,12 @@ from urllib.parse import quote
 import httpx
 
 from service.client.credentials import with_key
-from service.client.errors import RestorationError, ServerUnreachable, of_problem, unreadable
+from service.client.errors import RestorationError, ServerUnreachable, of_problem, unreadable, without_trace
 from service.client.interface import TIMEOUT_S, WINDOW
 from service.client.options import Options, as_fields
 from service.client.photo_files import read_photo
 from service.client.results import Answer, ImageSource, Job, Limits, Photo, Report, Restored
-from service.client.retry import Retry, retried, until_gone, watched
+from service.client.retry import NOT_FOUND, Retry, retried, until_gone, watched
 from service.client.supply import PhotoSource, Supply
 
 T = TypeVar("T")
@@ -83,12 +83,20 @@ class AsyncHttpClient:
     ) -> Restored:
         """Restore one photo; see `AsyncRestorationClient`."""
         fields = as_fields(options)
+        where = ""  # it is kept, once it is restored
 
         async def attempt(_left_s: float) -> Restored:
-            response = await self._send("POST", "/restore", **await self._form(image, fields))
-            where = response.headers.get("location", "")
+            nonlocal where
+            response = await self._kept_image(where)
+            if response is None:
+                form = await self._form(image, fields)
+                with _told_unreachable():
+                    async with self._http.stream("POST", "/restore", **form) as response:
+                        where = _place_in(response)  # known before the image is here, or where there is no room for it
+                        await _check(response)
+                        await response.aread()
             report = None
-            if where.startswith("/"):
+            if where:
                 with contextlib.suppress(RestorationError):  # the photo is restored; only its report is gone
                     report = Report.of(_document(await self._send("GET", where)))
             return Restored(response.content, response.headers.get("content-type", ""), report)
@@ -111,11 +119,13 @@ class AsyncHttpClient:
                     if photo is not None:
                         restoring.add(asyncio.create_task(self._answer(photo, options)))
                     pulling = None if photo is None else asyncio.create_task(supply.next())
+                    del photo
                 for task in [task for task in restoring if task.done()]:
                     restoring.remove(task)
                     answer = task.result()
                     supply.answered(answer.client_id)
                     yield answer
+                    del answer, task  # the next one may be long in coming
         finally:
             left: list[asyncio.Task[Any]] = [*restoring, *([] if pulling is None else [pulling])]
             for task in left:
@@ -174,7 +184,7 @@ class AsyncHttpClient:
         except ServerUnreachable:
             raise
         except RestorationError as error:
-            return Answer(photo.client_id, error=error)
+            return Answer(photo.client_id, error=without_trace(error))
         except OSError as error:
             return Answer(photo.client_id, error=unreadable(error))
         return Answer(photo.client_id, restored=restored)
@@ -186,10 +196,21 @@ class AsyncHttpClient:
             self._max_upload_bytes = Limits.of(_document(response)).max_upload_bytes
         return {"files": {"image": ("photo", await read_photo(image, self._max_upload_bytes))}, "data": dict(fields)}
 
+    async def _kept_image(self, where: str) -> httpx.Response | None:
+        """The image of a photo that an attempt before has restored; None where there is none, or not any more."""
+        if not where:
+            return None
+        try:
+            return await self._send("GET", f"{where}/result")
+        except RestorationError as error:
+            if error.code != NOT_FOUND:
+                raise
+            return None
+
     async def _events(self, job_id: str) -> AsyncGenerator[Job, None]:
         """The states of a job as one connection tells them."""
         silence = httpx.Timeout(_SILENCE_S, connect=_CONNECT_S)
-        try:
+        with _told_unreachable():
             async with self._http.stream("GET", f"{_path(job_id)}/events", timeout=silence) as response:
                 await _check(response)
                 kind = ""
@@ -198,8 +219,6 @@ class AsyncHttpClient:
                         kind = line.removeprefix("event:").strip()
                     elif line.startswith("data:") and kind in _STATES:
                         yield Job.of(json.loads(line.removeprefix("data:")))
-        except httpx.TransportError as error:
-            raise _unreachable(error) from error
 
     async def _ask(self, method: str, path: str) -> httpx.Response:
         """A request without a body, which may be repeated."""
@@ -215,10 +234,8 @@ class AsyncHttpClient:
             RestorationError: The service refuses.
             ServerUnreachable: There is no answer.
         """
-        try:
+        with _told_unreachable():
             response = await self._http.request(method, path, **content)
-        except httpx.TransportError as error:
-            raise _unreachable(error) from error
         await _check(response)
         return response
 
@@ -252,5 +269,16 @@ def _path(job_id: str) -> str:
     return f"{_JOBS}/{quote(job_id, safe='')}"
 
 
-def _unreachable(error: httpx.TransportError) -> ServerUnreachable:
-    return ServerUnreachable(str(error) or type(error).__name__)
+def _place_in(response: httpx.Response) -> str:
+    """Where an answer says that a restored photo is kept; empty where it does not."""
+    where: str = response.headers.get("location", "")
+    return where if where.startswith(f"{_JOBS}/") else ""
+
+
+@contextlib.contextmanager
+def _told_unreachable() -> Iterator[None]:
+    """What the network does in the block is told as `ServerUnreachable`."""
+    try:
+        yield
+    except httpx.TransportError as error:
+        raise ServerUnreachable(str(error) or type(error).__name__) from error

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from grpc import aio
 
-from service.client.errors import RestorationError, ServerUnreachable, unreadable
+from service.client.errors import RestorationError, ServerUnreachable, unreadable, without_trace
 from service.client.messages import error_of, options_message, parts_of, progress_of, restored_of
 from service.client.photo_files import read_photo
 from service.client.results import Answer, Photo, Progress, Restored
@@ -113,7 +113,7 @@ class _Stream:
             except OSError as error:
                 self._tell(photo.client_id, unreadable(error))
             except RestorationError as error:
-                self._tell(photo.client_id, error)
+                self._tell(photo.client_id, without_trace(error))
             else:
                 if photo.wire_id != photo.client_id:
                     self.names[photo.wire_id] = photo.client_id

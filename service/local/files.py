@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from service.core.errors import InvalidOption, NotFound, QueueFull, ServiceError, check_upload_bytes
+from service.core.errors import InvalidOption, NotFound, QueueFull, ServiceError, check_upload_bytes, forget_trace
 from service.core.suffixes import SUFFIX_OF, SUFFIXES, result_name
 from service.core.types import OutputFormat, Report, RestoreOptions, Upload
 from service.gateway import Gateway
@@ -101,6 +101,7 @@ async def restore_files(
             try:
                 return Outcome(task, report=await _restore_file(gateway, task, options))
             except ServiceError as error:
+                forget_trace(error)  # outcomes stay to the end of the run
                 return Outcome(task, error=error)
 
     running = [asyncio.ensure_future(one(task)) for task in tasks]
