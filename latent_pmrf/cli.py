@@ -90,20 +90,19 @@ def _enlarge(options: argparse.Namespace) -> int:
     from latent_pmrf.training.checkpoint import load_weights, save_weights
     from latent_pmrf.training.enlarge import enlarge, enlarge_flow, enlarged, enlarged_flow
 
+    config: UNetConfig | HDiTConfig
     try:
         weights = load_weights(options.weights)
+        if isinstance(weights.config, UNetConfig):
+            stage, config, tensors = "estimator", enlarged(weights.config), enlarge(weights.config, weights.state_dict)
+        elif isinstance(weights.config, HDiTConfig):
+            stage, config, tensors = "flow", enlarged_flow(weights.config), enlarge_flow(weights.state_dict)
+        else:
+            raise ValueError(f"{options.weights} holds neither a U-Net estimator nor a velocity network")
     except (ValueError, FileNotFoundError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    if isinstance(weights.config, UNetConfig):
-        tensors = enlarge(weights.config, weights.state_dict)
-        save_weights(options.out, enlarged(weights.config), tensors, {"stage": "estimator", "enlarged": weights.info})
-    elif isinstance(weights.config, HDiTConfig):
-        tensors = enlarge_flow(weights.state_dict)
-        save_weights(options.out, enlarged_flow(weights.config), tensors, {"stage": "flow", "enlarged": weights.info})
-    else:
-        sys.stderr.write(f"error: {options.weights} holds neither a U-Net estimator nor a velocity network\n")
-        return 2
+    save_weights(options.out, config, tensors, {"stage": stage, "enlarged": weights.info})
     return 0
 
 

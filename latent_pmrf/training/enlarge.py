@@ -27,7 +27,13 @@ _INNER = ("mapping", "mid_block", "time_proj", "timestep_embedder")
 
 
 def enlarged(config: UNetConfig) -> UNetConfig:
-    """Specification of the estimator for pictures of twice the side."""
+    """Specification of the estimator for pictures of twice the side.
+
+    Raises:
+        ValueError: It shrinks wavelet bands, and would find others in the larger picture.
+    """
+    if config.shrinkage:
+        raise ValueError("an estimator with shrinkage cannot be enlarged: its finest bands would be others")
     return dataclasses.replace(config, image_size_px=FACTOR * config.image_size_px, unshuffle=FACTOR * config.unshuffle)
 
 

@@ -170,7 +170,7 @@ async def test_what_is_deleted_is_not_kept_by_a_runner_that_waits_for_the_next_p
 
         def left():
             gc.collect()
-            kept = [each for each in gc.get_objects() if isinstance(each, Upload | Restoration)]
+            kept = [each for each in gc.get_objects() if type(each) in (Upload, Restoration)]
             return [each for each in kept if each.data in (OWN, data)]
 
         await until(lambda: not left())

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 
@@ -8,13 +10,15 @@ from latent_pmrf.training.checkpoint import load_weights, save_weights
 from latent_pmrf.training.enlarge import enlarge_flow, enlarged, enlarged_flow
 from tests.tiny_runs import HDIT, SIDE_PX, UNET, VAE, tiny
 
+PLAIN = replace(UNET, shrinkage=False)
+
 
 def test_the_large_network_computes_what_the_small_one_computes_on_the_shrunk_picture(tmp_path):
-    small = tiny(UNET)
-    save_weights(tmp_path / "small.safetensors", UNET, small.state_dict(), {"stage": "estimator"})
+    small = tiny(PLAIN)
+    save_weights(tmp_path / "small.safetensors", PLAIN, small.state_dict(), {"stage": "estimator"})
     assert main(["enlarge", str(tmp_path / "small.safetensors"), str(tmp_path / "large.safetensors")]) == 0
     weights = load_weights(tmp_path / "large.safetensors")
-    assert weights.config == enlarged(UNET)
+    assert weights.config == enlarged(PLAIN)
     large = build(weights.config).eval()
     large.load_state_dict(weights.state_dict)
     y = torch.rand(2, 3, 2 * SIDE_PX, 2 * SIDE_PX)
@@ -24,6 +28,13 @@ def test_the_large_network_computes_what_the_small_one_computes_on_the_shrunk_pi
         expected = F.interpolate(small(shrunk) - shrunk, scale_factor=2.0, mode="nearest")
     torch.testing.assert_close(residual, expected, atol=1e-5, rtol=1e-4)
     assert residual.std() > 0.01
+
+
+def test_an_estimator_with_shrinkage_is_not_enlarged(tmp_path, capsys):
+    save_weights(tmp_path / "small.safetensors", UNET, tiny(UNET).state_dict(), {"stage": "estimator"})
+    assert main(["enlarge", str(tmp_path / "small.safetensors"), str(tmp_path / "large.safetensors")]) != 0
+    assert "with shrinkage cannot be enlarged" in capsys.readouterr().err
+    assert not (tmp_path / "large.safetensors").exists()
 
 
 def test_a_large_flow_has_the_small_one_inside(tmp_path):

@@ -118,7 +118,7 @@ async def test_an_answer_that_failed_holds_nothing_of_its_photo():
 async def test_an_answer_that_was_taken_is_not_kept_until_the_next_one():
     def last_is_gone():
         gc.collect()
-        return not [kept for kept in gc.get_objects() if isinstance(kept, Restored)]
+        return not [kept for kept in gc.get_objects() if type(kept) is Restored]
 
     gone = []
 
