@@ -21,7 +21,7 @@ from service.core import errors, tracing
 from service.core.admission import Admission
 from service.core.errors import DeadlineExceeded, Draining, ImageTooLarge, QueueFull, ServiceError, TooManyFaces
 from service.core.interfaces import Broker, OnPreview, OnProgress
-from service.core.jobs import Charge, PhotoJob
+from service.core.jobs import CLOCKS_DIFFER_S, Charge, PhotoJob
 from service.core.manifest import Manifest
 from service.core.metrics import Metrics
 from service.core.options import OptionLimits, check_options
@@ -50,7 +50,6 @@ from service.stages.preview import MAX_FACES, placing, preview_every
 from service.stages.samples import Samples
 from service.stages.seen import as_seen, seen_faces
 
-_CLOCKS_DIFFER_S = 2.0  # at most, from machine to machine
 _SEEDS = 2**32  # random seeds stay in what every JSON reader keeps exact; callers may use larger ones
 
 
@@ -375,7 +374,7 @@ class Gateway:
                 try:
                     return await self._results(jobs, plan, on_preview)
                 except DeadlineExceeded:
-                    if plan.deadline_s - time.time() < _CLOCKS_DIFFER_S:
+                    if plan.deadline_s - time.time() < CLOCKS_DIFFER_S:
                         raise
                     # They were there already, with the deadline of a gateway that was lost over them: again, with ours.
                     await self.broker.cancel(plan.job_id)

@@ -33,6 +33,8 @@ from tests.bundle import tiny_manifest
 from tests.fakes import AnalyticBackend, FakeDetector
 
 ALIGNED = pb.RestoreOptions(aligned=True, num_steps=2, seed=7)
+# A reader who reads nothing has room for this much in his sockets, and no more.
+SMALL_BUFFERS = (("grpc.http2.lookahead_bytes", 16 * 1024), ("grpc.http2.bdp_probe", 0))
 _PATIENCE_S = 30.0
 _PAUSE_S = 0.005
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
-from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar, Unpack
 
@@ -19,7 +18,7 @@ from service.client.messages import fits, job_of, limits_of, options_message, pa
 from service.client.options import Options
 from service.client.photo_files import read_photo
 from service.client.results import Answer, ImageSource, Job, Limits, Photo, Restored
-from service.client.retry import Retry, retried, until_gone, watched
+from service.client.retry import Retry, retried, unless_gone, until_gone, watched
 from service.client.statuses import of_status
 from service.client.stream import BatchCall, OnProgress
 from service.client.supply import PhotoSource, Supply
@@ -97,8 +96,16 @@ class AsyncGrpcClient:
     ) -> Restored:
         """Restore one photo; one above the message limit travels in parts, by a stream of its own."""
         wanted = options_message(options)
+        kept_id = ""  # of what is restored, and has to be fetched
+
+        async def fetch(left_s: float) -> Restored:
+            return await self._result(kept_id, left_s)
 
         async def attempt(left_s: float) -> Restored:
+            nonlocal kept_id
+            kept = await unless_gone(_translated(fetch, left_s)(left_s)) if kept_id else None
+            if kept is not None:
+                return kept
             accepted = await self._limits(left_s)
             data = await read_photo(image, accepted.max_upload_bytes)
             if not fits(len(data), accepted.max_message_bytes):
@@ -107,7 +114,8 @@ class AsyncGrpcClient:
             response = await self._stub.Restore(request, timeout=left_s, metadata=self._metadata)
             if response.image:
                 return restored_of(response.image, response.report)
-            return await self._retried(partial(self._result, response.report.id), left_s)  # it is restored
+            kept_id = response.report.id
+            return await fetch(left_s)
 
         return await self._retried(attempt, timeout_s)
 

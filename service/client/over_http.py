@@ -20,7 +20,7 @@ from service.client.interface import TIMEOUT_S, WINDOW
 from service.client.options import Options, as_fields
 from service.client.photo_files import read_photo
 from service.client.results import Answer, ImageSource, Job, Limits, Photo, Report, Restored
-from service.client.retry import NOT_FOUND, Retry, retried, until_gone, watched
+from service.client.retry import Retry, retried, unless_gone, until_gone, watched
 from service.client.supply import PhotoSource, Supply
 
 T = TypeVar("T")
@@ -87,7 +87,7 @@ class AsyncHttpClient:
 
         async def attempt(_left_s: float) -> Restored:
             nonlocal where
-            response = await self._kept_image(where)
+            response = await unless_gone(self._send("GET", f"{where}/result")) if where else None
             if response is None:
                 form = await self._form(image, fields)
                 with _told_unreachable():
@@ -195,17 +195,6 @@ class AsyncHttpClient:
             response = await self._send("GET", "/v1/limits")
             self._max_upload_bytes = Limits.of(_document(response)).max_upload_bytes
         return {"files": {"image": ("photo", await read_photo(image, self._max_upload_bytes))}, "data": dict(fields)}
-
-    async def _kept_image(self, where: str) -> httpx.Response | None:
-        """The image of a photo that an attempt before has restored; None where there is none, or not any more."""
-        if not where:
-            return None
-        try:
-            return await self._send("GET", f"{where}/result")
-        except RestorationError as error:
-            if error.code != NOT_FOUND:
-                raise
-            return None
 
     async def _events(self, job_id: str) -> AsyncGenerator[Job, None]:
         """The states of a job as one connection tells them."""

@@ -14,7 +14,7 @@ from service.client.results import Job
 
 T = TypeVar("T")
 _LEAST_JITTER = 0.5  # clients that were refused together do not come back together
-NOT_FOUND = "not_found"
+_NOT_FOUND = "not_found"
 # Ends of an attempt after which nobody knows whether it was made: the connection was lost, a proxy has answered, or the
 # service has lost the answer of what keeps its jobs.
 _WITHOUT_ANSWER = {"unreachable", NOT_OURS, "dependency_unavailable"}
@@ -82,12 +82,22 @@ def until_gone(attempt: Callable[[float], Awaitable[object]]) -> Callable[[float
         try:
             await attempt(left_s)
         except RestorationError as error:
-            if may_be_gone and error.code == NOT_FOUND:
+            if may_be_gone and error.code == _NOT_FOUND:
                 return
             may_be_gone = may_be_gone or error.code in _WITHOUT_ANSWER
             raise
 
     return repeated
+
+
+async def unless_gone(fetching: Awaitable[T]) -> T | None:
+    """What is fetched, such as a result that an attempt before has left; None where it is not there any more."""
+    try:
+        return await fetching
+    except RestorationError as error:
+        if error.code != _NOT_FOUND:
+            raise
+        return None
 
 
 async def watched(connect: Callable[[], AsyncGenerator[Job, None]], policy: Retry) -> AsyncGenerator[Job, None]:

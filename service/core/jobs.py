@@ -13,6 +13,9 @@ from service.core.errors import NotFound, ServiceError, UploadGone
 from service.core.origin import Origin
 from service.core.types import Lane, Report, RestoreOptions, Upload
 
+CLOCKS_DIFFER_S = 2.0
+"""At most, from machine to machine: deadlines travel as Unix time."""
+
 
 class JobState(StrEnum):
     """Where a job is in its life."""

@@ -17,6 +17,7 @@ from service.composition.release import version
 from service.composition.tls import load_tls
 from service.core.cores import has_bfloat16_tiles, usable_cores
 from service.core.errors import DependencyUnavailable, ManifestMismatch, ServiceError
+from service.core.jobs import CLOCKS_DIFFER_S
 from service.core.manifest import Manifest, load_manifest
 from service.core.metrics import Metrics
 from service.core.settings import ENV_PREFIX, Runtime, Settings, UnusableSettings
@@ -27,7 +28,6 @@ from service.doctor.findings import Finding, Verdict
 _LEAST_MEMORY_MB = 1200
 _TRITON_PATIENCE_S = 10.0
 _OLDEST_REDIS = (6, 2)
-_CLOCKS_DIFFER_S = 2.0  # at most: deadlines travel as Unix time
 _SEED = 7
 _MEMORY = Path("/proc/meminfo")
 _GROUP = Path("/sys/fs/cgroup")
@@ -128,7 +128,7 @@ async def queue(settings: Settings, manifest: Manifest | None) -> Finding:
         remedy = "set appendonly yes (docs/OPERATIONS.md): what waits is lost when the server ends"
         return Finding("queue", Verdict.WARNING, f"{detail} keeps nothing on its disk", remedy)
     ahead_s = time.time() - int(facts.get("server_time_usec", time.time() * 1e6)) / 1e6
-    if abs(ahead_s) > _CLOCKS_DIFFER_S:
+    if abs(ahead_s) > CLOCKS_DIFFER_S:
         detail = f"{detail}; the clock here is {abs(ahead_s):.0f} s {'ahead of' if ahead_s > 0 else 'behind'} its own"
         return Finding("queue", Verdict.WARNING, detail, "keep the clocks of all machines together (NTP)")
     if manifest is not None and not await _has_workers(settings, manifest):

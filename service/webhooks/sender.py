@@ -18,8 +18,9 @@ from service.webhooks.targets import Address, AddressRefused, WebhookTargets
 
 _TIMEOUT_S = 15.0
 _SUCCESS = 2  # hundred and something
-# The last two: a redirect leads to what is no address. It is not followed, but read by the client all the same.
-_FAILURES = (httpx.TransportError, httpx.InvalidURL, UnicodeError)
+# OSError: also the name is not found, or time is up. The last two: a redirect leads to what is no address; it is not
+# followed, but read by the client all the same.
+_FAILURES = (httpx.TransportError, OSError, httpx.InvalidURL, UnicodeError)
 _MAX_ADDRESSES = 4  # tried one after the other until one can be connected to
 
 logger = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ class NoticeSender:
         except AddressRefused as error:
             logger.warning("notice %s is not delivered: %s", notice.notice_id, error)
             return Delivery.REFUSED
-        except (*_FAILURES, OSError) as error:  # OSError: also the name is not found, or time is up
+        except _FAILURES as error:
             logger.info("notice %s, attempt %d: %r", notice.notice_id, notice.attempt + 1, error)
             return Delivery.FAILED
         if status // 100 == _SUCCESS:

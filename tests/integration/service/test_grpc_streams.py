@@ -14,6 +14,7 @@ from tests.fakes import AnalyticBackend
 from tests.pictures import decoded, encoded, pixels
 from tests.rpc_serving import (
     ALIGNED,
+    SMALL_BUFFERS,
     all_answers,
     ending,
     next_answer,
@@ -29,8 +30,6 @@ FACES = [encoded(pixels(64, 64, seed=seed)) for seed in range(4)]
 NOISE = encoded(np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8))  # 200 KB as a PNG
 SMALL_MESSAGES = 64 * 1024
 DONE = 'restore_photos_total{outcome="succeeded"}'
-# A reader who reads nothing has room for this much in his sockets, and no more.
-SMALL_BUFFERS = (("grpc.http2.lookahead_bytes", 16 * 1024), ("grpc.http2.bdp_probe", 0))
 
 
 async def write(call, *requests):

@@ -24,7 +24,7 @@ from service.rpc import restoration_pb2 as pb
 from service.rpc.server import SERVICE
 from tests import processes
 from tests.pictures import encoded
-from tests.rpc_serving import ending, next_response, refusal, rpc_service, until
+from tests.rpc_serving import SMALL_BUFFERS, ending, next_response, refusal, rpc_service, until
 from tests.serving import fake_service
 
 JOB = new_job_id()
@@ -36,7 +36,6 @@ PNG = encoded()
 NOISE = np.random.default_rng(0).integers(0, 256, (600, 600, 3), dtype=np.uint8)
 PATIENT, HASTY_S = 30.0, 0.5
 DONE = 'restore_photos_total{outcome="succeeded"}'
-SMALL_BUFFERS = (("grpc.http2.lookahead_bytes", 16 * 1024), ("grpc.http2.bdp_probe", 0))  # as in test_grpc_streams.py
 
 
 class OneResult(MemoryJobQueue):

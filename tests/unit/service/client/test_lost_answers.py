@@ -64,11 +64,15 @@ class OverGrpc(RestorationServiceServicer):
         self.script = script
 
     def Delete(self, request, context):
-        match self.script.pop(0):
+        self.end(self.script.pop(0), context)
+        return pb.DeleteResponse()
+
+    def end(self, what, context):
+        match what:
             case "lost":
                 context.abort(grpc.StatusCode.UNAVAILABLE, "the connection was lost")
             case "done":
-                return pb.DeleteResponse()
+                return
             case code:
                 status, packed = Status(code=grpc.StatusCode.NOT_FOUND.value[0], message="gone"), Any()
                 packed.Pack(ErrorInfo(reason=code.upper(), domain="latent-pmrf", metadata={"code": code}))
@@ -171,26 +175,39 @@ async def test_an_answer_that_says_it_was_not_done_is_no_lost_one(first, is_dele
     assert ends == []
 
 
-async def test_a_result_that_is_lost_on_its_way_is_fetched_again_and_not_restored_again():
-    class Apart(OverGrpc):
-        """Restores; the image has to be fetched."""
+class Apart(OverGrpc):
+    """Restores; the image has to be fetched."""
 
-        restored = 0
+    restored = 0
 
-        def GetLimits(self, request, context):
-            return pb.GetLimitsResponse(max_upload_bytes=1000, max_message_bytes=65536)
+    def GetLimits(self, request, context):
+        return pb.GetLimitsResponse(max_upload_bytes=1000, max_message_bytes=65536)
 
-        def Restore(self, request, context):
-            self.restored += 1
-            return pb.RestoreResponse(report=pb.Report(id="r", output_format=pb.OUTPUT_FORMAT_PNG))
+    def Restore(self, request, context):
+        self.restored += 1
+        return pb.RestoreResponse(report=pb.Report(id="r", output_format=pb.OUTPUT_FORMAT_PNG))
 
-        def GetResult(self, request, context):
-            if self.script.pop(0) == LOST:
-                context.abort(grpc.StatusCode.UNAVAILABLE, "the connection was lost")
-            yield pb.GetResultResponse(data=b"image", report=pb.Report(id="r", output_format=pb.OUTPUT_FORMAT_PNG))
+    def GetResult(self, request, context):
+        self.end(self.script.pop(0), context)
+        yield pb.GetResultResponse(data=b"image", report=pb.Report(id="r", output_format=pb.OUTPUT_FORMAT_PNG))
 
-    servicer = Apart([LOST, DONE])
+
+@pytest.mark.parametrize(
+    ("script", "restored"), [([LOST, DONE], 1), ([LOST, LOST, DONE], 1), ([LOST, UNKNOWN, DONE], 2)], ids=str
+)
+async def test_a_result_that_is_lost_on_its_way_is_fetched_again_and_not_restored_again(script, restored):
+    """Unless it is gone meanwhile."""
+    servicer = Apart(list(script))
     with over_grpc(servicer) as address:
         async with AsyncGrpcClient(address, retry=AT_ONCE) as client:
             assert (await client.restore(b"photo")).image == b"image"
+    assert (servicer.script, servicer.restored) == ([], restored)
+
+
+async def test_a_result_that_is_lost_each_time_is_restored_once():
+    servicer = Apart([LOST] * AT_ONCE.attempts)
+    with over_grpc(servicer) as address:
+        async with AsyncGrpcClient(address, retry=AT_ONCE) as client:
+            with pytest.raises(RestorationError):
+                await client.restore(b"photo")
     assert (servicer.script, servicer.restored) == ([], 1)

@@ -102,6 +102,15 @@ def counted(metrics, outcome):
     return sum(float(line.removeprefix(prefix)) for line in metrics.render().decode().splitlines() if prefix in line)
 
 
+async def until_given_up(outbox, metrics):
+    """The whole day of attempts; each failed, and the last was told as such."""
+    for attempt in range(len(RETRY_S) + 1):
+        await outbox.until_settled(attempt + 1)
+        outbox.ahead_s += RETRY_S[min(attempt, len(RETRY_S) - 1)]
+    assert counted(metrics, "failed") == len(RETRY_S)
+    assert counted(metrics, "given_up") == 1
+
+
 @pytest.mark.parametrize("end", [Delivery.DELIVERED, Delivery.GONE, Delivery.REFUSED])
 async def test_these_ends_end_a_notice(end):
     outbox, sender = Outbox(), Scripted(end)
@@ -117,11 +126,7 @@ async def test_a_failed_delivery_is_tried_again_later_and_later_for_a_day():
     outbox, sender = Outbox(), Scripted(Delivery.FAILED)
     async with running(outbox, sender) as metrics:
         await outbox.leave_notice()
-        for attempt in range(len(RETRY_S) + 1):
-            await outbox.until_settled(attempt + 1)
-            outbox.ahead_s += RETRY_S[min(attempt, len(RETRY_S) - 1)]
-        assert counted(metrics, "failed") == len(RETRY_S)
-        assert counted(metrics, "given_up") == 1
+        await until_given_up(outbox, metrics)
     waits = [wait_s for _, wait_s in outbox.settled]
     assert waits[-1] is None
     assert all(0.75 * most <= wait <= most for wait, most in zip(waits[:-1], RETRY_S, strict=True))
@@ -176,11 +181,7 @@ async def test_a_notice_that_no_attempt_gets_over_is_given_up_like_any_other(err
     outbox, sender = Outbox(), Scripted(error)
     async with running(outbox, sender) as metrics:
         await outbox.leave_notice()
-        for attempt in range(len(RETRY_S) + 1):
-            await outbox.until_settled(attempt + 1)
-            outbox.ahead_s += RETRY_S[min(attempt, len(RETRY_S) - 1)]
-        assert counted(metrics, "failed") == len(RETRY_S)
-        assert counted(metrics, "given_up") == 1
+        await until_given_up(outbox, metrics)
     assert outbox.settled[-1] == (len(RETRY_S), None)
 
 
