@@ -16,6 +16,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from latent_pmrf.data.screens import Screen, draw_screen
+
 U8Image = npt.NDArray[np.uint8]
 REFERENCE_SIZE_PX = 512
 
@@ -36,8 +38,8 @@ class DegradationRange:
         gray_probability: Chance of a grey photograph.
         gray_target: Whether the clean photograph of a grey one is grey, too, as DifFace and PMRF trained; one in colour
             asks for colours that nothing tells.
-        log_uniform: Draw blur and downsampling uniformly on a logarithmic axis, so that light degradations are seen
-            as often as heavy ones; the paper draws them uniformly.
+        log_uniform: Draw blur, downsampling and a noise that begins above 0 uniformly on a logarithmic axis, so that
+            light degradations are seen as often as heavy ones; the paper draws them uniformly.
         fine_probability: Chance of a photograph whose fault is not its size: noise and blocks are as fine as the
             crop's own pixels, where the other ranges leave them enlarged. It is drawn from the four ranges below, as
             with `log_uniform`; the paper has none.
@@ -45,6 +47,7 @@ class DegradationRange:
         fine_downsample: As `downsample`.
         fine_noise_sigma: As `noise_sigma`.
         fine_jpeg_quality: As `jpeg_quality`.
+        fine_screen_probability: Chance of such a photograph to lie behind a `Screen`.
     """
 
     blur_sigma: tuple[float, float] = (0.1, 15.0)
@@ -59,8 +62,9 @@ class DegradationRange:
     fine_probability: float = 0.0
     fine_blur_sigma: tuple[float, float] = (0.1, 6.0)
     fine_downsample: tuple[float, float] = (0.7, 2.0)
-    fine_noise_sigma: tuple[float, float] = (0.0, 30.0)
+    fine_noise_sigma: tuple[float, float] = (0.5, 30.0)
     fine_jpeg_quality: tuple[int, int] = (10, 100)
+    fine_screen_probability: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse what cannot be drawn or done."""
@@ -74,7 +78,7 @@ class DegradationRange:
                 raise ValueError(f"{name} ends at 100, not at {high}")
         if self.kernel_size < 1 or self.kernel_size % 2 == 0:
             raise ValueError(f"kernel_size {self.kernel_size} must be odd")
-        for name in ("isotropic_probability", "gray_probability", "fine_probability"):
+        for name in (field.name for field in dataclasses.fields(self) if field.name.endswith("probability")):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be from 0 to 1, not {getattr(self, name)}")
 
@@ -106,6 +110,7 @@ class Degradation:
     gray: bool
     noise_seed: int
     kernel_size: int = 41
+    screen: Screen | None = None
 
     def apply(self, image: U8Image, size_px: int) -> U8Image:
         """Degrade an RGB photograph.
@@ -125,6 +130,8 @@ class Degradation:
         low_side = max(8, round(side / self.downsample))
         blurred = _blur(image, self.sigma, self.theta, self.kernel_size)
         low = cv2.resize(blurred, (low_side, low_side), interpolation=cv2.INTER_LINEAR).astype(np.float32)
+        if self.screen is not None:
+            low = self.screen.over(low)
         noise = np.random.default_rng(self.noise_seed).standard_normal(low.shape, dtype=np.float32)
         low_u8 = np.clip(np.rint(low + self.noise_sigma * noise), 0, 255).astype(np.uint8)
         if self.gray:
@@ -135,7 +142,10 @@ class Degradation:
 
 def draw_degradation(ranges: DegradationRange, rng: np.random.Generator) -> Degradation:
     """Draw one degradation from `ranges`; without `fine_probability` no random number is spent on it."""
+    screen = None
     if ranges.fine_probability > 0 and rng.random() < ranges.fine_probability:
+        if ranges.fine_screen_probability > 0 and rng.random() < ranges.fine_screen_probability:
+            screen = draw_screen(rng)
         ranges = ranges.fine()
     spread = _log_uniform if ranges.log_uniform else _uniform
     sigma_x = spread(rng, ranges.blur_sigma)
@@ -144,11 +154,12 @@ def draw_degradation(ranges: DegradationRange, rng: np.random.Generator) -> Degr
         sigma=(sigma_x, sigma_y),
         theta=rng.uniform(0.0, math.pi),
         downsample=spread(rng, ranges.downsample),
-        noise_sigma=_uniform(rng, ranges.noise_sigma),
+        noise_sigma=(spread if ranges.noise_sigma[0] > 0 else _uniform)(rng, ranges.noise_sigma),
         jpeg_quality=int(rng.integers(ranges.jpeg_quality[0], ranges.jpeg_quality[1] + 1)),
         gray=bool(rng.random() < ranges.gray_probability),
         noise_seed=int(rng.integers(2**63)),
         kernel_size=ranges.kernel_size,
+        screen=screen,
     )
 
 
