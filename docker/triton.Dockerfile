@@ -18,7 +18,7 @@ COPY model_repository /models
 RUN python -m export.detector --model-repository /models \
     && chmod -R a+rX /models
 
-FROM ${TRITON_IMAGE}
+FROM ${TRITON_IMAGE} AS triton
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 ARG CREATED=unknown

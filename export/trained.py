@@ -133,16 +133,15 @@ def round_weights(network: nn.Module) -> None:
             parameter.copy_(parameter.half().float())
 
 
-def random_networks(estimator: str, vae: str, velocity: str, seed: int = 0) -> Trained:
+def random_networks(estimator: str, vae: str, velocity: str) -> Trained:
     """Networks of presets with random weights, none of them zero: for measurements that need no training.
 
     Args:
         estimator: Name in `ESTIMATOR_PRESETS`.
         vae: Name in `VAE_PRESETS`.
         velocity: Name in `VELOCITY_PRESETS`.
-        seed: Seed of the weights.
     """
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     built = (build(ESTIMATOR_PRESETS[estimator]), build(VAE_PRESETS[vae]), build(VELOCITY_PRESETS[velocity]))
     for network in built:
         awaken(network.eval().requires_grad_(False))

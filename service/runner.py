@@ -34,13 +34,14 @@ from service.core.jobs import JobState, PhotoJob, Progress
 from service.core.outages import OutageLog
 from service.core.photo_log import CANCELLED, SUCCEEDED, PhotoLog, note_outcome
 from service.core.preview_box import PreviewBox
+from service.core.tasks import beside, until_stopped
 from service.core.tracing import LANE, consuming, told_with_problems
 from service.core.types import Restoration
 from service.gateway import Gateway
 
 _IDLE_WAIT_S = 0.2  # how long a runner without work may take to notice that it should stop
 _PAUSE_S = 1.0  # after an error that is likely to come again at once
-_BEAT_S = 1.0  # a withdrawn photo goes on for as long
+BEAT_S = 1.0  # a withdrawn photo goes on for as long
 _MAX_DOUBTS = 3
 _PREVIEW_PAUSE_S = 0.2  # between two looks at the faces of a photo; what is older is dropped
 
@@ -97,7 +98,7 @@ class PhotoRunner:
         has_workers: Callable[[], Awaitable[bool]] | None = None,
         grace_s: float = 3600.0,
         pause_s: float = _PAUSE_S,
-        beat_s: float = _BEAT_S,
+        beat_s: float = BEAT_S,
         accounts: Accounts | None = None,
     ) -> None:
         self._jobs = jobs
@@ -118,18 +119,11 @@ class PhotoRunner:
 
         An unexpected error fails the photo it met, never the runner.
         """
-        async with self._signs_of_life():
-            working = asyncio.create_task(self._work(stop), name="photos")
-            stopping = asyncio.create_task(stop.wait(), name="stop")
+        async with beside(self._give_signs_of_life(), "beat"):
             try:
-                await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
-                await asyncio.wait({working}, timeout=self._grace_s)
-                if working.done():
-                    working.result()
+                work = self._work(stop)
+                await until_stopped(work, stop, name="photos", grace_s=self._grace_s, begun=self._tasks)
             finally:
-                for task in (working, stopping, *self._tasks):
-                    task.cancel()
-                await asyncio.gather(working, stopping, *self._tasks, return_exceptions=True)
                 await self._hand_back()
 
     async def _work(self, stop: asyncio.Event) -> None:
@@ -299,12 +293,8 @@ class PhotoRunner:
                 with contextlib.suppress(ServiceError):
                     await self._jobs.note(job_id, newest[0])
 
-        telling = asyncio.create_task(tell(), name="progress")
-        try:
+        async with beside(tell(), "progress"):
             yield on_progress
-        finally:
-            telling.cancel()
-            await asyncio.gather(telling, return_exceptions=True)
 
     @contextlib.asynccontextmanager
     async def _previews(self) -> AsyncIterator[OnPreview]:
@@ -318,37 +308,23 @@ class PhotoRunner:
                         await self._jobs.show(preview)
                 await asyncio.sleep(_PREVIEW_PAUSE_S)
 
-        showing = asyncio.create_task(show(), name="previews")
-        try:
+        async with beside(show(), "previews"):
             yield box.put
-        finally:
-            showing.cancel()
-            await asyncio.gather(showing, return_exceptions=True)
 
-    @contextlib.asynccontextmanager
-    async def _signs_of_life(self) -> AsyncIterator[None]:
+    async def _give_signs_of_life(self) -> None:
         """Renew the leases, and drop what nobody waits for."""
-
-        async def beat() -> None:
-            while True:
-                await asyncio.sleep(self._beat_s)
-                beaten = dict(self._held)
-                try:
-                    unwanted = await self._jobs.beat(list(beaten)) if beaten else set()
-                except DependencyUnavailable:
-                    continue
-                except Exception:
-                    logger.exception("unexpected error while leases were renewed")
-                    continue
-                for job_id in unwanted:
-                    beaten[job_id].drop()
-
-        beating = asyncio.create_task(beat(), name="beat")
-        try:
-            yield
-        finally:
-            beating.cancel()
-            await asyncio.gather(beating, return_exceptions=True)
+        while True:
+            await asyncio.sleep(self._beat_s)
+            beaten = dict(self._held)
+            try:
+                unwanted = await self._jobs.beat(list(beaten)) if beaten else set()
+            except DependencyUnavailable:
+                continue
+            except Exception:
+                logger.exception("unexpected error while leases were renewed")
+                continue
+            for job_id in unwanted:
+                beaten[job_id].drop()
 
 
 def _unwanted() -> Cancelled:

@@ -24,6 +24,7 @@ from service.access.caller import Caller
 from service.core.errors import Cancelled, MalformedRequest, ServiceError, defect, forget_trace
 from service.core.jobs import PhotoJob, Progress
 from service.core.photo_log import note_outcome
+from service.core.tasks import end_tasks
 from service.core.tracing import LANE, consuming, told_with_problems
 from service.core.types import Lane, Restoration, RestoreOptions, Upload
 from service.core.windows import Window
@@ -100,10 +101,7 @@ class PhotoStream:
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         """Withdraw what is not finished."""
-        working = [photo.work for photo in self._photos.values() if photo.work is not None]
-        for work in working:
-            work.cancel()
-        await asyncio.gather(*working, return_exceptions=True)
+        await end_tasks(*(photo.work for photo in self._photos.values() if photo.work is not None))
 
     def tell_progress(self) -> None:
         """Let `events` tell how far photos are, too."""

@@ -12,18 +12,18 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import AsyncIterator
 
 from service.core.errors import Cancelled, DeadlineExceeded, DependencyUnavailable, InferenceFailed, ServiceError
 from service.core.interfaces import Broker
 from service.core.metrics import Metrics
 from service.core.outages import OutageLog
+from service.core.tasks import beside, until_stopped
 from service.core.types import FaceJob, FaceKey, RestoredFace
 from service.sampling.sampler import Outcome, Sampler
 
 _IDLE_WAIT_S = 0.1  # how long a worker without faces may take to notice that it should stop
 _PAUSE_S = 1.0  # after an error that is likely to come again at once
-_BEAT_S = 5.0  # a call of a large network on a small machine may take longer than a lease
+BEAT_S = 5.0  # a call of a large network on a small machine may take longer than a lease
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Worker:
         metrics: Metrics,
         grace_s: float = 3600.0,
         pause_s: float = _PAUSE_S,
-        beat_s: float = _BEAT_S,
+        beat_s: float = BEAT_S,
     ) -> None:
         self._broker = broker
         self._sampler = sampler
@@ -65,18 +65,10 @@ class Worker:
 
         An unexpected error fails the faces in flight, never the worker.
         """
-        async with self._signs_of_life():
-            turning = asyncio.create_task(self._turns(stop), name="turns")
-            stopping = asyncio.create_task(stop.wait(), name="stop")
+        async with beside(self._give_signs_of_life(), "beat"):
             try:
-                await asyncio.wait({turning, stopping}, return_when=asyncio.FIRST_COMPLETED)
-                await asyncio.wait({turning}, timeout=self._grace_s)
-                if turning.done():
-                    turning.result()
+                await until_stopped(self._turns(stop), stop, name="turns", grace_s=self._grace_s)
             finally:
-                for task in (turning, stopping):
-                    task.cancel()
-                await asyncio.gather(turning, stopping, return_exceptions=True)
                 await self._sampler.abandon()
                 await self._hand_back()
 
@@ -187,23 +179,13 @@ class Worker:
         with contextlib.suppress(ServiceError):  # their leases run out
             await self._broker.hand_back(left)
 
-    @contextlib.asynccontextmanager
-    async def _signs_of_life(self) -> AsyncIterator[None]:
+    async def _give_signs_of_life(self) -> None:
         """Renew the leases while a call of the networks lasts; the turns do it themselves between two calls."""
-
-        async def beat() -> None:
-            while True:
-                await asyncio.sleep(self._beat_s)
-                try:
-                    self._sampler.withdraw(await self._broker.beat(self._sampler.steps_done))
-                except ServiceError:
-                    continue
-                except Exception:
-                    logger.exception("unexpected error while leases were renewed")
-
-        beating = asyncio.create_task(beat(), name="beat")
-        try:
-            yield
-        finally:
-            beating.cancel()
-            await asyncio.gather(beating, return_exceptions=True)
+        while True:
+            await asyncio.sleep(self._beat_s)
+            try:
+                self._sampler.withdraw(await self._broker.beat(self._sampler.steps_done))
+            except ServiceError:
+                continue
+            except Exception:
+                logger.exception("unexpected error while leases were renewed")

@@ -3,9 +3,12 @@
 import contextlib
 import math
 
+import numpy as np
+
 from service.brokers.memory import MemoryBroker
 from service.brokers.redis_streams import RedisBroker
 from service.core.metrics import Metrics
+from service.core.types import RestoredFace
 from tests.fakes import face_job
 from tests.redis_servers import fresh_prefix, shared_server
 
@@ -46,7 +49,12 @@ BROKERS = [memory, redis_6_2, redis_7, redis_7_by_resp_3]
 
 
 def photo(job_id, num_faces=1, **fields):
-    return [face_job(job_id, index, grey=3 * index, **fields) for index in range(num_faces)]
+    return [face_job(job_id, index, grey=3 * index, size_px=8, **fields) for index in range(num_faces)]
+
+
+def restored(job, shade=0.5):
+    picture = np.full((4, 4, 3), shade, np.float32)
+    return RestoredFace(job.job_id, job.face_index, picture, picture, {"velocity": 5.0})
 
 
 def names(jobs):

@@ -16,6 +16,7 @@ import yaml
 from tests.processes import ROOT
 
 DOCKER = ROOT / "docker"
+FILE_OF = {"gateway": "service.Dockerfile", "worker": "service.Dockerfile", "triton": "triton.Dockerfile"}
 _VARIABLE = re.compile(r"\$\{(\w+)(?:(:?[-?])([^}]*))?\}")
 
 
@@ -60,6 +61,21 @@ class Stage:
     def last(self, word: str) -> Instruction:
         """The one that counts."""
         return self.all(word)[-1]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables that it sets."""
+        return dict(pair.split("=", 1) for found in self.all("ENV") for pair in found.words)
+
+
+def read_image(name: str) -> tuple[Stage, Stage]:
+    """The stage `build` behind an image of ours, and the image: a stage of its name, with all that this begins with."""
+    stages = {stage.name: stage for stage in read_dockerfile(DOCKER / FILE_OF[name])}
+    image = stages[name]
+    if image.base in stages:
+        below = stages[image.base]
+        image = Stage(below.base, name, below.instructions + image.instructions)
+    return stages["build"], image
 
 
 def read_dockerfile(path: Path) -> list[Stage]:

@@ -114,3 +114,8 @@ class Watching:
     async def end(self):
         await asyncio.wait_for(self.task, LONG_S)
         return self.seen
+
+
+async def end_of(queue, job_id):
+    """The state in which a job ends."""
+    return (await Watching(queue, job_id).end())[-1].state

@@ -2,7 +2,7 @@
 
 import torch
 
-from export.trained import awaken
+from export.trained import awaken, load_trained, round_weights
 from latent_pmrf.config import HDiTConfig, SimVAEConfig, UNetConfig
 from latent_pmrf.nets.build import build
 from latent_pmrf.training.checkpoint import save_weights
@@ -58,3 +58,11 @@ def write_runs(folder, *, velocity=HDIT, steps_done=40, **facts):
             info |= STATISTICS | facts
         save_weights(folder / stage / "weights.safetensors", config, tiny(config, seed).state_dict(), info)
     return folder
+
+
+def rounded(runs):
+    """The networks of a run with the weights that an export ships."""
+    trained = load_trained(runs)
+    for network in trained.networks.values():
+        round_weights(network)
+    return trained

@@ -12,7 +12,7 @@ from latent_pmrf.evaluation.bundle import BundleRestorer
 from latent_pmrf.evaluation.card_faces import astronaut, generated_faces
 from latent_pmrf.evaluation.dataset import LEVELS, ValidationFace
 from latent_pmrf.evaluation.report import Evaluation, sheet_rows
-from latent_pmrf.evaluation.restoration import restore_faces
+from latent_pmrf.evaluation.restoration import restoring
 from latent_pmrf.evaluation.scoring import blend
 from latent_pmrf.evaluation.summary import counted_steps
 
@@ -81,7 +81,7 @@ def _astronaut_rows(evaluation: Evaluation) -> list[pictures.SheetRow]:
     bundle: BundleRestorer = evaluation.bundle
     face: ValidationFace = astronaut(bundle.spec.image_size_px)
     (num_steps, fidelity), seed = evaluation.default, evaluation.plan.seeds[0]
-    restored = restore_faces(bundle, [face], [(num_steps, seed)])
+    *_, restored = restoring(bundle, [face], [(num_steps, seed)])
     rows = []
     for level in LEVELS:
         estimate, sample = restored.estimates[level][0], restored.samples[level, num_steps, seed][0]

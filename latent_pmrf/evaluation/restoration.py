@@ -38,19 +38,6 @@ def photo_seed(seed: int, index: int) -> int:
     return _SEED_STRIDE * seed + index
 
 
-def restore_faces(
-    bundle: BundleRestorer,
-    faces: Sequence[ValidationFace],
-    runs: Sequence[tuple[int, int]],
-    *,
-    batch_size: int = 8,
-    progress: Progress | None = None,
-) -> Restored:
-    """Run the networks over all faces: the end of `restoring`."""
-    *_, restored = restoring(bundle, faces, runs, batch_size=batch_size, progress=progress)
-    return restored
-
-
 def restoring(
     bundle: BundleRestorer,
     faces: Sequence[ValidationFace],

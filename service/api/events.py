@@ -20,6 +20,7 @@ from starlette.types import Send
 from service.api.job_schemas import PreviewSchema
 from service.core.errors import ServiceError
 from service.core.jobs import JobStatus
+from service.core.tasks import end_tasks
 from service.core.types import FacePreview
 
 T = TypeVar("T")
@@ -108,9 +109,7 @@ async def _moments(
             if coming["preview"].done() and coming["preview"].result() is not None:
                 yield coming.pop("preview").result()
     finally:
-        for each in coming.values():
-            each.cancel()
-        await asyncio.gather(*coming.values(), return_exceptions=True)
+        await end_tasks(*coming.values())
         await statuses.aclose()
         await previews.aclose()
 

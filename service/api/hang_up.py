@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from starlette.types import Receive
 
 from service.core.errors import HungUp
+from service.core.tasks import end_tasks
 
 T = TypeVar("T")
 
@@ -34,9 +35,7 @@ async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
             raise HungUp("the client went away")
         return task.result()
     finally:
-        watcher.cancel()
-        task.cancel()
-        await asyncio.gather(task, watcher, return_exceptions=True)
+        await end_tasks(watcher, task)
 
 
 async def _disconnect(receive: Receive) -> None:

@@ -32,7 +32,7 @@ from service.client import RestorationError, ServerUnreachable
 from service.core.suffixes import SUFFIXES
 from service.gateway import seed_of
 
-_WAVE = 4096
+_WAVE = 4096  # photos that are under way at once
 _ATTEMPTS = 3  # of a block whose process has ended
 
 logger = logging.getLogger(__name__)
@@ -45,18 +45,16 @@ class RayEngine:
         work: What is to be done.
         workers: Processes that run the networks.
         block: Photos whose faces share network calls.
-        wave: Photos that are under way at once.
     """
 
-    def __init__(self, work: Work, *, workers: int, block: int, wave: int = _WAVE) -> None:
+    def __init__(self, work: Work, *, workers: int, block: int) -> None:
         self._work = work
         self._workers = workers
         self._block = block
-        self._wave = wave
 
     async def run(self, items: Iterator[Item]) -> AsyncGenerator[Outcome, None]:
         """See `Engine`."""
-        waves = iter(lambda: list(itertools.islice(items, self._wave)), [])
+        waves = iter(lambda: list(itertools.islice(items, _WAVE)), [])
         if (wave := await asyncio.to_thread(next, waves, None)) is None:
             return
         with joined(self._workers):

@@ -22,6 +22,7 @@ from service.core.errors import ServiceError
 from service.core.manifest import Manifest
 from service.core.metrics import Metrics
 from service.core.settings import Settings
+from service.core.tasks import end_tasks
 from service.core.threads import Threads
 from service.core.types import DecodedImage, Face, FaceJob, Restoration, RestoreOptions, Upload
 from service.gateway import Detector, Gateway
@@ -112,9 +113,7 @@ class Halves:
             try:
                 yield photo, taking, broker
             finally:
-                photo.cancel()
-                taking.cancel()
-                await asyncio.gather(photo, taking, return_exceptions=True)
+                await end_tasks(photo, taking)
                 await broker.close()
 
 

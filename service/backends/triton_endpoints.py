@@ -23,6 +23,7 @@ from tritonclient.utils import InferenceServerException
 from service.backends.triton_contract import TritonNetwork, check_config, missing
 from service.backends.triton_status import status_of, words_of
 from service.core.errors import DependencyUnavailable, ManifestMismatch
+from service.core.tasks import end_tasks
 
 _SECURE = "grpcs://"
 _PLAIN = "grpc://"
@@ -161,10 +162,7 @@ class Endpoints:
         """Check nobody any more, hang up, and send away who waits for a server."""
         self._closed = True
         self._news.set()
-        recoveries = list(self._recoveries.values())
-        for task in recoveries:
-            task.cancel()
-        await asyncio.gather(*recoveries, return_exceptions=True)
+        await end_tasks(*self._recoveries.values())
         for endpoint in self._endpoints:
             endpoint.usable, endpoint.trouble = False, "closed"
             await endpoint.client.close()

@@ -13,6 +13,7 @@ from service.batch.items import Engine, Item
 from service.batch.journal import Journal, State
 from service.batch.results import to_the_end
 from service.batch.telling import BatchTelling
+from service.core.tasks import beside
 
 
 class Photos(Protocol):
@@ -43,8 +44,7 @@ async def run_batch(
         RestorationError: The engine cannot go on.
         OSError: Results or journal cannot be written any more.
     """
-    counting = asyncio.create_task(_count(folders, telling), name="count photos")
-    try:
+    async with beside(_count(folders, telling), "count photos") as counting:
         todo = _left_to_do(folders, journal, telling, retry_failed=retry_failed)
         async with contextlib.aclosing(engine.run(todo)) as outcomes:
             async for outcome in outcomes:
@@ -53,9 +53,6 @@ async def run_batch(
                 if cancelled is not None:
                     raise cancelled
         await counting
-    finally:
-        counting.cancel()
-        await asyncio.gather(counting, return_exceptions=True)
 
 
 def write_report(journal: Journal, out: IO[str]) -> None:

@@ -57,6 +57,11 @@ def load_script(name: str) -> Script:
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
+def as_ms(seconds: float) -> int:
+    """Whole milliseconds, and at least one: Redis refuses a time to live of none."""
+    return max(1, round(seconds * 1000))
+
+
 class RedisConnection:
     """A pool of connections to one server.
 

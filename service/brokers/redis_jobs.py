@@ -18,6 +18,7 @@ from typing import Any
 from service.brokers.codec import decode, encode
 from service.brokers.intake import cannot_be_kept, key_conflict, retry_after_s
 from service.brokers.keys import DEFAULT_PREFIX, QueueKeys
+from service.brokers.redis_connection import as_ms
 from service.brokers.redis_lanes import POLL_S, Lanes, LeaseTerms
 from service.brokers.redis_listener import Ear
 from service.brokers.redis_outbox import RedisOutbox, notice_id_of
@@ -115,7 +116,7 @@ class RedisJobQueue:
         answer, job_id, waiting, seconds_per_photo, view = await self._lanes.run(
             "admit",
             *(job.job_id, job.lane.value, limits.max_queued_photos),
-            *(encode(job), _ms(limits.payload_ttl_s), _ms(limits.result_ttl_s)),
+            *(encode(job), as_ms(limits.payload_ttl_s), as_ms(limits.result_ttl_s)),
             *(job.webhook_url or "", notice_id_of(job)),
             *("", "") if idempotency is None else (self._keys.digest(idempotency.key), idempotency.fingerprint),
             "" if job.origin is None else encode(job.origin),
@@ -223,7 +224,7 @@ class RedisJobQueue:
         Raises:
             DependencyUnavailable: The server does not answer.
         """
-        ttl_ms = _ms(self._limits.result_ttl_s)
+        ttl_ms = as_ms(self._limits.result_ttl_s)
         report = restoration.report
         expires_ms = await self._lanes.run("keep", report.id, encode(restoration), encode(report), ttl_ms)
         return None if expires_ms is None else StoredResult(restoration, int(expires_ms) / 1000)
@@ -393,7 +394,3 @@ def _status_of(job_id: str, found: Sequence[Any]) -> JobStatus:
         failure=decode(Failure, failure) if failure else None,
         report=decode(Report, report) if report else None,
     )
-
-
-def _ms(seconds: float) -> int:
-    return max(1, round(seconds * 1000))

@@ -23,7 +23,7 @@ from typing import Any, Generic, TypeVar
 
 from service.brokers.codec import decode, encode_error
 from service.brokers.keys import QueueKeys
-from service.brokers.redis_connection import Argument, RedisConnection
+from service.brokers.redis_connection import Argument, RedisConnection, as_ms
 from service.brokers.redis_listener import PATIENCE_S, Listener
 from service.core.errors import Abandoned, DeadlineExceeded, DependencyUnavailable, ServiceError
 from service.core.jobs import PhotoJob
@@ -292,7 +292,7 @@ class Lanes(Generic[_Item]):
 
     async def _take_now(self, most: int, only: Lane | None = None) -> list[Taken[_Item]]:
         """Run the script once; from its start until the items are ready it is not known what this taker has."""
-        lease_ms = max(1, round(self._terms.lease_s * 1000))
+        lease_ms = as_ms(self._terms.lease_s)
         turns_ms = "" if math.isinf(self._terms.turns_s) else round(self._terms.turns_s * 1000)
         terms: list[Argument] = [self._taker, most, lease_ms, self._terms.max_deliveries, self._abandoned, turns_ms]
         async with self._taking:

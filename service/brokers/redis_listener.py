@@ -20,6 +20,8 @@ from typing import Any
 
 from redis import exceptions
 
+from service.core.tasks import end_tasks
+
 PATIENCE_S = 1.0
 _PAUSES_S = (0.05, 0.2, 0.5, 1.0)  # before the next attempt to connect; the last one again and again
 _CONNECT_TIMEOUT_S = 5.0
@@ -135,8 +137,7 @@ class Listener:
                 ear.closed = True
                 ear.tell(_LOOK)
         if self._reader is not None:
-            self._reader.cancel()
-            await asyncio.gather(self._reader, return_exceptions=True)
+            await end_tasks(self._reader)
 
     def _wish(self, command: str, names: list[str]) -> None:
         if self._wishes is not None and names:

@@ -7,7 +7,7 @@ import hashlib
 from service.access.caller import Quota, Rate
 from service.access.meter import MARK_S, Passage, Spending
 from service.brokers.keys import DEFAULT_PREFIX, MeterKeys
-from service.brokers.redis_connection import RedisConnection
+from service.brokers.redis_connection import RedisConnection, as_ms
 
 _MARK_MS = round(MARK_S * 1000)
 
@@ -43,7 +43,7 @@ class RedisMeter:
             DependencyUnavailable: The server does not answer.
         """
         keys = [self._keys.spent(account), self._keys.photo(account, _digest(mark))]
-        arguments = [face_px, quota.face_px, _ms(quota.window_s), _MARK_MS if mark else ""]
+        arguments = [face_px, quota.face_px, as_ms(quota.window_s), _MARK_MS if mark else ""]
         answer, spent_face_px, left_ms = await self._connection.run("spend", keys, arguments, again=False)
         return Spending(answer != b"spent", answer == b"charged", spent_face_px, left_ms / 1000)
 
@@ -58,7 +58,7 @@ class RedisMeter:
             self._keys.settled(account, _digest(once)),
             self._keys.photo(account, _digest(forget)),
         ]
-        arguments = [face_px, _ms(window_s), _MARK_MS if once else "", int(bool(forget))]
+        arguments = [face_px, as_ms(window_s), _MARK_MS if once else "", int(bool(forget))]
         await self._connection.run("correct", keys, arguments, again=bool(once))
 
     async def close(self) -> None:
@@ -68,7 +68,3 @@ class RedisMeter:
 
 def _digest(mark: str) -> str:
     return hashlib.blake2b(mark.encode(), digest_size=16).hexdigest()
-
-
-def _ms(seconds: float) -> int:
-    return max(1, round(seconds * 1000))

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from service.brokers.codec import decode
 from service.brokers.keys import QueueKeys
+from service.brokers.redis_connection import as_ms
 from service.brokers.redis_lanes import POLL_S, Lanes
 from service.brokers.redis_listener import PATIENCE_S
 from service.core.jobs import Failure, JobState, Notice, PhotoJob
@@ -30,7 +31,7 @@ class RedisOutbox:
     def __init__(self, lanes: Lanes[PhotoJob], keys: QueueKeys, *, lease_s: float) -> None:
         self._lanes = lanes
         self._keys = keys
-        self._lease_ms = max(1, round(lease_s * 1000))
+        self._lease_ms = as_ms(lease_s)
 
     async def due(self, wait_s: float) -> Notice | None:
         """The notice that has been due longest, on lease; None after `wait_s` without one, or when closed.

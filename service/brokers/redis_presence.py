@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 
 from service.brokers.keys import DEFAULT_PREFIX, QueueKeys
-from service.brokers.redis_connection import RedisConnection
+from service.brokers.redis_connection import RedisConnection, as_ms
 from service.core.errors import DependencyUnavailable
 
 _RENEWALS_PER_LEASE = 4
@@ -34,7 +34,7 @@ class Presence:
         """Say until `stop` is set that a worker is alive; while the server does not answer, go on trying."""
         while not stop.is_set():
             with contextlib.suppress(DependencyUnavailable):
-                await self._connection.put(self._key, b"", ttl_ms=max(1, round(self._lease_s * 1000)))
+                await self._connection.put(self._key, b"", ttl_ms=as_ms(self._lease_s))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), self._lease_s / _RENEWALS_PER_LEASE)
 

@@ -17,7 +17,7 @@ from dataclasses import replace
 from service.brokers.codec import decode, decode_error, encode
 from service.brokers.intake import common_job, retry_after_s
 from service.brokers.keys import DEFAULT_PREFIX, QueueKeys
-from service.brokers.redis_connection import Argument
+from service.brokers.redis_connection import Argument, as_ms
 from service.brokers.redis_lanes import POLL_S, Lanes, LeaseTerms, Taken
 from service.brokers.redis_listener import PATIENCE_S
 from service.brokers.redis_previews import is_preview, preview_in, show_previews
@@ -84,8 +84,8 @@ class RedisBroker:
             raise Draining("the queue is closed", hint="try another instance")
         left_s = max(math.inf if face.deadline_s is None else face.deadline_s - time.time() for face in faces)
         interest_s = max(0.0, left_s) + _FORGET_AFTER_S
-        arguments: list[Argument] = [job_id, lane.value, self._max_queued_faces, _ms(self._payload_ttl_s)]
-        arguments += (_ms(min(interest_s, self._payload_ttl_s)), "" if math.isinf(left_s) else _ms(interest_s))
+        arguments: list[Argument] = [job_id, lane.value, self._max_queued_faces, as_ms(self._payload_ttl_s)]
+        arguments += (as_ms(min(interest_s, self._payload_ttl_s)), "" if math.isinf(left_s) else as_ms(interest_s))
         for face in faces:
             arguments += (face.face_index, face.num_steps, encode(face))
         answer, waiting, seconds_per_face, forgotten, view = await self._lanes.run("submit", *arguments)
@@ -139,7 +139,7 @@ class RedisBroker:
             DependencyUnavailable: The server does not answer.
         """
         key = (result.job_id, result.face_index)
-        await self._lanes.run_as_taker("complete", *key, encode(result), _ms(self._payload_ttl_s))
+        await self._lanes.run_as_taker("complete", *key, encode(result), as_ms(self._payload_ttl_s))
         self._lanes.let_go(key)
 
     async def fail(self, job: FaceJob, error: ServiceError) -> None:
@@ -291,7 +291,3 @@ def _restored_of(data: bytes | None, queue_wait_ms: float) -> RestoredFace:
         raise DeadlineExceeded("the faces were restored, but not fetched in time", hint="send the photo again")
     face = decode(RestoredFace, data)
     return replace(face, timings_ms={"queue_wait": queue_wait_ms, **face.timings_ms})
-
-
-def _ms(seconds: float) -> int:
-    return max(1, round(seconds * 1000))

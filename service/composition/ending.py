@@ -10,6 +10,8 @@ import signal
 from types import TracebackType
 from typing import Any, Self
 
+from service.core.tasks import end_tasks
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -88,9 +90,7 @@ class Ending:
                 awaited = {work, *(sign for sign in signs if not sign.done())}
                 await asyncio.wait(awaited, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for sign in signs:
-                sign.cancel()
-            await asyncio.gather(*signs, return_exceptions=True)
+            await end_tasks(*signs)
 
     def _be_told(self) -> None:
         if self.begun:

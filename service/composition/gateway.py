@@ -25,7 +25,7 @@ from service.composition.http import Ended, address_of, serve_until_told
 from service.composition.loops import Loops, part_with
 from service.composition.networks import open_backend
 from service.composition.priorities import stand_back
-from service.composition.queues import FaceQueue, keep_gauges, open_faces, open_photos
+from service.composition.queues import FaceQueue, beat_s, keep_gauges, open_faces, open_photos
 from service.composition.readiness import keep_ready
 from service.composition.release import version
 from service.composition.rpc import rpc_beside, stream_room
@@ -39,10 +39,11 @@ from service.core.manifest import load_manifest
 from service.core.metrics import Metrics
 from service.core.sending import SendingRoom
 from service.core.settings import Settings
+from service.core.tasks import beside
 from service.core.threads import Threads
 from service.gateway import Detector, Gateway
 from service.rpc.context import RpcContext
-from service.runner import PhotoRunner
+from service.runner import BEAT_S, PhotoRunner
 from service.stages.detect import FaceDetector
 from service.telemetry.logs import count_dropped
 from service.webhooks.courier import Courier
@@ -50,8 +51,6 @@ from service.webhooks.sender import NoticeSender
 from service.webhooks.targets import WebhookTargets
 
 _PHOTOS = "photo runner"
-_LONGEST_BEAT_S = 1.0
-_BEATS_PER_LEASE = 4
 _UPLOADS_PER_PHOTO = 4
 _LEAST_SENDING_BYTES = 64 * 1024 * 1024
 
@@ -99,11 +98,8 @@ class GatewayProcess:
         """Let no more photos in; finish those that are, or hand them back when their time is over."""
         self.gateway.admission.close()
         await self.loops.end(_PHOTOS)
-        emptied = asyncio.create_task(self.gateway.admission.emptied(), name="emptied")
-        try:
+        async with beside(self.gateway.admission.emptied(), "emptied") as emptied:
             await self.ending.allow(emptied)
-        finally:
-            emptied.cancel()
 
     async def dismiss(self) -> None:
         """Tell everybody who waits for a photo to ask elsewhere."""
@@ -193,7 +189,7 @@ async def restoring(
             at_once=settings.job_photos,
             finish_queue=settings.redis_url is None,  # such a queue ends with this process
             has_workers=faces.has_workers,
-            beat_s=min(_LONGEST_BEAT_S, settings.lease_s / _BEATS_PER_LEASE),
+            beat_s=beat_s(settings, BEAT_S),
             accounts=access.accounts,
         )
         await parts.enter_async_context(loops.running(_PHOTOS, runner.run))

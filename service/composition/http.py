@@ -18,6 +18,7 @@ from service.composition.connections import TimedConnection
 from service.composition.ending import Ending
 from service.composition.loops import Loops
 from service.composition.tls import Tls
+from service.core.tasks import end_tasks
 
 _FAREWELL_S = 2.0  # for what those are told who are sent away
 # Longer than proxies and clients keep theirs (nginx and AWS 60 s, httpx 5 s): whoever sends next must hang up first, or
@@ -124,10 +125,7 @@ async def serve_until_told(
             server.drop_everybody()
         await serving
     finally:
-        tasks = [task for task in (told, serving, renewing) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks(told, serving, *([] if renewing is None else [renewing]))
 
 
 class _Server(uvicorn.Server):

@@ -24,6 +24,7 @@ from service.core.metrics import Metrics
 from service.core.settings import ENV_PREFIX, Settings, UnusableSettings
 
 _GAUGES_S = 5.0
+_BEATS_PER_LEASE = 4
 # Of the objective, how long a photo of many faces takes turns. Everyday photos at 2.5 times what the service can do, in
 # a simulation: with a sixth none is later than the objective, with a third the slowest is, and the median stays.
 _TURNS_SHARE = 1 / 6
@@ -99,6 +100,11 @@ def open_photos(settings: Settings, metrics: Metrics) -> JobQueue:
         return RedisJobQueue(
             settings.redis_url.get_secret_value(), limits, metrics=metrics, prefix=settings.redis_prefix
         )
+
+
+def beat_s(settings: Settings, longest_s: float) -> float:
+    """Seconds between two signs of life of who has work on lease."""
+    return min(longest_s, settings.lease_s / _BEATS_PER_LEASE)
 
 
 async def keep_gauges(faces: FaceQueue, photos: JobQueue, stop: asyncio.Event) -> None:

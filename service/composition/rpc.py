@@ -5,7 +5,6 @@ signal -> drain (both still answer) -> calls under way end -> HTTP stops -> gRPC
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from service.composition.http import Process
 from service.composition.loops import Loops
 from service.composition.tls import Tls
 from service.core.settings import ENV_PREFIX, Settings, UnusableSettings
+from service.core.tasks import beside
 from service.core.windows import StreamRoom
 from service.rpc.context import RpcContext
 from service.rpc.server import RpcServer
@@ -48,12 +48,8 @@ class WithRpc:
     async def drain(self) -> None:
         """Take nothing more; finish what was taken, and the calls about it, as far as the time allows."""
         await self.process.drain()
-        finishing = asyncio.create_task(self.server.finish(), name="finish")
-        try:
+        async with beside(self.server.finish(), "finish") as finishing:
             await self.ending.allow(finishing)
-        finally:
-            finishing.cancel()
-            await asyncio.gather(finishing, return_exceptions=True)
 
     async def dismiss(self) -> None:
         """Send everybody away who still waits for something."""

@@ -17,7 +17,7 @@ from service.composition.http import Ended, address_of, serve_until_told
 from service.composition.loops import Loops, part_with
 from service.composition.networks import open_backend
 from service.composition.probes import Probes
-from service.composition.queues import FaceQueue, open_faces
+from service.composition.queues import FaceQueue, beat_s, open_faces
 from service.composition.readiness import keep_ready
 from service.composition.release import version
 from service.composition.watchdog import watch
@@ -28,13 +28,11 @@ from service.core.settings import Settings
 from service.sampling.sampler import Sampler
 from service.stages.colour import with_colour_of
 from service.telemetry.logs import count_dropped
-from service.worker import Worker
+from service.worker import BEAT_S, Worker
 
 OpenNetworks = Callable[[Settings, Manifest, Metrics], Awaitable[InferenceBackend]]
 
 _WORKER = "worker"
-_LONGEST_BEAT_S = 5.0
-_BEATS_PER_LEASE = 4
 
 logger = logging.getLogger(__name__)
 
@@ -93,8 +91,7 @@ async def working(  # noqa: PLR0913 - the parts that a worker is made of
 ) -> AsyncIterator[None]:
     """A worker in this process for the duration of the block; where others look for it, it says that it is alive."""
     sampler = Sampler(backend, manifest, settings.slots, metrics=metrics, look=with_colour_of)
-    beat_s = min(_LONGEST_BEAT_S, settings.lease_s / _BEATS_PER_LEASE)
-    worker = Worker(faces.broker, sampler, metrics=metrics, beat_s=beat_s)
+    worker = Worker(faces.broker, sampler, metrics=metrics, beat_s=beat_s(settings, BEAT_S))
     async with contextlib.AsyncExitStack() as parts:
         if faces.presence is not None:
             await parts.enter_async_context(loops.running("announcer", faces.presence.announce))

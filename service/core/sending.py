@@ -11,13 +11,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 from service.core.errors import DeadlineExceeded, QueueFull
 from service.core.results import StoredResult
-from service.core.shares import Shares
+from service.core.shares import OWNERS_SHARE, Shares
 
 PART_BYTES = 128 * 1024
 """What a reader takes in `PART_S`, where that much is left: 4 KiB/s, as little as an upload may have."""
 PART_S = 30.0
 _FETCHED_AT_ONCE = 4
-_OWNERS_SHARE = 0.5
 _LINE_S = 10.0  # neither a queue whose server hangs nor readers that are slow are a reason to wait for ever
 
 
@@ -42,7 +41,7 @@ class SendingRoom:
         self._line_s = line_s
         self._turns = asyncio.Semaphore(_FETCHED_AT_ONCE)
         self._results = 0
-        self._bytes = Shares(_OWNERS_SHARE * max_bytes)
+        self._bytes = Shares(OWNERS_SHARE * max_bytes)
         self._left = asyncio.Event()
 
     @property

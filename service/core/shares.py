@@ -6,6 +6,9 @@ import contextlib
 from collections import Counter
 from collections.abc import Iterator
 
+OWNERS_SHARE = 0.5
+"""Of a room that several owners use, what one of them may hold."""
+
 
 class Shares:
     """Held amounts by owner; used within one event loop.

@@ -11,9 +11,7 @@ import math
 from collections.abc import AsyncIterator, Iterator
 
 from service.core.errors import QueueFull
-from service.core.shares import Shares
-
-_OWNERS_SHARE = 0.5
+from service.core.shares import OWNERS_SHARE, Shares
 
 
 class StreamRoom:
@@ -33,7 +31,7 @@ class StreamRoom:
         self.max_photos = max_photos
         self._max_bytes = max_bytes
         self.windows: set[Window] = set()
-        self._streams = Shares(math.ceil(_OWNERS_SHARE * max_photos))
+        self._streams = Shares(math.ceil(OWNERS_SHARE * max_photos))
 
     def photos_of(self, window: Window) -> int:
         """A stream's share of the photos."""

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from service.core.errors import InvalidOption, NotFound, QueueFull, ServiceError, check_upload_bytes, forget_trace
 from service.core.suffixes import SUFFIX_OF, SUFFIXES, result_name
+from service.core.tasks import end_tasks
 from service.core.types import OutputFormat, Report, RestoreOptions, Upload
 from service.gateway import Gateway
 from service.local.results import write_result
@@ -109,9 +110,7 @@ async def restore_files(
         for finished in asyncio.as_completed(running):
             yield await finished
     finally:
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        await end_tasks(*running)
 
 
 async def _restore_file(gateway: Gateway, task: FileTask, options: RestoreOptions) -> Report:

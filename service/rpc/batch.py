@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 
 from service.access.caller import Caller
 from service.core.errors import (
@@ -23,6 +23,7 @@ from service.core.errors import (
     check_upload_bytes,
 )
 from service.core.sending import PART_BYTES
+from service.core.tasks import beside, end_tasks
 from service.core.types import Restoration
 from service.core.windows import Window
 from service.rpc import restoration_pb2 as pb
@@ -60,7 +61,9 @@ async def restore_batch(
         yield pb.RestoreBatchResponse(opening=opening)
         async with (
             PhotoStream(context.gateway, window, caller, context.access.accounts, until_s=until_s) as stream,
-            _feeding(context, _Reader(context, caller, stream, window), requests, stream, window) as feeding,
+            beside(
+                _feed(context, _Reader(context, caller, stream, window), requests, stream, window), "feed"
+            ) as feeding,
             aclosing(stream.events()) as events,
         ):
             async for event in events:
@@ -68,23 +71,6 @@ async def restore_batch(
                     yield response
                 del event  # the next one may be long in coming
             await feeding
-
-
-@asynccontextmanager
-async def _feeding(
-    context: RpcContext,
-    reader: _Reader,
-    requests: AsyncIterator[pb.RestoreBatchRequest],
-    stream: PhotoStream,
-    window: Window,
-) -> AsyncIterator[asyncio.Task[None]]:
-    """Photos are brought to the stream for the duration of the block, or until none come any more."""
-    feeding = asyncio.create_task(_feed(context, reader, requests, stream, window), name="feed")
-    try:
-        yield feeding
-    finally:
-        feeding.cancel()
-        await asyncio.gather(feeding, return_exceptions=True)
 
 
 async def _feed(
@@ -116,9 +102,7 @@ async def _feed(
         stream.break_off(error)
         raise
     finally:
-        for task in (reading, draining, unused):
-            task.cancel()
-        await asyncio.gather(reading, draining, unused, return_exceptions=True)
+        await end_tasks(reading, draining, unused)
     stream.close()
     if not all_read:
         raise Draining("the service is shutting down and reads no further photo", hint="try another instance")

@@ -21,7 +21,7 @@ from google.protobuf.message import DecodeError
 
 from service.core.arriving import FIRST_BYTES_S, arriving
 from service.core.errors import MalformedRequest, QueueFull, ServiceError
-from service.core.shares import Shares
+from service.core.shares import OWNERS_SHARE, Shares
 from service.rpc.context import RpcContext
 from service.rpc.guarding import caller_of
 from service.rpc.handlers import Behaviour, Context, behaviour_of, streaming
@@ -29,7 +29,6 @@ from service.rpc.status import abort, undecodable
 
 _MAX_CALLS = 512  # of ours; each may hold an answer that is not read
 _MAX_ELSEWHERE = 64  # of each other service
-_OWNERS_SHARE = 0.5
 
 
 class Bounding(grpc.aio.ServerInterceptor):
@@ -146,7 +145,7 @@ class _Calls:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._shares = Shares(math.ceil(_OWNERS_SHARE * most))
+        self._shares = Shares(math.ceil(OWNERS_SHARE * most))
 
     def take(self, owner: str, context: Context) -> None:
         """Count a call until its caller has its end, or is gone.

@@ -22,7 +22,6 @@ class Health(health_pb2_grpc.HealthServicer):
         services: Full names that may be asked for, besides "" for the whole server.
         reasons_not_ready: Why not; empty when they can.
         left: Set when nothing more can be seen from here.
-        look_s: Seconds between two looks while somebody watches.
     """
 
     def __init__(
@@ -30,13 +29,10 @@ class Health(health_pb2_grpc.HealthServicer):
         services: Collection[str],
         reasons_not_ready: Callable[[], Awaitable[list[str]]],
         left: asyncio.Event,
-        *,
-        look_s: float = _LOOK_S,
     ) -> None:
         self._services = {"", *services}
         self._reasons_not_ready = reasons_not_ready
         self._left = left
-        self._look_s = look_s
 
     async def Check(
         self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -60,7 +56,7 @@ class Health(health_pb2_grpc.HealthServicer):
                 told = response
                 yield response
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._left.wait(), self._look_s)
+                await asyncio.wait_for(self._left.wait(), _LOOK_S)
 
     async def _look(self) -> Response:
         ready = not await self._reasons_not_ready()

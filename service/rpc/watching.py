@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
-from typing import Any
 
 from service.core.errors import Draining
 from service.core.jobs import JobStatus
+from service.core.tasks import beside, end_tasks
 
 
 async def while_here(statuses: AsyncGenerator[JobStatus, None], left: asyncio.Event) -> AsyncGenerator[JobStatus, None]:
@@ -30,10 +30,7 @@ async def while_here(statuses: AsyncGenerator[JobStatus, None], left: asyncio.Ev
                 return
             yield status
     finally:
-        tasks: list[asyncio.Future[Any]] = [leaving] if coming is None else [leaving, coming]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks(leaving, *([] if coming is None else [coming]))
         await statuses.aclose()
 
 
@@ -46,13 +43,9 @@ async def awaited_here(left: asyncio.Event) -> AsyncIterator[None]:
     """
     try:
         async with asyncio.timeout(None) as end:
-            leaving = asyncio.create_task(left.wait(), name="leaving")
-            leaving.add_done_callback(lambda done: None if done.cancelled() else end.reschedule(0))
-            try:
+            async with beside(left.wait(), "leaving") as leaving:
+                leaving.add_done_callback(lambda done: None if done.cancelled() else end.reschedule(0))
                 yield
-            finally:
-                leaving.cancel()
-                await asyncio.gather(leaving, return_exceptions=True)
     except TimeoutError as error:
         if not end.expired():
             raise

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from service.core.errors import ServiceError
+from service.core.tasks import end_tasks
 from service.core.types import F32Array, FaceJob, FacePreview, U8Image
 from service.sampling.phases import FlowFace, Phase, Phases
 
@@ -80,8 +81,7 @@ class Previews:
     async def abandon(self) -> None:
         """Stop what is under way."""
         if self._making is not None:
-            self._making.cancel()
-            await asyncio.gather(self._making, return_exceptions=True)
+            await end_tasks(self._making)
             self._making = None
 
     async def _make(self, faces: Sequence[FlowFace]) -> list[FacePreview]:

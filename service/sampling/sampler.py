@@ -26,6 +26,7 @@ from service.core.errors import Cancelled, DeadlineExceeded, InferenceFailed, Se
 from service.core.interfaces import InferenceBackend
 from service.core.manifest import Manifest
 from service.core.metrics import Metrics
+from service.core.tasks import end_tasks
 from service.core.types import FaceJob, FaceKey, FacePreview, Lane, RestoredFace
 from service.sampling.observation import Observation
 from service.sampling.phases import FlowFace, Phase, Phases, isolated
@@ -155,9 +156,7 @@ class Sampler:
         """Free every slot at once, whatever is under way; returns the faces that were there."""
         calls, abandoned = list(self._calls), self.jobs
         self._calls, self._slots = {}, []
-        for call in calls:
-            call.cancel()
-        await asyncio.gather(*calls, return_exceptions=True)
+        await end_tasks(*calls)
         await self._previews.abandon()
         self._observation.abandoned(abandoned)
         self._metrics.slots_active(0)

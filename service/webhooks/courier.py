@@ -16,6 +16,7 @@ from service.core.interfaces import JobQueue
 from service.core.jobs import Notice
 from service.core.metrics import Metrics
 from service.core.outages import OutageLog
+from service.core.tasks import until_stopped
 from service.core.tracing import OUTCOME, consuming, note
 from service.webhooks.sender import Delivery
 
@@ -69,17 +70,7 @@ class Courier:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set and no notice is due, or `grace_s` have passed; the rest stays in the queue."""
-        working = asyncio.create_task(self._work(stop), name="notices")
-        stopping = asyncio.create_task(stop.wait(), name="stop")
-        try:
-            await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.wait({working}, timeout=self._grace_s)
-            if working.done():
-                working.result()
-        finally:
-            for task in (working, stopping, *self._tasks):
-                task.cancel()
-            await asyncio.gather(working, stopping, *self._tasks, return_exceptions=True)
+        await until_stopped(self._work(stop), stop, name="notices", grace_s=self._grace_s, begun=self._tasks)
 
     async def _work(self, stop: asyncio.Event) -> None:
         while True:

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 from itertools import chain
 
-import numpy as np
 import pytest
 
 from service.core.errors import (
@@ -17,29 +16,17 @@ from service.core.errors import (
 )
 from service.core.interfaces import Broker
 from service.core.jobs import Progress
-from service.core.types import Lane, RestoredFace
-from tests.face_queues import drain, names, photo
+from service.core.types import Lane
+from tests.face_queues import drain, names, photo, restored
+from tests.rpc_serving import until
 
 SOON_S = 0.02
 LONG_S = 30.0
 PIXEL = 1 / 131070 + 1e-7  # pixels may travel as 16-bit numbers
 
 
-def restored(job, shade=0.5):
-    picture = np.full((4, 4, 3), shade, np.float32)
-    return RestoredFace(job.job_id, job.face_index, picture, picture, {"velocity": 5.0})
-
-
 def at_work(jobs, steps=1):
     return {job.key: steps for job in jobs}
-
-
-async def until(condition):
-    for _ in range(round(LONG_S / 0.005)):
-        if condition():
-            return
-        await asyncio.sleep(0.005)
-    pytest.fail("it never came to that")
 
 
 def test_it_implements_the_protocol(broker):

@@ -2,13 +2,13 @@
 
 import pytest
 
-from tests.images import DOCKER, read_dockerfile
+from tests.images import read_image
 
 
 @pytest.mark.parametrize(
     ("name", "folder"), [("gateway", "model_repository"), ("worker", "model_repository"), ("triton", "/models")]
 )
 def test_it_can_be_read_by_everybody(name, folder):
-    build = read_dockerfile(DOCKER / f"{name}.Dockerfile")[0]
+    build, _ = read_image(name)
     (run,) = [run for run in build.all("RUN") if "export.detector" in run.rest]
     assert ["chmod", "-R", "a+rX", folder] == run.words[run.words.index("chmod") :][:4]

@@ -16,11 +16,11 @@ from service.core.metrics import Metrics
 from service.core.origin import Origin
 from service.core.settings import ENV_PREFIX, LogFormat, Settings
 from service.core.tracing import exemplar, within
-from tests.images import DOCKER, fill, is_in_context, read_compose, read_dockerfile
+from tests.images import DOCKER, FILE_OF, fill, is_in_context, read_compose, read_image
 from tests.processes import ROOT
 
 OURS = ("gateway", "worker")
-IMAGES = (*OURS, "triton")
+IMAGES = tuple(FILE_OF)
 PINNED = re.compile(r"\S+:[\w.-]+@sha256:[0-9a-f]{64}")
 NEEDED = {"GRAFANA_PASSWORD": "secret", "KEYS_FOLDER": "./prometheus"}
 COMPOSITIONS = {
@@ -35,7 +35,7 @@ OF_OPENTELEMETRY = {"OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_TRACES_SAMPLER", "OTEL_
 
 @pytest.fixture(params=IMAGES)
 def image(request):
-    return request.param, read_dockerfile(DOCKER / f"{request.param}.Dockerfile")
+    return request.param, *read_image(request.param)
 
 
 @pytest.fixture(params=COMPOSITIONS)
@@ -51,12 +51,11 @@ def health_url(words):
 
 
 def test_what_is_copied_exists_and_is_sent_to_the_builder(image):
-    _, stages = image
-    names = {stage.name for stage in stages}
-    for stage in stages:
+    _, build, last = image
+    for stage in (build, last):
         for copy in stage.all("COPY"):
             if "from" in copy.flags:
-                assert copy.flags["from"] in names
+                assert (stage, copy.flags["from"]) == (last, "build")
                 continue
             for source in copy.words[:-1]:
                 assert (ROOT / source).exists(), source
@@ -71,20 +70,16 @@ def test_history_environments_and_secrets_are_not_sent():
 
 
 def test_python_s_image_is_pinned_by_a_digest_that_can_be_given(image):
-    _, stages = image
-    assert PINNED.fullmatch(stages[0].base)
+    _, build, _ = image
+    assert PINNED.fullmatch(build.base)
 
 
 def test_triton_s_image_names_its_release():
-    assert re.fullmatch(
-        r"nvcr\.io/nvidia/tritonserver:\d\d\.\d\d-py3", read_dockerfile(DOCKER / "triton.Dockerfile")[-1].base
-    )
+    assert re.fullmatch(r"nvcr\.io/nvidia/tritonserver:\d\d\.\d\d-py3", read_image("triton")[-1].base)
 
 
 def test_the_last_stage_only_copies_and_runs_as_nobody_special(image):
-    _, stages = image
-    assert len(stages) == 2
-    last = stages[-1]
+    *_, last = image
     assert last.all("RUN") == last.all("ADD") == []  # no installer, no compiler, nothing left of the build
     user, _, group = last.last("USER").rest.partition(":")
     assert int(user) >= 1000
@@ -93,19 +88,19 @@ def test_the_last_stage_only_copies_and_runs_as_nobody_special(image):
 
 
 def test_labels_say_what_the_image_is(image):
-    name, stages = image
-    labels = dict(re.findall(r'([\w.-]+)="([^"]*)"', stages[-1].last("LABEL").rest))
+    name, _, last = image
+    labels = dict(re.findall(r'([\w.-]+)="([^"]*)"', " ".join(label.rest for label in last.all("LABEL"))))
     assert labels["org.opencontainers.image.title"] == f"latent-pmrf-{name}"
     prefix = "org.opencontainers.image."
     assert {f"{prefix}{key}" for key in ("description", "licenses", "version", "revision", "created")} <= set(labels)
-    arguments = {argument.rest.partition("=")[0] for argument in stages[-1].all("ARG")}
+    arguments = {argument.rest.partition("=")[0] for argument in last.all("ARG")}
     used = {match for value in labels.values() for match in re.findall(r"\$\{(\w+)\}", value)}
     assert used <= arguments
 
 
 @pytest.mark.parametrize("name", OURS)
 def test_the_package_is_installed_by_the_lock_with_wheels_only_and_without_an_installer_left(name):
-    build = read_dockerfile(DOCKER / f"{name}.Dockerfile")[0]
+    build, _ = read_image(name)
     commands = " ".join(run.rest for run in build.all("RUN"))
     assert "pip install --constraint constraints.txt '.[triton,tracing]'" in commands
     assert "PIP_ONLY_BINARY=:all:" in build.last("ENV").rest
@@ -114,10 +109,9 @@ def test_the_package_is_installed_by_the_lock_with_wheels_only_and_without_an_in
 
 @pytest.mark.parametrize("name", OURS)
 def test_the_command_is_one_of_the_service_s_and_listens_where_the_image_says(name, monkeypatch, capsys):
-    last = read_dockerfile(DOCKER / f"{name}.Dockerfile")[-1]
+    _, last = read_image(name)
     assert last.last("ENTRYPOINT").words == ["/opt/latent-pmrf/bin/latent-pmrf"]
-    environment = dict(pair.split("=", 1) for pair in last.last("ENV").words)
-    for variable, value in environment.items():
+    for variable, value in last.environment.items():
         monkeypatch.setenv(variable, value)
     with pytest.raises(SystemExit) as stopped:
         main([*last.last("CMD").words, "--help"])
@@ -125,8 +119,8 @@ def test_the_command_is_one_of_the_service_s_and_listens_where_the_image_says(na
     assert "usage: latent-pmrf" in capsys.readouterr().out
     port, _ = health_url(last.last("HEALTHCHECK").words)
     assert port in last.last("EXPOSE").words
-    assert port == environment["PORT" if name == "gateway" else "METRICS_PORT"]
-    assert {key for key in environment if key.startswith(ENV_PREFIX)} <= variables_of_the_service()
+    assert port == last.environment["PORT" if name == "gateway" else "METRICS_PORT"]
+    assert {key for key in last.environment if key.startswith(ENV_PREFIX)} <= variables_of_the_service()
 
 
 # Compose
@@ -185,11 +179,12 @@ def test_only_loopback_is_published_and_only_by_gateway_and_grafana(services):
 def test_images_are_those_that_the_dockerfiles_build(services):
     for name in IMAGES:
         build = services[name]["build"]
-        assert (DOCKER / build["context"] / build["dockerfile"]).resolve() == DOCKER / f"{name}.Dockerfile"
-        text = (DOCKER / f"{name}.Dockerfile").read_text()
-        assert all(re.search(rf"^ARG {argument}=", text, re.MULTILINE) for argument in build["args"])
-        assert build["args"]["PYTHON_IMAGE"] == read_dockerfile(DOCKER / f"{name}.Dockerfile")[0].base
-    assert services["triton"]["build"]["args"]["TRITON_IMAGE"] == read_dockerfile(DOCKER / "triton.Dockerfile")[-1].base
+        file = DOCKER / FILE_OF[name]
+        assert (DOCKER / build["context"] / build["dockerfile"]).resolve() == file
+        assert build["target"] == name
+        assert all(re.search(rf"^ARG {argument}=", file.read_text(), re.MULTILINE) for argument in build["args"])
+        assert build["args"]["PYTHON_IMAGE"] == read_image(name)[0].base
+    assert services["triton"]["build"]["args"]["TRITON_IMAGE"] == read_image("triton")[-1].base
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -202,7 +197,7 @@ def test_settings_are_the_service_s_and_lead_to_services_that_are_there(name, se
     redis = urllib.parse.urlsplit(settings.redis_url.get_secret_value())
     assert (redis.hostname, redis.port) == ("redis", 6379)
     triton = [urllib.parse.urlsplit(address) for address in settings.triton_addresses]
-    exposed = read_dockerfile(DOCKER / "triton.Dockerfile")[-1].last("EXPOSE").words
+    exposed = read_image("triton")[-1].last("EXPOSE").words
     assert [(url.scheme, url.hostname, str(url.port) in exposed) for url in triton] == [("grpc", "triton", True)]
     shared = [set(services[one]["networks"]) for one in (name, "redis", "triton")]
     assert set.intersection(*shared) == {"inside"}
@@ -243,8 +238,7 @@ def test_everybody_reads_the_same_bundle_with_a_gpu():
     services = read_compose(*COMPOSITIONS["gpu"], variables=NEEDED | {"MODEL_REPOSITORY": "/engines"})["services"]
     assert services["triton"]["volumes"] == ["/engines:/models:ro"]
     for name in OURS:
-        stage = read_dockerfile(DOCKER / f"{name}.Dockerfile")[-1]
-        place = dict(pair.split("=", 1) for pair in stage.last("ENV").words)[f"{ENV_PREFIX}MODEL_REPOSITORY"]
+        place = read_image(name)[-1].environment[f"{ENV_PREFIX}MODEL_REPOSITORY"]
         assert services[name]["volumes"] == [f"/engines:{place}:ro"]
     assert "--model-config-name=gpu" in services["triton"]["command"]
     assert (ROOT / "model_repository" / "velocity" / "configs" / "gpu.pbtxt").exists()
@@ -277,7 +271,7 @@ def test_prometheus_asks_services_that_are_there_at_ports_they_have(services):
         f"latent-pmrf-{name}": (name, port) for name, port in zip(IMAGES, ("8000", "8001", "8002"), strict=True)
     }
     for name, port in asked.values():
-        assert port in read_dockerfile(DOCKER / f"{name}.Dockerfile")[-1].last("EXPOSE").words
+        assert port in read_image(name)[-1].last("EXPOSE").words
         assert set(services["prometheus"]["networks"]) & set(services[name]["networks"])
 
 
@@ -318,9 +312,7 @@ def test_spans_go_where_grafana_looks_for_those_that_exemplars_name():
 
 @pytest.mark.parametrize("name", OURS)
 def test_containers_write_logs_for_machines(name):
-    last = read_dockerfile(DOCKER / f"{name}.Dockerfile")[-1]
-    environment = dict(pair.split("=", 1) for pair in last.last("ENV").words)
-    assert LogFormat(environment[f"{ENV_PREFIX}LOG_FORMAT"]) is LogFormat.JSON
+    assert LogFormat(read_image(name)[-1].environment[f"{ENV_PREFIX}LOG_FORMAT"]) is LogFormat.JSON
 
 
 # Scripts
@@ -352,7 +344,7 @@ def test_engines_are_built_by_the_triton_image_that_will_load_them(docker, tmp_p
     done = run_script("export.sh", environment, str(tmp_path / "engines"), "--precision", "bfloat16")
     assert done.returncode == 0, done.stderr
     called = (tmp_path / "arguments").read_text().splitlines()
-    image = read_dockerfile(DOCKER / "triton.Dockerfile")[-1].base
+    image = read_image("triton")[-1].base
     assert called[called.index(image) + 1 :] == ["/work/docker/export.sh", "--inside", "--precision", "bfloat16"]
     assert called[:5] == ["run", "--rm", "--gpus", "all", "--shm-size"]
     mounts = [called[place + 1] for place, word in enumerate(called) if word == "--volume"]

@@ -10,6 +10,7 @@ import yaml
 
 from service.core.settings import ENV_PREFIX, Settings
 from service.telemetry.traces import wanted
+from tests.images import read_image
 from tests.kubernetes import (
     FOLDER,
     OVERLAYS,
@@ -254,14 +255,12 @@ def test_a_worker_takes_as_many_threads_as_it_asked_for(deployments):
 
 def test_images_are_the_ones_that_are_built(deployments):
     for name, deployment in deployments.items():
-        lines = (FOLDER.parent / "docker" / f"{name.removeprefix('latent-pmrf-')}.Dockerfile").read_text().splitlines()
-        (user,) = [line.split()[1] for line in lines if line.startswith("USER ")]
-        exposed = {int(port) for line in lines if line.startswith("EXPOSE ") for port in line.split()[1:]}
+        _, image = read_image(name.removeprefix("latent-pmrf-"))
         container, context = container_of(deployment), pod_of(deployment)["securityContext"]
         assert container["image"].partition(":")[0] == name
-        assert f"{context['runAsUser']}:{context['runAsGroup']}" == user
-        assert {port["containerPort"] for port in container["ports"]} == exposed
-        is_ours = any(line.startswith("ENTRYPOINT") for line in lines)  # which knows where the program is
+        assert f"{context['runAsUser']}:{context['runAsGroup']}" == image.last("USER").rest
+        assert {str(port["containerPort"]) for port in container["ports"]} == set(image.last("EXPOSE").words)
+        is_ours = bool(image.all("ENTRYPOINT"))  # which knows where the program is
         assert is_ours != ("command" in container)
 
 

@@ -3,26 +3,17 @@
 import asyncio
 import contextlib
 
-import pytest
-
 from service.core.jobs import JobState
 from service.core.types import FacePreview
 from tests.fakes import face_job
 from tests.job_queues import LONG_S, SOON_S, photo, result_of
+from tests.rpc_serving import until
 
 TRIAL = 63  # the face of a preview that is shown to see whether anybody looks
 
 
 def preview_of(job_id, face_index=0, steps_done=1, **fields):
     return FacePreview(job_id, face_index, steps_done, 9, b"\xff\xd8 \x00preview\xff", **fields)
-
-
-async def until(condition):
-    for _ in range(round(LONG_S / 0.005)):
-        if condition():
-            return
-        await asyncio.sleep(0.005)
-    pytest.fail("it never came to that")
 
 
 @contextlib.asynccontextmanager

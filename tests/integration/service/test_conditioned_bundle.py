@@ -22,7 +22,7 @@ from service.core.types import FaceJob
 from service.sampling.sampler import Sampler
 from tests.bundle import write_detector
 from tests.pictures import pixels
-from tests.tiny_runs import HDIT, SIDE_PX, write_runs
+from tests.tiny_runs import HDIT, SIDE_PX, rounded, write_runs
 
 pytestmark = pytest.mark.timeout(300)  # the exporter takes seconds a network, more beside other work
 
@@ -58,7 +58,7 @@ async def test_all_three_make_the_same_picture(exported):
         for seed, num_steps in enumerate(steps)
     ]
     faces = await served(repository, jobs)
-    trained, bundle = reference_of(runs), BundleRestorer(repository, num_threads=1)
+    trained, bundle = rounded(runs), BundleRestorer(repository, num_threads=1)
     for job, face in zip(jobs, faces, strict=True):
         picture = job.crop[None].astype(np.float32) / np.float32(255)
         y = torch.from_numpy(picture.transpose(0, 3, 1, 2))
@@ -82,17 +82,10 @@ def guess_is_off_later(monkeypatch):
     monkeypatch.setattr(Preconditioning, "forward", forward)
 
 
-def reference_of(runs):
-    trained = load_trained(runs)
-    for network in trained.networks.values():
-        round_weights(network)
-    return trained
-
-
 @pytest.mark.usefixtures("guess_is_off_later")
 def test_a_graph_that_is_wrong_between_the_ends_fails_the_gate(exported):
     runs, repository = exported
-    trained = reference_of(runs)
+    trained = rounded(runs)
     velocity = graph_specs(trained, SIDE_PX)[2]
     with pytest.raises(ParityError, match="velocity, batch 1: relative error"):
         check_network(velocity, (repository / "velocity/1/model.onnx").read_bytes(), trained.statistics, 1e-4)

@@ -104,15 +104,11 @@ def watched(arithmetic_bundle, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "query", [query for query in panel_queries() if not query.needs_gpu], ids=lambda query: query.where
+    "query",
+    [*(query for query in panel_queries() if not query.needs_gpu), *alert_queries()],
+    ids=lambda query: query.where,
 )
-def test_a_panel_shows_something(watched, query):
-    prometheus, *_ = watched
-    until(lambda: prometheus.ask(query.expr), patience_s=60)  # a scrape that came too late leaves a hole
-
-
-@pytest.mark.parametrize("query", alert_queries(), ids=lambda query: query.where)
-def test_an_alert_can_be_decided(watched, query):
+def test_a_panel_shows_something_and_an_alert_can_be_decided(watched, query):
     prometheus, *_ = watched
     until(lambda: prometheus.ask(query.expr), patience_s=60)  # a scrape that came too late leaves a hole
 

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 
-import numpy as np
 import pytest
 from redis.asyncio import Redis
 
@@ -11,8 +10,8 @@ from service.brokers.redis_lanes import Lanes
 from service.brokers.redis_streams import RedisBroker
 from service.core.errors import Abandoned, Cancelled, DeadlineExceeded, InferenceFailed, QueueFull, ServiceError
 from service.core.metrics import Metrics
-from service.core.types import Lane, RestoredFace
-from tests.fakes import face_job
+from service.core.types import Lane
+from tests.face_queues import names, photo, restored
 from tests.redis_servers import VERSIONS, fresh_prefix, shared_server
 
 LEASE_S = 0.2
@@ -53,19 +52,6 @@ class Deployment:
 async def deployment(server):
     async with contextlib.AsyncExitStack() as stack:
         yield Deployment(server, stack)
-
-
-def photo(job_id, num_faces=1, **fields):
-    return [face_job(job_id, index, grey=3 * index, size_px=8, **fields) for index in range(num_faces)]
-
-
-def restored(job, shade=0.5):
-    picture = np.full((4, 4, 3), shade, np.float32)
-    return RestoredFace(job.job_id, job.face_index, picture, picture)
-
-
-def names(jobs):
-    return [(job.job_id, job.face_index) for job in jobs]
 
 
 async def take_one(broker):

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 
-import numpy as np
 import pytest
 
 from service.brokers.redis_jobs import RedisJobQueue, SharedJobLimits
@@ -11,8 +10,7 @@ from service.brokers.redis_streams import RedisBroker
 from service.core.errors import Cancelled, DeadlineExceeded, DependencyUnavailable, InferenceFailed, QueueFull
 from service.core.jobs import Idempotency, JobState
 from service.core.metrics import Metrics
-from service.core.types import RestoredFace
-from tests.fakes import face_job
+from tests.face_queues import drain, photo, restored
 from tests.job_queues import HOOK, Watching, result_of
 from tests.job_queues import photo as photo_job
 from tests.redis_servers import VERSIONS, RedisServer, fresh_prefix, require_binary
@@ -52,22 +50,6 @@ async def queue(server):
     queue = RedisJobQueue(server.url, limits, metrics=Metrics(), prefix=fresh_prefix())
     yield queue
     await queue.close()
-
-
-def photo(job_id, num_faces=1, **fields):
-    return [face_job(job_id, index, grey=3 * index, size_px=8, **fields) for index in range(num_faces)]
-
-
-def restored(job, shade=0.5):
-    picture = np.full((4, 4, 3), shade, np.float32)
-    return RestoredFace(job.job_id, job.face_index, picture, picture)
-
-
-async def drain(broker):
-    taken = []
-    while jobs := await broker.take(8, 0):
-        taken += jobs
-    return taken
 
 
 async def test_a_restart_loses_no_face(server, make_broker):

@@ -28,6 +28,7 @@ from tests.bundle import tiny_manifest
 from tests.fakes import AnalyticBackend, EchoBroker, FakeDetector
 from tests.pictures import encoded, pixels
 from tests.rpc_serving import ending, next_answer, part, photo, rpc_service, setup, until
+from tests.seen import Seen
 
 FACE = encoded(pixels(64, 64))
 ANYBODY = Caller()
@@ -62,20 +63,14 @@ async def stream_of(decoder, broker, **settings):
     ids=["photo", "network", "deadline"],
 )
 async def test_a_failure_that_is_not_read_holds_nothing_of_its_photo(options, broker, settings, code):
-    seen = []
-
-    def watched(upload, limits):
-        image = decode(upload, limits)
-        seen.append(weakref.ref(image.pixels))
-        return image
-
-    async with stream_of(watched, broker(), **settings) as (stream, window):
+    seen = Seen()
+    async with stream_of(seen.decode, broker(), **settings) as (stream, window):
         await stream.open("a")
         stream.receive("a", len(FACE))
         stream.start("a", Upload(FACE), options)
-        await until(lambda: seen and window.upload_bytes == 0)
+        await until(lambda: seen.count and window.upload_bytes == 0)
         gc.collect()
-        assert [image() for image in seen] == [None]
+        assert (seen.count, seen.left) == (1, [])
         async with contextlib.aclosing(stream.events()) as events:
             event = await anext(events)
     assert isinstance(event, PhotoEnded)

@@ -19,19 +19,12 @@ from export.trained import load_trained, round_weights
 from export.triton_config import configurations
 from export.variants import load_original
 from latent_pmrf.evaluation.bundle import BundleRestorer, source_noise
-from tests.tiny_runs import HDIT, SIDE_PX, STATISTICS, UNET, tiny, write_runs
+from tests.tiny_runs import HDIT, SIDE_PX, STATISTICS, UNET, rounded, tiny, write_runs
 
 pytestmark = pytest.mark.timeout(300)  # the exporter takes seconds a network, more beside other work
 
 NETWORKS = ("estimator", "vae_encoder", "velocity", "vae_decoder")
 FACTS = BundleFacts(name="tiny", version="7", image_size_px=SIDE_PX, default_num_steps=3)
-
-
-def rounded(runs):
-    trained = load_trained(runs)
-    for network in trained.networks.values():
-        round_weights(network)
-    return trained
 
 
 def content_of(folder):

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import gc
 import logging
-import weakref
 from dataclasses import replace
 
 import pytest
@@ -22,35 +21,15 @@ from service.core.threads import Threads
 from service.core.types import Restoration, RestoreOptions, Upload
 from service.gateway import Gateway
 from service.runner import PhotoRunner
-from service.stages.decode import decode
 from tests.bundle import tiny_manifest
 from tests.fakes import EchoBroker, FakeDetector, UnsteadyBroker, face_at
-from tests.job_queues import LONG_S, Watching, memory, photo
+from tests.job_queues import LONG_S, end_of, memory, photo
 from tests.pictures import encoded, pixels
 from tests.rpc_serving import until
+from tests.seen import Seen
 
 QUOTA = Quota(10**9, 3600.0)
 OWN = encoded(pixels(seed=4711))  # no other test's
-
-
-class Seen:
-    """Decodes, and knows which pictures are still there."""
-
-    def __init__(self):
-        self._pictures = []
-
-    def decode(self, upload, limits):
-        image = decode(upload, limits)
-        self._pictures.append(weakref.ref(image.pixels))
-        return image
-
-    @property
-    def left(self):
-        return [picture for picture in self._pictures if picture() is not None]
-
-    @property
-    def count(self):
-        return len(self._pictures)
 
 
 @pytest.fixture
@@ -87,10 +66,6 @@ async def at_work(jobs, seen, broker, *, accounts=None, pause_s=0.01, **settings
         yield
         stop.set()
         await asyncio.wait_for(running, LONG_S)
-
-
-async def end_of(queue, job_id):
-    return (await Watching(queue, job_id).end())[-1].state
 
 
 class Around:

@@ -20,7 +20,7 @@ from service.gateway import Gateway
 from service.runner import PhotoRunner
 from tests.bundle import tiny_manifest
 from tests.fakes import EchoBroker, FakeDetector, UnsteadyBroker
-from tests.job_queues import LONG_S, Watching, memory, photo, photos_counted
+from tests.job_queues import LONG_S, end_of, memory, photo, photos_counted
 from tests.kept_spans import kept_spans
 from tests.pictures import encoded
 from tests.processes import until
@@ -63,10 +63,6 @@ async def at_work(jobs, metrics, broker, **times):
 
 async def admit(queue, job_id, data=None):
     await queue.admit(replace(photo(job_id), upload=Upload(encoded() if data is None else data)))
-
-
-async def end_of(queue, job_id):
-    return (await Watching(queue, job_id).end())[-1].state
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from latent_pmrf.evaluation.bundle import BundleRestorer, Source, parse_spec, re
 from latent_pmrf.evaluation.card_faces import astronaut, generated_faces
 from latent_pmrf.evaluation.dataset import ValidationFace, load_faces
 from latent_pmrf.evaluation.folders import shrink
-from latent_pmrf.evaluation.restoration import photo_seed, restore_faces
+from latent_pmrf.evaluation.restoration import photo_seed, restoring
 from tests.bundle import CHANNELS, PATCH
 
 SIZE = 192
@@ -150,8 +150,8 @@ def test_restoration_is_the_same_in_any_batch(make_bundle, val_dir):
     bundle, faces = BundleRestorer(make_bundle(sigma_s=(0.2,))), load_faces(val_dir, SIZE)
     seen = []
     runs = [(1, 0), (2, 0), (2, 5)]
-    together = restore_faces(bundle, faces, runs, batch_size=3, progress=lambda *call: seen.append(call))
-    alone = restore_faces(bundle, faces, runs, batch_size=1)
+    *_, together = restoring(bundle, faces, runs, batch_size=3, progress=lambda *call: seen.append(call))
+    *_, alone = restoring(bundle, faces, runs, batch_size=1)
     assert set(together.samples) == {(level, *run) for level in ("moderate", "severe") for run in runs}
     for key, pictures in together.samples.items():
         np.testing.assert_array_equal(pictures, alone.samples[key])

@@ -6,13 +6,10 @@ from service.core import errors
 from service.core.errors import QueueFull, ServiceError
 from service.core.jobs import Failure, JobState
 from service.core.notices import closing_notice
+from tests.errors import ERRORS
 
 
-def tree(root):
-    return {root}.union(*(tree(child) for child in root.__subclasses__()))
-
-
-@pytest.mark.parametrize("kind", sorted(tree(ServiceError), key=lambda kind: kind.code))
+@pytest.mark.parametrize("kind", ERRORS)
 def test_a_failure_gives_its_error_back(kind):
     error = Failure.of(kind("what happened", hint="what to do", limit=3)).to_error()
     assert type(error) is kind

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import gc
-import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -17,10 +16,10 @@ from service.core.threads import Threads
 from service.core.types import OutputFormat, RestoreOptions
 from service.gateway import Gateway
 from service.local.files import FileTask, plan_files, restore_files
-from service.stages.decode import decode
 from tests.bundle import tiny_manifest
 from tests.fakes import EchoBroker, FakeDetector
 from tests.pictures import decoded, encoded, pixels
+from tests.seen import Seen
 
 SAFE = RestoreOptions(fidelity=1.0)
 
@@ -103,23 +102,17 @@ async def test_many_photos_keep_to_themselves_and_a_full_service_is_waited_for(t
 
 
 async def test_a_photo_that_failed_leaves_no_picture_behind_while_others_are_restored(tmp_path):
-    seen = []
-
-    def watched(upload, limits):
-        image = decode(upload, limits)
-        seen.append(weakref.ref(image.pixels))
-        return image
-
+    seen = Seen()
     for seed in range(3):
         (tmp_path / f"{seed}.png").write_bytes(encoded(pixels(seed=seed)))
     tasks = plan_files(tmp_path, tmp_path / "out", None)
     with gateway() as own:
-        watching = replace(own, decode=watched)
+        watching = replace(own, decode=seen.decode)
         outcomes = restore_files(watching, tasks, RestoreOptions(det_threshold=1.0), at_once=1)
         async with contextlib.aclosing(outcomes):
             told = [await anext(outcomes) for _ in tasks]  # the run has not ended
             gc.collect()
-            assert [picture() for picture in seen] == [None] * 3
+            assert (seen.count, seen.left) == (3, [])
     assert {outcome.error.code for outcome in told} == {"no_face_found"}
 
 
