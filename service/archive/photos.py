@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from service.archive.places import Entry, Place
-from service.batch.folder import OnUnreadable
 from service.batch.items import Item
 from service.core.errors import InvalidOption, NotFound
 from service.core.suffixes import SUFFIXES, result_name
 from service.core.types import OutputFormat
+from service.local.tree import OnUnreadable
 
 
 @dataclass(slots=True)
@@ -66,9 +67,9 @@ class PlacePair:
                     photo.mtime_ns,
                 )
 
-    def count(self) -> int:
-        """How many photos there are now."""
-        return sum(len(photos) for _, photos, _ in self._folders(lambda _path, _error: None))
+    def counts(self) -> Iterator[int]:
+        """How many photos there are now, folder by folder."""
+        return (len(photos) for _, photos, _ in self._folders(lambda _path, _error: None))
 
     def result_bytes(self, target: Path) -> int | None:
         """Size of a result, or None without one; only of items of the folder that is being walked."""
@@ -87,7 +88,7 @@ class PlacePair:
                 continue
             inner = [str(PurePosixPath(below, name)) for name in reversed(folders)]
             waiting += [name for name in inner if not self.target.holds(Place(self.source.files, self._root(name)))]
-            photos = [entry for entry in entries if PurePosixPath(entry.name).suffix.lower() in SUFFIXES]
+            photos = [entry for entry in entries if os.path.splitext(entry.name)[1].lower() in SUFFIXES]
             if photos:
                 yield below, photos, folders
 

@@ -17,9 +17,10 @@ from uuid import uuid4
 
 from pyarrow import fs
 
-from service.batch.folder import is_file, state_of
+from service.batch.folder import state_of
 from service.core.errors import InvalidOption
 from service.local.results import write_result
+from service.local.tree import is_file
 
 _WHOLE_OR_NOT_AT_ALL = {"s3", "gcs", "abfs"}  # an object is seen when its upload has ended, not before
 

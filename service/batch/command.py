@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import io
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -27,6 +29,7 @@ from service.batch.telling import BatchTelling
 from service.client import AsyncGrpcClient, Options, Retry
 from service.core.errors import InvalidOption, NotFound
 from service.core.options import OptionFields, OptionLimits, parse_options
+from service.local.results import replacing
 
 JOURNAL_NAME = ".latent-pmrf-batch.jsonl"
 _FIRST_ATTEMPTS = 3  # a wrong address is told soon; a server that was there may take its time to come back
@@ -185,9 +188,9 @@ def check_report(report: Path | None, journal: Path) -> None:
 
     Raises:
         NotFound: Its folder is not there.
-        InvalidOption: It is the journal.
+        InvalidOption: It is the journal, or nothing can be written there.
     """
-    if report is None:
+    if report is None or str(report) == "-":
         return
     if not report.parent.is_dir():
         raise NotFound(f"{report.parent} is no folder for the report")
@@ -195,19 +198,37 @@ def check_report(report: Path | None, journal: Path) -> None:
         raise InvalidOption(f"{report} is a folder", hint="name a file for the report")
     if report.resolve() == journal.resolve():
         raise InvalidOption(f"{report} is the journal", hint="choose another file for the report")
+    folder = Path(os.path.realpath(report)).parent
+    if not _is_device(report) and not os.access(folder, os.W_OK | os.X_OK):
+        raise InvalidOption(f"{report}: you may not write to its folder", hint="choose another place for the report")
 
 
 @contextlib.asynccontextmanager
 async def reported(report: Path | None, journal: Journal) -> AsyncIterator[None]:
-    """The report is written however the block ends."""
+    """The report is written however the block ends; one that is there is kept until the new one is whole."""
     try:
         yield
     finally:
-        if report is not None and str(report) == "-":
-            write_report(journal, sys.stdout)
-        elif report is not None:
-            with report.open("w") as out:
-                write_report(journal, out)
+        if report is not None:
+            _write(report, journal)
+
+
+def _write(report: Path, journal: Journal) -> None:
+    if str(report) == "-":
+        write_report(journal, sys.stdout)
+    elif _is_device(report):
+        with report.open("w") as out:
+            write_report(journal, out)
+    else:
+        with replacing(Path(os.path.realpath(report))) as file:
+            text = io.TextIOWrapper(file, encoding="utf-8", write_through=True)
+            write_report(journal, text)
+            text.detach()
+
+
+def _is_device(path: Path) -> bool:
+    """Whether it is there and no file that can be replaced, such as a pipe."""
+    return os.path.exists(path) and not os.path.isfile(path)
 
 
 @contextlib.contextmanager

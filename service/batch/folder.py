@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from service.batch.items import Item
 from service.core.errors import InvalidOption, NotFound
-from service.core.suffixes import SUFFIXES, result_name
+from service.core.suffixes import result_name
 from service.core.types import OutputFormat
-
-OnUnreadable = Callable[[Path, OSError], None]
+from service.local.tree import OnUnreadable, real, walk
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +37,7 @@ class FolderPair:
         """
         if not self.source.is_dir():
             raise NotFound(f"{self.source} is no folder")
-        if _real(self.source).is_relative_to(_real(self.target)):
+        if real(self.source).is_relative_to(real(self.target)):
             raise InvalidOption(
                 f"{self.target} has the photos in it", hint="choose another folder for the results: none is overwritten"
             )
@@ -63,55 +62,19 @@ class FolderPair:
                 size_bytes, mtime_ns = state_of(path)
                 yield Item(path.relative_to(self.source).as_posix(), path, target / result, size_bytes, mtime_ns)
 
-    def count(self) -> int:
-        """How many photos there are now."""
-        return sum(len(names) for _, _, names, _ in self._folders(lambda _path, _error: None))
+    def counts(self) -> Iterator[int]:
+        """How many photos there are now, folder by folder."""
+        return (len(names) for _, _, names, _ in self._folders(lambda _path, _error: None))
 
     def _folders(self, on_unreadable: OnUnreadable) -> Iterator[tuple[Path, Path, list[str], list[str]]]:
         """Every folder with its counterpart, and the names of its photos and folders; only such with photos."""
-        photos, results = _real(self.source), _real(self.target)
-        waiting = [self.source]
-        while waiting:
-            folder = waiting.pop()
-            try:
-                names, folders = _listing(folder)
-            except OSError as error:
-                on_unreadable(folder, error)
-                continue
-            below = [folder / name for name in folders]
-            waiting += [inner for inner in reversed(below) if _real(inner) != results]
-            if not names:
-                continue
+        photos, results = real(self.source), real(self.target)
+        for folder, names, folders in walk(self.source, self.target, on_unreadable):
             target = self.target / folder.relative_to(self.source)
-            landing = _real(target)
+            landing = real(target)
             if landing.is_relative_to(photos) and not landing.is_relative_to(results):
                 raise InvalidOption(f"{target} leads back to the photos", hint="choose another folder for the results")
             yield folder, target, names, folders
-
-
-def _listing(folder: Path) -> tuple[list[str], list[str]]:
-    """Names of the photos and of the folders in a folder; links to folders are not followed."""
-    names, folders = [], []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                folders.append(entry.name)
-            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and is_file(entry):
-                names.append(entry.name)
-    return sorted(names), sorted(folders)
-
-
-def is_file(entry: os.DirEntry[str]) -> bool:
-    """Whether a listing's entry is a file, or a link to one."""
-    try:
-        return entry.is_file()
-    except OSError:
-        return True  # such as a link to itself; whoever reads it finds out why
-
-
-def _real(path: Path) -> Path:
-    """Where a path leads; one that leads nowhere, such as a link to itself, as far as it does."""
-    return Path(os.path.realpath(path))  # Path.resolve raises RuntimeError for such a link
 
 
 def state_of(path: Path) -> tuple[int, int]:

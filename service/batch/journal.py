@@ -48,6 +48,7 @@ class _Noted(NamedTuple):
     fingerprint: bytes  # of the photo and its target as they were
     result_bytes: int
     offset: int  # of the line
+    is_seen: bool  # whether the photo was there in this run
 
 
 class Journal:
@@ -111,15 +112,27 @@ class Journal:
             self._file.close()
 
     def state_of(self, item: Item) -> State:
-        """What is known of a photo as it is now; a result that is gone, or has another size, counts for nothing."""
-        noted = self._noted.get(bytes.fromhex(item.id))
-        if noted is None or noted.fingerprint != self._fingerprint(
-            self._place_of(item), item.size_bytes, item.mtime_ns
-        ):
+        """What is known of a photo as it is now; a result that is gone, or has another size, counts for nothing.
+
+        What does not hold any more is forgotten. May be called in another thread.
+        """
+        key = bytes.fromhex(item.id)
+        noted = self._noted.get(key)
+        if noted is None:
             return State.NEW
-        if noted.state is State.RESTORED and self._result_bytes(item.target) != noted.result_bytes:
+        holds = noted.fingerprint == self._fingerprint(self._place_of(item), item.size_bytes, item.mtime_ns)
+        if holds and noted.state is State.RESTORED:
+            holds = self._result_bytes(item.target) == noted.result_bytes
+        if not holds:
+            del self._noted[key]
             return State.NEW
+        self._noted[key] = noted._replace(is_seen=True)
         return noted.state
+
+    def forget_others(self) -> None:
+        """Forget the photos that were neither asked for nor noted in this run: they are not there any more."""
+        for key in [key for key, noted in list(self._noted.items()) if not noted.is_seen]:
+            del self._noted[key]
 
     def note(self, outcome: Outcome) -> None:
         """Add a line.
@@ -139,15 +152,15 @@ class Journal:
         else:
             line |= {"status": "failed", "error": dict(outcome.error)}
         offset = self._append(line)
-        self._remember(line, offset)
+        self._remember(line, offset, is_seen=True)
         if self._clock() - self._synced_s >= _SYNC_S:
             os.fsync(self._file.fileno())
             self._synced_s = self._clock()
 
     def entries(self) -> Iterator[dict[str, Any]]:
-        """The last line of every photo, in the order in which they were written."""
+        """The last line of every photo, where it holds, in the order in which they were written."""
         with self._path.open("rb") as file:
-            for offset in sorted(noted.offset for noted in self._noted.values()):
+            for offset in sorted(noted.offset for noted in list(self._noted.values())):
                 file.seek(offset)
                 yield json.loads(file.readline())
 
@@ -175,7 +188,7 @@ class Journal:
                     header = _parsed(line)
                     self._check(header, options)
                 elif (entry := _parsed(line)) is not None:
-                    self._remember(entry, offset)
+                    self._remember(entry, offset, is_seen=False)
                 offset += len(line)
         self._file.truncate(offset)  # what a crash has cut off
         self._file.seek(0, os.SEEK_END)
@@ -202,14 +215,14 @@ class Journal:
             raise OSError(f"{self._path}: the disk took {written} of {len(data)} bytes")
         return offset
 
-    def _remember(self, line: Mapping[str, Any], offset: int) -> None:
+    def _remember(self, line: Mapping[str, Any], offset: int, *, is_seen: bool) -> None:
         try:
             fingerprint = self._fingerprint(line["target"], line["size_bytes"], line["mtime_ns"])
             state = _state_in(line)
             key = bytes.fromhex(photo_id(line["name"]))
         except (KeyError, TypeError, AttributeError, ValueError):
             return  # nothing that we have written
-        self._noted[key] = _Noted(state, fingerprint, line.get("result_bytes", 0), offset)
+        self._noted[key] = _Noted(state, fingerprint, line.get("result_bytes", 0), offset, is_seen)
 
     def _place_of(self, item: Item) -> str:
         return item.target.relative_to(self._target).as_posix()

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from service.batch.items import Outcome
 from service.core.options import in_flags
+from service.core.printable import printable
 
 _LINE_S = 10.0
 
@@ -102,13 +103,17 @@ class BatchTelling:
             hint = f" ({in_flags(str(outcome.error['hint']))})" if outcome.error.get("hint") else ""
             self.say(f"{outcome.item.source}: {outcome.error['title']}: {outcome.error['detail']}{hint}")
         self._show()
+        self.remind()
+
+    def remind(self) -> None:
+        """Where there is no terminal, say how far the batch is, unless that was said lately."""
         if not self._console.is_terminal and self._clock() - self._told_s >= _LINE_S:
             self._told_s = self._clock()
             self.say(self._line())
 
     def say(self, line: str) -> None:
-        """Write a line above the bar."""
-        self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        """Write a line above the bar; names of files cannot end it, nor tell the terminal anything."""
+        self._bar.console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
     def _show(self) -> None:
         total = None if self._found is None else max(self._done, self._found - self._before)
@@ -118,6 +123,7 @@ class BatchTelling:
     def _line(self) -> str:
         left = self._left()
         words = f"{self._done} done, {self.failed} of them failed, {self._rate():.2f} photos/s"
+        words += "" if self._done or not self._before else f", {self._before} done before"
         if left is None or self._rate() <= 0:
             return words
         return f"{words}, {left} left, {timedelta(seconds=round(left / self._rate()))} to go"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from service.core.tasks import end_tasks
 from service.core.types import OutputFormat, Report, RestoreOptions, Upload
 from service.gateway import Gateway
 from service.local.results import write_result
+from service.local.tree import real, walk
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,23 +51,25 @@ def plan_files(
         overwrite: A file that `target` names may be there already, as results may that have their names from photos.
 
     Raises:
-        NotFound: `source` does not exist, or is a folder without photos.
+        NotFound: `source` does not exist, or is a folder without photos, or one of its folders cannot be read.
         InvalidOption: A result would overwrite a photo or the file `target`, or its suffix is none the service writes,
             or its folder cannot be written to.
     """
     if source.is_dir():
         whole = source.resolve()
         folder = target or whole.with_name(f"{whole.name}_restored")
-        if folder.resolve() == source.resolve():
-            raise InvalidOption(f"{folder} is the folder of the photos", hint="choose another folder for the results")
+        if real(source).is_relative_to(real(folder)):
+            raise InvalidOption(
+                f"{folder} is the folder of the photos, or around it", hint="choose another folder for the results"
+            )
         tasks = _folder_tasks(source, folder, output_format)
     elif source.is_file():
         tasks = [FileTask(source, _file_target(source, target, output_format))]
     else:
         raise NotFound(f"{source} does not exist")
-    photos = {task.source.resolve() for task in tasks}
+    photos = {real(task.source) for task in tasks}
     for task in tasks:
-        if task.target.resolve() in photos:
+        if real(task.target) in photos:
             raise InvalidOption(f"{task.target} would overwrite a photo", hint="choose another place for the results")
         written = SUFFIXES.get(task.target.suffix.lower())
         if written is None:
@@ -161,15 +163,16 @@ def _file_target(source: Path, target: Path | None, output_format: OutputFormat 
 
 def _folder_tasks(source: Path, folder: Path, output_format: OutputFormat | None) -> list[FileTask]:
     tasks: list[FileTask] = []
-    taken: defaultdict[Path, set[str]] = defaultdict(set)  # names of results, by their folder
-    for photo in sorted(source.rglob("*")):
-        inside_results = folder.resolve() in photo.resolve().parents
-        if os.path.splitext(photo.name)[1].lower() not in SUFFIXES or not photo.is_file() or inside_results:
-            continue
-        place = (folder / photo.relative_to(source)).parent
-        name = result_name(photo.name, output_format, taken[place])
-        taken[place].add(name)
-        tasks.append(FileTask(photo, place / name))
+    for here, names, folders in walk(source, folder, _refuse):
+        taken = set(folders)  # names of results, and of folders of results
+        for name in names:
+            result = result_name(name, output_format, taken)
+            taken.add(result)
+            tasks.append(FileTask(here / name, folder / here.relative_to(source) / result))
     if not tasks:
         raise NotFound(f"{source} has no photos ({', '.join(SUFFIXES)})")
     return tasks
+
+
+def _refuse(folder: Path, error: OSError) -> None:
+    raise NotFound(f"{folder} cannot be read: {error.strerror or error}") from error

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from service.core.errors import NotFound
 from service.core.options import in_flags
+from service.core.printable import printable
 from service.core.types import FaceStatus
 from service.local.files import Outcome
 
@@ -73,4 +74,4 @@ class FileProgress:
         self._bar.advance(self._task)
 
     def _say(self, line: str) -> None:
-        self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._bar.console.print(printable(line), markup=False, highlight=False, soft_wrap=True)

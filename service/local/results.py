@@ -17,16 +17,29 @@ def write_result(path: Path, data: bytes) -> None:
     Raises:
         OSError: It cannot be written; nothing is left of it.
     """
+    with replacing(path) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file under another name; at the end of the block it is brought to the disk and gets its name.
+
+    Whatever goes wrong in the block, nothing is left of it, and a file that was there before stays.
+
+    Raises:
+        OSError: It cannot be written.
+    """
     # Named by a digest: with anything added, the longest names would be too long.
     partial = path.with_name(f".{hashlib.blake2b(os.fsencode(path.name), digest_size=16).hexdigest()}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
     with _alone(partial) as file:
         try:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
             os.replace(partial, path)
-        except OSError:
+        except BaseException:
             with contextlib.suppress(OSError):
                 partial.unlink()
             raise

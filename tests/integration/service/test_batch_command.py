@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -91,13 +92,14 @@ def test_bad_photos_do_not_stop_the_others(run, folder, tmp_path):
     assert results(tmp_path) == {0: 0, 1: 1, 2: 2}
     entries = {entry["name"]: entry for entry in map(json.loads, out.splitlines())}
     codes = {name: entry["error"]["code"] for name, entry in entries.items() if entry["status"] == "failed"}
-    assert codes == {"text.jpg": "unsupported_format", "empty.png": "empty_upload", "cut.png": "corrupt_image"}
+    hopeless = {"text.jpg": "unsupported_format", "empty.png": "empty_upload", "cut.png": "corrupt_image"}
+    assert codes == {**hopeless, "nowhere.png": "unreadable"}
     assert entries["sub/00000.png"]["report"]["faces"][0]["status"] == "restored"
     assert "text.jpg: The file format is not supported" in told
     status, _, told = run(*ALIGNED)
     assert status == FAILED
-    assert "0 restored, 0 failed, 3 restored before, 3 failed before" in told
-    assert "3 failed, 3 restored before, in " in run(*ALIGNED, "--retry-failed")[2]
+    assert "0 restored, 1 failed, 3 restored before, 3 failed before" in told
+    assert "4 failed, 3 restored before, in " in run(*ALIGNED, "--retry-failed")[2]
 
 
 def test_a_file_that_cannot_be_read_is_tried_again(run, folder, tmp_path):
@@ -152,7 +154,7 @@ def test_other_options_need_another_folder_or_a_new_beginning(run, folder, tmp_p
     assert "2 restored, 0 failed, in" in told
 
 
-def test_wrong_usage_is_told_before_any_work(run, folder, tmp_path):
+def test_wrong_usage_is_told_before_any_work(run, folder, tmp_path, monkeypatch):
     folder(1)
     assert run(source="missing")[0] == USAGE
     assert run("--fidelity", "2")[0] == USAGE
@@ -163,6 +165,9 @@ def test_wrong_usage_is_told_before_any_work(run, folder, tmp_path):
     assert run(server="http://127.0.0.1:50051")[0] == USAGE
     assert run("--report", tmp_path / "nowhere" / "report.jsonl")[0] == USAGE
     assert run("--report", tmp_path / "in")[0] == USAGE
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "access", lambda path, _mode: Path(path) != tmp_path)
+        assert run("--report", tmp_path / "report.jsonl")[0] == USAGE
     (tmp_path / "precious.txt").write_text("not a journal")
     assert run("--journal", tmp_path / "precious.txt", "--fresh")[0] == USAGE
     assert (tmp_path / "precious.txt").read_text() == "not a journal"

@@ -36,7 +36,7 @@ def test_photos_come_folder_by_folder_with_their_targets(store):
         ("done/d.jpg", "out/done/d.jpg"),
         ("sub/c.webp", "out/sub/c.webp"),
     ]
-    assert pair(store).count() == 5
+    assert sum(pair(store).counts()) == 5
 
 
 def test_results_of_one_folder_have_names_of_their_own(store):
@@ -52,6 +52,11 @@ def test_a_result_does_not_take_the_name_of_a_folder_of_results(store, tmp_path)
     assert (targets["c.png"], targets["c.jpg/d.jpg"]) == ("out/c_png.jpg", "out/c.jpg/d.jpg")
 
 
+def test_dots_alone_are_no_name(store, tmp_path):
+    (tmp_path / "in" / "..jpg").write_bytes(b"photo")
+    assert len(names(pair(store, output_format=OutputFormat.PNG))) == 5
+
+
 def test_the_place_of_the_results_is_left_out(store):
     assert "done/d.jpg" not in dict(names(pair(store, target="in/done")))
 
@@ -63,7 +68,7 @@ def test_photos_of_this_machine_have_any_name_on_their_way_to_a_store(store, tmp
     photos = PlacePair(Place.of(str(tmp_path / "in")), Place(store, "out"), None)
     photos.check()
     assert os.fsdecode(b"\xe9t\xe9/caf\xe9.png") in dict(names(photos))
-    assert len(names(photos)) == photos.count() == 6
+    assert len(names(photos)) == sum(photos.counts()) == 6
 
 
 def test_places_that_cannot_be_meant_are_refused(store):

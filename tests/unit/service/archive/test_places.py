@@ -86,7 +86,11 @@ def test_a_link_that_leads_nowhere_does_not_hide_the_files_beside_it(tmp_path):
     (tmp_path / "circle.jpg").symlink_to("circle.jpg")
     (tmp_path / "dangling.jpg").symlink_to("gone.jpg")
     entries, _ = Place.of(str(tmp_path)).listing(str(tmp_path))
-    assert [(entry.name, entry.size_bytes) for entry in entries] == [("a.jpg", 5), ("circle.jpg", -1)]
+    assert [(entry.name, entry.size_bytes) for entry in entries] == [
+        ("a.jpg", 5),
+        ("circle.jpg", -1),
+        ("dangling.jpg", -1),
+    ]
 
 
 def test_places_know_what_is_inside_them(tmp_path):

@@ -5,6 +5,7 @@ import contextlib
 import io
 import json
 import threading
+import time
 
 import pytest
 from rich.console import Console
@@ -116,3 +117,45 @@ async def test_what_goes_wrong_meanwhile_is_told():
     async with gate.cancelling(task):
         pass
     assert isinstance(task.exception(), ZeroDivisionError)
+
+
+class Archive:
+    """Photos that earlier runs have done, more than anybody waits for."""
+
+    def __init__(self, item):
+        self.item = item
+        self.until_s = time.monotonic() + PATIENCE_S
+        self.looked_at = threading.Event()
+
+    def items(self, on_unreadable):
+        while time.monotonic() < self.until_s:
+            yield self.item
+            self.looked_at.set()
+
+    def counts(self):
+        while time.monotonic() < self.until_s:
+            yield 1
+
+
+def test_a_batch_that_passes_over_photos_ends_when_it_is_told_to(folders, tmp_path):
+    item = next(folders.items(pytest.fail))
+    archive = Archive(item)
+
+    class Engine:
+        async def run(self, items):
+            yield await asyncio.to_thread(next, items)
+
+    async def interrupt(journal):
+        telling = BatchTelling(Console(file=io.StringIO()))
+        task = asyncio.create_task(run_batch(archive, journal, Engine(), telling))
+        assert await asyncio.to_thread(archive.looked_at.wait, PATIENCE_S)
+        task.cancel()
+        await asyncio.wait({task})
+        assert task.cancelled()
+
+    error = {"code": "c", "title": "t", "detail": "d", "hint": "", "retryable": False}
+    with Journal(tmp_path / "j", {}, folders.target) as journal:
+        journal.note(Outcome(item, error=error))
+        begin_s = time.monotonic()
+        asyncio.run(interrupt(journal))  # waits for its threads
+        assert time.monotonic() - begin_s < PATIENCE_S / 2

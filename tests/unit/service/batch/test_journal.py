@@ -1,6 +1,7 @@
 """The journal after a crash at any byte, and what the next run does then."""
 
 import asyncio
+import contextlib
 import io
 import json
 import resource
@@ -156,6 +157,31 @@ def test_a_result_that_is_damaged_or_gone_is_made_again(folders, tmp_path, left)
     one_run(folders, again, tmp_path / "j")
     assert again.given == ["sub/ü.webp"]
     assert result.read_bytes() == RESULT
+
+
+def names_in_report(folders, path, fates, stop_after=None):
+    """Names in the report of one run; interrupted where `stop_after` says so."""
+    report, telling = io.StringIO(), BatchTelling(Console(file=io.StringIO()))
+    with Journal(path, {}, folders.target) as journal:
+        with contextlib.suppress(KeyboardInterrupt):
+            asyncio.run(run_batch(folders, journal, ScriptedEngine(fates, stop_after), telling))
+        write_report(journal, report)
+    return sorted(json.loads(line)["name"] for line in report.getvalue().splitlines())
+
+
+def test_the_report_tells_of_the_photos_that_are_there(folders, tmp_path):
+    fates = {**dict.fromkeys(NAMES, "restored"), "a.jpg": "hopeless", "b c.png": "for now"}
+    assert names_in_report(folders, tmp_path / "j", fates) == sorted(NAMES)
+    for gone in ("a.jpg", "b c.png", "sub/ü.webp"):
+        (folders.source / gone).unlink()
+    assert names_in_report(folders, tmp_path / "j", fates) == ["sub/deep/d.jpg", "z\n.png"]
+
+
+def test_the_report_does_not_tell_of_a_result_that_is_gone(folders, tmp_path):
+    fates = dict.fromkeys(NAMES, "restored")
+    names_in_report(folders, tmp_path / "j", fates)
+    (folders.target / "a.jpg").unlink()
+    assert names_in_report(folders, tmp_path / "j", fates, stop_after=0) == sorted(set(NAMES) - {"a.jpg"})
 
 
 def test_a_line_that_the_disk_did_not_take_whole_spoils_no_other(folders, tmp_path):

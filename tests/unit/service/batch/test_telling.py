@@ -79,3 +79,22 @@ def test_nothing_to_do(tmp_path):
     assert (
         told(tmp_path, [], found=2, before=2) == "0 restored, 0 failed, 2 restored before, in 0.0 s (0.00 photos/s)\n"
     )
+
+
+def test_while_no_photo_ends_it_is_said_how_far_the_batch_is():
+    text, clock = io.StringIO(), Clock()
+    with BatchTelling(Console(file=text, width=200), clock) as telling:
+        telling.passed_over(failed=False)
+        for second in range(1, 26):
+            clock.now_s = float(second)
+            telling.remind()
+    assert text.getvalue().splitlines()[:2] == ["0 done, 0 of them failed, 0.00 photos/s, 1 done before"] * 2
+
+
+def test_names_of_files_tell_the_terminal_nothing(tmp_path):
+    text = io.StringIO()
+    path = tmp_path / "a\x1b]0;mine\x07\n600 restored, 0 failed \u202e\udcff\u00fc.jpg"
+    with BatchTelling(Console(file=text, force_terminal=True, width=400), Clock()) as telling:
+        telling.tell(Outcome(Item(path.name, path, tmp_path / "t.jpg", 1, 1), error=FAILURE))
+    told = "a\\x1b]0;mine\\x07\\n600 restored, 0 failed \\u202e\\udcff\u00fc.jpg: The image cannot be decoded"
+    assert told in text.getvalue()

@@ -134,3 +134,35 @@ def test_dots_alone_are_no_name(photos):
     before = plan_files(photos, None, OutputFormat.PNG)
     (photos / "..jpg").write_bytes(b"x")
     assert plan_files(photos, None, OutputFormat.PNG) == before
+
+
+def test_a_link_to_itself_does_not_end_the_plan(photos):
+    (photos / "circle").symlink_to("circle")
+    (photos / "sub" / "circle.jpg").symlink_to("circle.jpg")
+    assert ("photos/sub/circle.jpg", "photos_restored/sub/circle.jpg") in pairs(
+        plan_files(photos, None, None), photos.parent
+    )
+
+
+def test_a_folder_that_cannot_be_read_is_told_before_the_work(photos, monkeypatch):
+    def scandir(folder, listed=os.scandir):
+        if Path(folder).name == "sub":
+            raise PermissionError(13, "Permission denied")
+        return listed(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(NotFound, match="sub cannot be read: Permission denied"):
+        plan_files(photos, None, None)
+
+
+def test_a_result_does_not_take_the_name_of_a_folder_of_results(photos, tmp_path):
+    (photos / "a.png").mkdir()
+    (photos / "a.png" / "d.png").write_bytes(b"x")
+    targets = dict(pairs(plan_files(photos, tmp_path / "out", OutputFormat.PNG), tmp_path))
+    assert (targets["photos/a.jpg"], targets["photos/a.png/d.png"]) == ("out/a_jpg.png", "out/a.png/d.png")
+
+
+def test_results_do_not_go_around_the_photos(photos):
+    (photos / "c.webp").write_bytes(b"another photo")
+    with pytest.raises(InvalidOption, match="around it"):
+        plan_files(photos / "sub", photos, None)

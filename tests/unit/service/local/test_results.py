@@ -6,7 +6,7 @@ from hashlib import blake2b
 import pytest
 
 from service.batch.results import ends_everything
-from service.local.results import write_result
+from service.local.results import replacing, write_result
 
 
 def test_a_result_is_there_whole(tmp_path):
@@ -64,3 +64,17 @@ def test_a_file_system_without_locks_takes_results(tmp_path, monkeypatch):
     write_result(tmp_path / "c.png", b"one")
     assert [found.name for found in tmp_path.iterdir()] == ["c.png"]
     assert (tmp_path / "c.png").read_bytes() == b"one"
+
+
+def test_what_was_there_stays_until_the_new_file_is_whole(tmp_path):
+    path = tmp_path / "report"
+    path.write_bytes(b"before")
+
+    def interrupted():
+        with replacing(path) as file:
+            file.write(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert [found.read_bytes() for found in tmp_path.iterdir()] == [b"before"]
