@@ -190,6 +190,7 @@ def test_memory_does_not_grow(service):
     assert service.resident_bytes() - before_bytes < 24 * 1024 * 1024
 
 
+@pytest.mark.parametrize("bundle", ["arithmetic"], indirect=True)  # any: networks have no part in it
 def test_a_connection_is_kept_for_longer_than_clients_keep_theirs(service):
     """uvicorn's own 5 s are httpx's, too: now and then a request would meet the end of its connection."""
     url = service.client.base_url

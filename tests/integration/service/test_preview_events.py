@@ -17,6 +17,7 @@ from tests.processes import ROOT, service_process
 OWN = ROOT / "model_repository"
 NOW = {"Prefer": "wait=0"}
 OPTIONS = {"num_steps": "24", "fidelity": "0", "seed": "3"}
+FEWER_STEPS = {"num_steps": "12"}  # with as many previews: one after every step, not after every other
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -75,7 +76,7 @@ def test_a_face_is_seen_on_its_way(embedded):
 def test_a_face_of_a_photo_without_colour_is_seen_without(embedded):
     grey = io.BytesIO()
     Image.open(io.BytesIO(degraded_astronaut())).convert("L").save(grey, "PNG")
-    _, events = restored_with_events(embedded, grey.getvalue(), preview="true")
+    _, events = restored_with_events(embedded, grey.getvalue(), preview="true", **FEWER_STEPS)
     seen = [picture_of(data) for name, _, data in events if name == "preview"]
     assert len(seen) >= 3
     assert max(np.ptp(picture, axis=2).max() for picture in seen) <= 2
@@ -83,7 +84,7 @@ def test_a_face_of_a_photo_without_colour_is_seen_without(embedded):
 
 def test_who_does_not_ask_is_shown_nothing(embedded):
     for options in ({}, {"preview": "false"}):
-        _, events = restored_with_events(embedded, **options)
+        _, events = restored_with_events(embedded, **options, **FEWER_STEPS)
         assert {name for name, *_ in events} == {"status", "end"}
 
 

@@ -82,7 +82,7 @@ def test_what_it_began_with_is_held_to_while_the_network_moves(tmp_path, validat
 def test_a_larger_weight_moves_it_further_towards_the_clean_faces(tmp_path, validation):
     found = {}
     for weight in (1e-6, 100.0):
-        run = trainer_of(tmp_path / str(weight), validation, steps=25, weight=weight)
+        run = trainer_of(tmp_path / str(weight), validation, steps=12, weight=weight)
         run.train()
         found[weight] = run.stage.loss(run.model, run.stage.batch(0), 0)[1]
     assert found[100.0]["moved"] > 4 * found[1e-6]["moved"]
@@ -92,7 +92,7 @@ def test_a_larger_weight_moves_it_further_towards_the_clean_faces(tmp_path, vali
 def test_a_weight_on_the_lattice_keeps_the_change_from_repeating(tmp_path, validation):
     repeats = {}
     for weight in (0.0, 1e6):
-        run = trainer_of(tmp_path / str(weight), validation, steps=25, weight=100.0, lattice_weight=weight)
+        run = trainer_of(tmp_path / str(weight), validation, steps=12, weight=100.0, lattice_weight=weight)
         run.train()
         found = run.stage.loss(run.model, run.stage.batch(0), 0)[1]
         repeats[weight] = found["lattice"] / found["moved"]
