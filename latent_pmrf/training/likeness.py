@@ -17,15 +17,17 @@ Rows start at the source, or later on the straight line from there to what the n
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torch.func import functional_call
 
+from latent_pmrf.checkpoints import with_prefix
 from latent_pmrf.data.validation import ValidationSet
-from latent_pmrf.training.begun import BegunFlowStage
-from latent_pmrf.training.flow import finish_times
+from latent_pmrf.training.flow import FlowStage, finish_times
 from latent_pmrf.training.identity import IdentityLoss
 from latent_pmrf.training.latents import Pair
 from latent_pmrf.training.losses import band_amplitude_l1, repetition
@@ -56,8 +58,10 @@ class Likeness:
             raise ValueError("likeness needs a weight above 0, and first_step above 0 and up to 1")
 
 
-class LikenessFlowStage(BegunFlowStage):
+class LikenessFlowStage(FlowStage):
     """Trains HDiT on the identity loss near to what it was.
+
+    The weights that the run began with belong to the training state.
 
     Args:
         likeness: How the finish is done.
@@ -65,20 +69,23 @@ class LikenessFlowStage(BegunFlowStage):
         stage: What `FlowStage` takes.
     """
 
-    finish = "likeness"
-
     def __init__(self, *args: Any, likeness: Likeness, identity: IdentityLoss, **stage: Any) -> None:
         super().__init__(*args, **stage)
         self._terms = likeness
         self._identity = identity.to(self._pairs.networks.device)
+        self._began: dict[str, torch.Tensor] = {}
 
     def loss(self, model: nn.Module, batch: Pair, index: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The sum of the terms."""
+        if not self._began:
+            self._began = {name: value.detach().clone() for name, value in model.state_dict().items()}
         mean, z_1 = (self.statistics.normalise(z) for z in self._pairs.latents(batch))
         generator = torch.Generator().manual_seed((self._seed << 32) + index)
         source = self._noisy(mean, generator)
         t = finish_times(len(mean), self._terms.first_step, generator).to(mean.device)
-        velocity = self._first_velocity(model, source, mean)
+        given = (mean,) if self.config.mean_conditioned else ()
+        with torch.no_grad():
+            velocity = functional_call(model, self._began, (source, torch.zeros_like(t), *given)).float()
         z_t, aim = source + t[:, None, None, None] * velocity, source + velocity
         predicted = z_t + (1 - t)[:, None, None, None] * self._velocity(model, mean)(z_t, t)
         moved = ((predicted - aim) / self._distance.to(mean.device)[:, None, None]).square().mean()
@@ -96,6 +103,10 @@ class LikenessFlowStage(BegunFlowStage):
         loss = torch.stack([weight * term for weight, term in weighted.values()]).sum()
         return loss, {name: term.detach() for name, (_, term) in weighted.items()}
 
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """PSNR, sharpness and distance to the clean face of samples of few steps, per degradation level."""
+        return self._few_steps(model)
+
     def info(self) -> dict[str, Any]:
         """What export needs, and the weights of the terms."""
         return {**super().info(), "likeness": dataclasses.asdict(self._terms)}
@@ -103,6 +114,21 @@ class LikenessFlowStage(BegunFlowStage):
     def _figures(self, level: ValidationSet, image: torch.Tensor) -> dict[str, float]:
         distances = self._identity.distances(image.numpy(), level.clean)
         return {**super()._figures(level, image), f"{level.name}_identity": float(distances.mean())}
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The weights that the run began with."""
+        return {f"began.{name}": value for name, value in self._began.items()}
+
+    def load_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Restore what `state` gave.
+
+        Raises:
+            ValueError: The run so far was not a likeness finish.
+        """
+        began = with_prefix(tensors, "began.")
+        if not began:
+            raise ValueError("the run so far was no likeness finish: begin another with --init")
+        self._began = {name: value.to(self._pairs.networks.device) for name, value in began.items()}
 
 
 def _lattice(change: torch.Tensor, cell_px: int) -> torch.Tensor:

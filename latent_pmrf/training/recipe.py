@@ -34,7 +34,6 @@ STAGE_OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "likeness": Mapping,
         "noise_factor": float,
         "normalise": bool,
-        "restraint": Mapping,
         "sigma_s": float,
         "source": str,
         "space": str,

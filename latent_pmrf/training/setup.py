@@ -18,8 +18,7 @@ flow       copies            0              degradations of every photograph to 
            source            posterior_mean see `frozen`
            space             latent         `pixel` trains PMRF
            adversarial                      an adversarial finish, see `adversarial.Adversarial`; without `weighting`
-           likeness                         a likeness finish, see `likeness.Likeness`; likewise
-           restraint                        a restraint finish, see `restraint.Restraint`; likewise, one of the three
+           likeness                         a likeness finish, see `likeness.Likeness`; likewise, and not both
 """
 
 from __future__ import annotations
@@ -63,7 +62,6 @@ from latent_pmrf.training.loop import Stage, Trainer
 from latent_pmrf.training.perceptual import load_perceptual_loss
 from latent_pmrf.training.processes import ProcessGroup
 from latent_pmrf.training.recipe import Recipe, section
-from latent_pmrf.training.restraint import Restraint, RestraintFlowStage
 from latent_pmrf.training.vae import VAEStage
 
 ConfigT = TypeVar("ConfigT", bound=NetworkConfig)
@@ -239,11 +237,11 @@ def _flow_stage(  # noqa: PLR0913 - the signature of both makers
         if copies
         else FreshPairs(pairs, networks, seed=seed)
     )
-    finishes = {name: options.pop(name) for name in ("adversarial", "likeness", "restraint") if name in options}
+    finishes = {name: options.pop(name) for name in ("adversarial", "likeness") if name in options}
     if finishes and "weighting" in options:
         raise ValueError("a finish weighs channels by the picture: leave weighting out, or set it to null")
     if len(finishes) > 1:
-        raise ValueError(f"{' and '.join(finishes)} are finishes, one after the other: set one of them")
+        raise ValueError("adversarial and likeness are two finishes, one after the other: set one of them")
     weighting = _choice("weighting", options.pop("weighting", "uniform"), get_args(Weighting))
     noise = SourceNoise(sigma=options.pop("sigma_s", None), factor=options.pop("noise_factor", None))
     config = _preset(VELOCITY_PRESETS, recipe)
@@ -261,9 +259,6 @@ def _flow_stage(  # noqa: PLR0913 - the signature of both makers
         nearer = fill(Likeness, section(finishes["likeness"], "likeness"))
         identity = IdentityLoss(load_face_embedder())
         return LikenessFlowStage(config, drawn, likeness=nearer, identity=identity, **facts)
-    if "restraint" in finishes:
-        restraint = fill(Restraint, section(finishes["restraint"], "restraint"))
-        return RestraintFlowStage(config, drawn, restraint=restraint, **facts)
     return FlowStage(config, drawn, weighting=weighting, **facts)
 
 
