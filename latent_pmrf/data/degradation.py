@@ -62,7 +62,7 @@ class DegradationRange:
     fine_probability: float = 0.0
     fine_blur_sigma: tuple[float, float] = (0.1, 6.0)
     fine_downsample: tuple[float, float] = (0.7, 2.0)
-    fine_noise_sigma: tuple[float, float] = (0.5, 30.0)
+    fine_noise_sigma: tuple[float, float] = (0.0, 30.0)
     fine_jpeg_quality: tuple[int, int] = (10, 100)
     fine_screen_probability: float = 0.0
 
