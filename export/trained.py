@@ -22,6 +22,7 @@ from latent_pmrf.nets.swinir import SwinIR
 from latent_pmrf.nets.unet import UNet
 from latent_pmrf.restorer import Restorer
 from latent_pmrf.training.checkpoint import load_weights
+from latent_pmrf.training.frozen import encoder_digest
 
 STAGES = ("estimator", "vae", "flow")
 LICENCE = "Apache-2.0"
@@ -89,8 +90,8 @@ def load_trained(runs: Path) -> Trained:
 
     Raises:
         FileNotFoundError: A stage has no weights yet.
-        ValueError: A file holds another kind of network, facts are missing, or the flow starts elsewhere than at the
-            posterior mean.
+        ValueError: A file holds another kind of network, facts are missing, the flow starts elsewhere than at the
+            posterior mean, or it was trained in the latents of another encoder.
     """
     velocity, flow_facts = _load(runs, "flow")
     source = flow_facts.get("source", "posterior_mean")
@@ -103,6 +104,12 @@ def load_trained(runs: Path) -> Trained:
     if not isinstance(estimator, SwinIR | UNet) or not isinstance(vae, SimVAE | None) or not isinstance(velocity, HDiT):
         kinds = {stage: type(found).__name__ for stage, found in zip(STAGES, (estimator, vae, velocity), strict=True)}
         raise ValueError(f"{runs}: expected an estimator, a Sim-VAE and an HDiT, found {kinds}")
+    encoder = flow_facts.get("encoder_sha256")
+    if encoder is not None and isinstance(vae, SimVAE) and encoder != encoder_digest(vae.state_dict()):
+        raise ValueError(
+            f"{runs / 'flow'} was trained in the latents of another encoder than that of {runs / 'vae'}: train the "
+            "flow again, or take the autoencoder that it was trained with"
+        )
     try:
         mean, std, sigma_s = (tuple(facts["flow"].pop(name)) for name in ("latent_mean", "latent_std", "sigma_s"))
     except KeyError as error:

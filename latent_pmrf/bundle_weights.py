@@ -25,6 +25,7 @@ from latent_pmrf.importing import Say
 from latent_pmrf.nets.build import build
 from latent_pmrf.nets.sim_vae import SimVAE
 from latent_pmrf.training.checkpoint import save_weights
+from latent_pmrf.training.frozen import encoder_digest
 
 TOLERANCE = 1e-3
 """Largest difference of an output from onnxruntime's, over its root mean square."""
@@ -64,7 +65,10 @@ def import_bundle(repository: Path, runs: Path, say: Say) -> list[Path]:
         for graph in _GRAPHS[stage]:
             _compare(bundle, graph, network, manifest["networks"][graph])
     for stage, network in networks.items():
-        save_weights(targets[stage], network.config, network.state_dict(), _facts(manifest, stage))
+        facts = _facts(manifest, stage)
+        if stage == "flow" and "vae" in networks:
+            facts["encoder_sha256"] = encoder_digest(networks["vae"].state_dict())
+        save_weights(targets[stage], network.config, network.state_dict(), facts)
         say(f"{targets[stage]}: {sum(value.numel() for value in network.state_dict().values()) / 1e6:.1f} M numbers")
     return list(targets.values())
 

@@ -11,7 +11,7 @@ in a public file; where present they must equal what our networks compute.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError  # noqa: TID251 - what torch raises when a file would run code
@@ -149,23 +149,29 @@ def _load(path: Path) -> Mapping[str, Any]:
 
 
 def unwrap(content: Mapping[str, Any]) -> dict[str, Tensor]:
-    """State dict inside a loaded file, averaged weights where there are any, without `module.` prefixes.
+    """State dict inside a loaded file, averaged weights where there are any, without what PyTorch's wrappers add.
 
     Raises:
-        ValueError: The averaged weights cannot be named.
+        ValueError: The averaged weights cannot be named, or are no tensors.
     """
     average = content.get("ema")
-    state: Mapping[str, Any]
     if isinstance(average, Mapping) and "shadow_params" in average:
         if not isinstance(content.get("state_dict"), Mapping):
             raise ValueError("it holds averaged weights under 'ema', and no 'state_dict' that names them")
-        state = _with_average(content["state_dict"], average["shadow_params"])
-    else:
-        state = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content)
-    return {name.removeprefix("module."): value for name, value in state.items() if isinstance(value, Tensor)}
+        shadow = average["shadow_params"]
+        if not (isinstance(shadow, list) and all(isinstance(value, Tensor) for value in shadow)):
+            raise ValueError("its averaged weights under 'ema' are no list of tensors")
+        return _with_average(_tensors(content["state_dict"]), shadow)
+    return _tensors(next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content))
 
 
-def _with_average(state: Mapping[str, Tensor], shadow: list[Tensor]) -> dict[str, Tensor]:
+def _tensors(state: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """The named tensors, without the prefix of DistributedDataParallel and the infix of a compiled module."""
+    named = {name: value for name, value in state.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    return {name.replace("_orig_mod.", "").removeprefix("module."): value for name, value in named.items()}
+
+
+def _with_average(state: Mapping[str, Tensor], shadow: Sequence[Tensor]) -> dict[str, Tensor]:
     """Replace the transformer's parameters in a PMRF training checkpoint by their average.
 
     The average is a bare list in the order of the parameters, which is that of the state dict less its buffers.

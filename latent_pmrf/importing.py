@@ -23,6 +23,7 @@ from latent_pmrf import public_specs as specs
 from latent_pmrf.checkpoints import convert, not_finite, read_public, with_prefix
 from latent_pmrf.config import NetworkConfig
 from latent_pmrf.training.checkpoint import save_weights
+from latent_pmrf.training.frozen import encoder_digest
 
 Say = Callable[[str], None]
 
@@ -171,6 +172,7 @@ def _latent(vae: PublicFile, flow: PublicFile | None, sigma_s: float | None) -> 
             if flow_spec.in_channels != spec.latent_channels:
                 raise ValueError(f"{flow_spec.in_channels} channels, but the latent has {spec.latent_channels}")
         facts = _flow_facts("latent", mean, std, PUBLISHED_SIGMA_S if sigma_s is None else sigma_s)
+        facts["encoder_sha256"] = encoder_digest(found["vae"].state_dict)
         found["flow"] = _network(flow, read_public(flow.weights), flow_spec, LATENT_FLOW, facts)
     return found
 

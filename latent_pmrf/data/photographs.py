@@ -17,10 +17,12 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+
+from latent_pmrf.data.pictures import is_resource_fork, read_rgb
 
 U8Image = npt.NDArray[np.uint8]
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+_FORMATS = ("JPEG", "PNG", "WEBP")
 _log = logging.getLogger(__name__)
 
 
@@ -37,20 +39,24 @@ class _Place:
 class Photographs(Sequence[U8Image]):
     """Square pictures of the tar shards (`*.tar`), then of the image files, each sorted by path.
 
-    An item is an (S, S, 3) uint8 RGB array, S as stored; it raises ValueError, with the picture's name, for one that
-    cannot be decoded or is not square. What macOS writes beside a file (`._*`) is passed over.
+    An item is an upright (S, S, 3) uint8 RGB array, S as stored; it raises ValueError, with the picture's name, for one
+    that cannot be decoded or is not square. What macOS writes beside a file (`._*`) is passed over.
 
     Args:
         root: Folder with shards or pictures.
         pattern: Glob on their paths below it; `**/*.png` descends into folders, linked ones included.
+        without: Folder of which nothing is taken, whatever the pattern says and by whatever link it is reached.
 
     Raises:
         FileNotFoundError: There is no picture.
         ValueError: A shard is no tar archive.
     """
 
-    def __init__(self, root: Path, pattern: str = "*") -> None:
-        paths = sorted(path for path in _matching(root, pattern) if not _is_resource_fork(path))
+    def __init__(self, root: Path, pattern: str = "*", without: Path | None = None) -> None:
+        found = [path for path in _matching(root, pattern) if not is_resource_fork(path)]
+        paths = sorted(found if without is None else _outside(found, without))
+        if len(paths) < len(found):
+            _log.info("%s: passed over %d files in %s", root / pattern, len(found) - len(paths), without)
         shards = [path for path in paths if path.suffix == ".tar"]
         self._places = [place for path in shards for place in _members(path)]
         files = [path for path in paths if path.suffix.lower() in _SUFFIXES]
@@ -69,24 +75,10 @@ class Photographs(Sequence[U8Image]):
         with place.path.open("rb") as file:
             file.seek(place.offset)
             data = file.read(place.size_bytes)
-        try:
-            with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
-                picture = to_rgb(image)
-        except UnidentifiedImageError as error:
-            raise ValueError(f"{place.name} cannot be read: it is no JPEG, PNG or WebP") from error
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{place.name} cannot be read: {error}") from error
+        picture = read_rgb(io.BytesIO(data), place.name, _FORMATS)
         if picture.width != picture.height:
             raise ValueError(f"{place.name} has {picture.width} x {picture.height} pixels; training takes square crops")
         return np.asarray(picture, dtype=np.uint8)
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """A picture of any mode as 8-bit RGB; alpha is dropped, and 16 bits of grey become the nearest of 8."""
-    if image.mode.startswith("I;16"):  # `convert` would cut off all above 255
-        levels = np.asarray(image).astype(np.uint32)
-        image = Image.fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8))
-    return image.convert("RGB")
 
 
 def _matching(root: Path, pattern: str) -> set[Path]:
@@ -96,6 +88,14 @@ def _matching(root: Path, pattern: str) -> set[Path]:
         return set(root.glob(pattern))
     starts = root.glob(before.rstrip("/")) if before else iter([root])
     return {path for start in starts for folder in _folders(start) for path in folder.glob(after)}
+
+
+def _outside(paths: Sequence[Path], folder: Path) -> list[Path]:
+    """The paths that do not lie in a folder, links followed."""
+    inner = Path(os.path.realpath(folder))
+    real = {parent: os.path.realpath(parent) for parent in {path.parent for path in paths}}
+    places = (os.path.realpath(path) if path.is_symlink() else real[path.parent] for path in paths)
+    return [path for path, place in zip(paths, places, strict=True) if not Path(place).is_relative_to(inner)]
 
 
 def _folders(start: Path) -> Iterator[Path]:
@@ -110,16 +110,12 @@ def _folders(start: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _is_resource_fork(path: Path) -> bool:
-    return path.name.startswith("._")
-
-
 def _members(shard: Path) -> Iterator[_Place]:
     try:
         with tarfile.open(shard, "r:") as archive:
             for member in archive:
                 path = Path(member.name)
-                if member.isfile() and path.suffix.lower() in _SUFFIXES and not _is_resource_fork(path):
+                if member.isfile() and path.suffix.lower() in _SUFFIXES and not is_resource_fork(path):
                     yield _Place(shard, f"{shard}:{member.name}", member.offset_data, member.size)
     except tarfile.TarError as error:
         raise ValueError(f"{shard} is no uncompressed tar archive: {error}") from error

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from latent_pmrf.data.degradation import U8Image
-from latent_pmrf.data.photographs import to_rgb
+from latent_pmrf.data.pictures import pictures_in, read_rgb
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,9 @@ def load_validation(root: Path, size_px: int, limit: int | None = None) -> list[
 
     Raises:
         FileNotFoundError: The folder holds no clean faces, or one lacks a degraded version.
+        ValueError: A face cannot be read or is not square, or two have one name.
     """
-    names = sorted(path.stem for path in (root / "clean").glob("*.*"))
+    names = sorted(_pictures(root / "clean"))
     if not names:
         raise FileNotFoundError(f"no faces in {root / 'clean'}")
     if limit is not None:
@@ -64,12 +65,17 @@ def to_tensor(images: U8Image) -> torch.Tensor:
 
 
 def _load(folder: Path, names: Sequence[str], size_px: int) -> npt.NDArray[np.float32]:
-    images = []
+    images, pictures = [], _pictures(folder)
     for name in names:
-        path = next(folder.glob(f"{name}.*"), None)
-        if path is None:
+        if name not in pictures:
             raise FileNotFoundError(f"{folder / name}.* does not exist")
-        with Image.open(path) as image:
-            resized = to_rgb(image).resize((size_px, size_px), Image.Resampling.LANCZOS)
-            images.append(np.asarray(resized, dtype=np.float32).transpose(2, 0, 1) / 255)
+        face = read_rgb(pictures[name], str(pictures[name]))
+        if face.width != face.height:
+            raise ValueError(f"{pictures[name]} has {face.width} x {face.height} pixels; validation takes square crops")
+        resized = face.resize((size_px, size_px), Image.Resampling.LANCZOS)
+        images.append(np.asarray(resized, dtype=np.float32).transpose(2, 0, 1) / 255)
     return np.stack(images)
+
+
+def _pictures(folder: Path) -> dict[str, Path]:
+    return pictures_in(folder) if folder.is_dir() else {}

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from latent_pmrf.evaluation.folders import CLEAN, pictures_in, read_face, spread
+from latent_pmrf.data.pictures import pictures_in
+from latent_pmrf.evaluation.folders import CLEAN, read_face, spread
 
 U8Image = npt.NDArray[np.uint8]
 

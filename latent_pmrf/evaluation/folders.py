@@ -15,15 +15,14 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from latent_pmrf.data.photographs import to_rgb
+from latent_pmrf.data.pictures import pictures_in, read_rgb
 
 U8Image = npt.NDArray[np.uint8]
 
 CLEAN = "clean"
 FLAT_LEVEL = "degraded"
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,23 +88,6 @@ def scan_folder(
     return FaceFolder(found, clean is not None, reference)
 
 
-def pictures_in(folder: Path) -> dict[str, Path]:
-    """Pictures directly in a folder by name, sorted.
-
-    Raises:
-        ValueError: The folder does not exist, or two pictures have one name.
-    """
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder")
-    pictures: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in SUFFIXES and path.is_file():
-            if path.stem in pictures:
-                raise ValueError(f"{path} and {pictures[path.stem]} have one name")
-            pictures[path.stem] = path
-    return pictures
-
-
 def spread(count: int, limit: int | None) -> list[int]:
     """Indices of at most `limit` of `count` things, spread evenly."""
     if limit is None or limit >= count:
@@ -117,7 +99,7 @@ def read_face(path: Path, size_px: int, *, enlarge: bool = False) -> U8Image:
     """Read an aligned face.
 
     Args:
-        path: Picture of any mode; alpha is dropped.
+        path: Picture of any mode; it is turned as its EXIF says, and alpha is dropped.
         size_px: Side of the result; larger pictures are shrunk by Lanczos.
         enlarge: Whether a smaller picture is enlarged (bicubic), as a degraded one may be.
 
@@ -127,11 +109,7 @@ def read_face(path: Path, size_px: int, *, enlarge: bool = False) -> U8Image:
     Raises:
         ValueError: The file holds no picture, or one that is not square or too small.
     """
-    try:
-        with Image.open(path) as image:
-            picture = to_rgb(image)
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+    picture = read_rgb(path, str(path))
     if enlarge and picture.width == picture.height < size_px:
         picture = picture.resize((size_px, size_px), Image.Resampling.BICUBIC)
     try:

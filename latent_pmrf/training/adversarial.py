@@ -28,6 +28,7 @@ from torch import nn
 from latent_pmrf.checkpoints import with_prefix
 from latent_pmrf.training.checkpoint import load_optimizer_tensors, optimizer_tensors
 from latent_pmrf.training.discriminator import Discriminator, Judged, augmented, discriminator_loss, relativistic
+from latent_pmrf.training.draws import draw_seed
 from latent_pmrf.training.flow import FlowStage, finish_times
 from latent_pmrf.training.latents import Pair
 from latent_pmrf.training.optim import OptimConfig
@@ -94,7 +95,7 @@ class AdversarialFlowStage(FlowStage):
     def loss(self, model: nn.Module, batch: Pair, index: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """A step of the discriminator, and then the flow's loss against it."""
         mean, z_1 = (self.statistics.normalise(z) for z in self._pairs.latents(batch))
-        generator = torch.Generator().manual_seed((self._seed << 32) + index)
+        generator = torch.Generator().manual_seed(draw_seed(self._seed, index))
         source = self._noisy(mean, generator)
         t = finish_times(len(mean), self._terms.first_step, generator).to(mean.device)
         z_t, aim = self._states(model, mean, source, t)
@@ -184,7 +185,7 @@ class AdversarialFlowStage(FlowStage):
         if not self._terms.augment:
             return judged
         draw = (1 << 31) + 2 * index + turn  # beside those of the noise
-        return augmented(judged, torch.Generator().manual_seed((self._seed << 32) + draw))
+        return augmented(judged, torch.Generator().manual_seed(draw_seed(self._seed, draw)))
 
     def _energy(self) -> torch.Tensor:
         """(C,) weights of the channels: the picture's energy for a usual distance there, 1 / C on average."""

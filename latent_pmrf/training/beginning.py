@@ -36,17 +36,22 @@ _ASIDE = "restart.partial"
 _FORGOTTEN = "forgotten.partial"
 
 
-def check_function(own: NetworkConfig, given: NetworkConfig) -> None:
+def check_function(own: NetworkConfig, given: NetworkConfig, whose: str = "the weights to begin with") -> None:
     """Refuse weights that would be taken for those of another function.
 
     Lists with an entry per level are compared where both have as many levels; others show in the tensors.
+
+    Args:
+        own: Specification of the network here.
+        given: Of the network that the weights are of.
+        whose: What the message calls the weights.
 
     Raises:
         ValueError: The networks are of two kinds, or differ in fields that the shapes of their tensors do not show; the
             message names them.
     """
     if type(own) is not type(given):
-        raise ValueError(f"the weights to begin with are of a {type(given).__name__}, not of a {type(own).__name__}")
+        raise ValueError(f"{whose} are of a {type(given).__name__}, not of a {type(own).__name__}")
     differing = []
     for name in DECIDING[type(own)]:
         ours, theirs = getattr(own, name), getattr(given, name)
@@ -54,7 +59,7 @@ def check_function(own: NetworkConfig, given: NetworkConfig) -> None:
             differing.append(f"{name} {theirs!r}, here {ours!r}")
     if differing:
         raise ValueError(
-            f"the weights to begin with compute another function: {'; '.join(differing)}; "
+            f"{whose} compute another function: {'; '.join(differing)}; "
             "set what they have under `network` of the recipe"
         )
 

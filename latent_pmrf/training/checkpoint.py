@@ -43,6 +43,7 @@ def save_training_state(  # noqa: PLR0913 - the parts of a run
     optimizers: Sequence[torch.optim.Optimizer],
     info: Mapping[str, Any],
     beside: Mapping[str, torch.Tensor] | None = None,
+    config: NetworkConfig | None = None,
 ) -> None:
     """Write everything a run needs to go on as if it had never stopped; `beside` is what the stage itself keeps."""
     tensors: Tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
@@ -51,7 +52,8 @@ def save_training_state(  # noqa: PLR0913 - the parts of a run
     for number, optimizer in enumerate(optimizers):
         tensors |= {f"optimizer.{number}.{name}": value for name, value in optimizer_tensors(optimizer).items()}
     kinds = [type(optimizer).__name__ for optimizer in optimizers]
-    _save(path, tensors, {"info": dict(info), "optimizers": kinds})
+    network = {} if config is None else {"config": to_dict(config)}
+    _save(path, tensors, {"info": dict(info), "optimizers": kinds, **network})
 
 
 def load_training_state(
@@ -77,6 +79,16 @@ def load_training_state(
     for number, optimizer in enumerate(optimizers):
         load_optimizer_tensors(optimizer, with_prefix(tensors, f"optimizer.{number}."))
     return dict(metadata["info"])
+
+
+def load_state_config(path: Path) -> NetworkConfig | None:
+    """Specification of the network of a training checkpoint; None where it does not say.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    config = _load_metadata(path).get("config")
+    return None if config is None else from_dict(config)
 
 
 def load_stage_state(path: Path) -> Tensors:
@@ -144,9 +156,19 @@ def _load(path: Path) -> tuple[Tensors, dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
-            metadata = json.loads((file.metadata() or {}).get("latent_pmrf", "{}"))
     except FileNotFoundError:
         raise
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{path} is damaged, or no .safetensors file: {error}") from error
-    return tensors, metadata
+    return tensors, _load_metadata(path)
+
+
+def _load_metadata(path: Path) -> dict[str, Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata: dict[str, Any] = json.loads((file.metadata() or {}).get("latent_pmrf", "{}"))
+    except FileNotFoundError:
+        raise
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{path} is damaged, or no .safetensors file: {error}") from error
+    return metadata

@@ -16,6 +16,7 @@ from latent_pmrf.data.validation import ValidationSet, to_planes
 from latent_pmrf.nets.build import build
 from latent_pmrf.nets.layers import channels_last
 from latent_pmrf.training.device import device_of
+from latent_pmrf.training.draws import draw_seed
 from latent_pmrf.training.identity import IdentityLoss
 from latent_pmrf.training.losses import REGRESSION_LOSSES, shared_error
 
@@ -74,7 +75,7 @@ class EstimatorStage:
             loss = loss + self._shared_error_weight * shared
             scalars["shared_error"] = shared.detach()
         if self._identity is not None:
-            identity = self._identity.to(x.device)(estimate, x, (self._seed << 32) + index)
+            identity = self._identity.to(x.device)(estimate, x, draw_seed(self._seed, index))
             loss = loss + self._identity_weight * identity
             scalars["identity"] = identity.detach()
         return loss, scalars

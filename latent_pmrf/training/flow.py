@@ -27,6 +27,7 @@ from latent_pmrf.flow.statistics import LatentStatistics
 from latent_pmrf.nets.hdit import HDiT
 from latent_pmrf.training.beginning import STATISTICS_NAME
 from latent_pmrf.training.checkpoint import write_json
+from latent_pmrf.training.draws import draw_seed
 from latent_pmrf.training.estimator import psnr_db
 from latent_pmrf.training.latents import Indices, Pair, PairSource, latents_of
 from latent_pmrf.training.losses import band_energy
@@ -136,7 +137,7 @@ class FlowStage:
     def loss(self, model: nn.Module, batch: Pair, index: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Mean squared error of the velocity, and its mean in each quarter of t."""
         mean, z_1 = (self.statistics.normalise(z) for z in self._pairs.latents(batch))
-        generator = torch.Generator().manual_seed((self._seed << 32) + index)
+        generator = torch.Generator().manual_seed(draw_seed(self._seed, index))
         source = self._noisy(mean, generator)
         t = stratified_times(len(mean), generator).to(mean.device)
         point = sample_path(source, z_1, t)
@@ -164,12 +165,14 @@ class FlowStage:
 
     def info(self) -> dict[str, Any]:
         """What export needs beside the weights."""
+        encoder = self._pairs.networks.encoder_digest()
         return {
             "space": "pixel" if self._pairs.networks.in_pixels else "latent",
             "latent_mean": self.statistics.mean,
             "latent_std": self.statistics.std,
             "sigma_s": self.statistics.sigma_s,
             "source": self._pairs.networks.source,
+            **({} if encoder is None else {"encoder_sha256": encoder}),
         }
 
     def _noisy(self, mean: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -11,11 +11,13 @@ Images are in [0, 1] on this side; the autoencoder's own range is [-1, 1].
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
 from torch import nn
 
+from latent_pmrf.checkpoints import with_prefix
 from latent_pmrf.nets.layers import channels_last
 from latent_pmrf.nets.sim_vae import SimVAE
 from latent_pmrf.training.device import autocast
@@ -106,6 +108,10 @@ class FrozenNetworks:
         """What identifies the weights."""
         return {"estimator": _digest(self._estimator), "vae": _digest(self._vae)}
 
+    def encoder_digest(self) -> str | None:
+        """What identifies the space of the latents, see `encoder_digest`; None in pixel space."""
+        return None if self._vae is None else encoder_digest(self._vae.state_dict())
+
     def _estimate(self, y: torch.Tensor) -> torch.Tensor:
         assert self._estimator is not None  # noqa: S101 - checked in __init__
         with torch.no_grad(), autocast(self.device):
@@ -116,11 +122,18 @@ class FrozenNetworks:
         return channels_last(network.eval().requires_grad_(False).to(self.device))
 
 
+def encoder_digest(vae: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of the encoder in an autoencoder's state dict, in half precision, which is as a bundle may store it."""
+    return _sha256({name: value.half() for name, value in with_prefix(vae, "encoder.").items()})
+
+
 def _digest(network: nn.Module | None) -> str | None:
-    if network is None:
-        return None
+    return None if network is None else _sha256(network.state_dict())
+
+
+def _sha256(tensors: Mapping[str, torch.Tensor]) -> str:
     digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
+    for name, value in sorted(tensors.items()):
         digest.update(name.encode())
         digest.update(value.cpu().contiguous().numpy().data)
     return digest.hexdigest()

@@ -27,6 +27,7 @@ from torch.func import functional_call
 
 from latent_pmrf.checkpoints import with_prefix
 from latent_pmrf.data.validation import ValidationSet
+from latent_pmrf.training.draws import draw_seed
 from latent_pmrf.training.flow import FlowStage, finish_times
 from latent_pmrf.training.identity import IdentityLoss
 from latent_pmrf.training.latents import Pair
@@ -74,13 +75,19 @@ class LikenessFlowStage(FlowStage):
         self._terms = likeness
         self._identity = identity.to(self._pairs.networks.device)
         self._began: dict[str, torch.Tensor] = {}
+        self._built: nn.Module | None = None
+
+    def build(self) -> nn.Module:
+        """The network of the flow; until the first step its weights are those that the run began with."""
+        self._built = super().build()
+        return self._built
 
     def loss(self, model: nn.Module, batch: Pair, index: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The sum of the terms."""
         if not self._began:
             self._began = {name: value.detach().clone() for name, value in model.state_dict().items()}
         mean, z_1 = (self.statistics.normalise(z) for z in self._pairs.latents(batch))
-        generator = torch.Generator().manual_seed((self._seed << 32) + index)
+        generator = torch.Generator().manual_seed(draw_seed(self._seed, index))
         source = self._noisy(mean, generator)
         t = finish_times(len(mean), self._terms.first_step, generator).to(mean.device)
         given = (mean,) if self.config.mean_conditioned else ()
@@ -96,7 +103,7 @@ class LikenessFlowStage(FlowStage):
             began = networks.picture(self.statistics.denormalise(aim))
         weighted = {
             "moved": (1.0, moved),
-            "identity": (self._terms.weight, self._identity.over(began, picture, clean, (self._seed << 32) + index)),
+            "identity": (self._terms.weight, self._identity.over(began, picture, clean, draw_seed(self._seed, index))),
             "amplitude": (self._terms.amplitude_weight, band_amplitude_l1(picture, clean)),
             "lattice": (self._terms.lattice_weight, _lattice(picture - began, picture.shape[-1] // z_1.shape[-1])),
         }
@@ -117,7 +124,8 @@ class LikenessFlowStage(FlowStage):
 
     def state(self) -> dict[str, torch.Tensor]:
         """The weights that the run began with."""
-        return {f"began.{name}": value for name, value in self._began.items()}
+        began = self._began or ({} if self._built is None else self._built.state_dict())
+        return {f"began.{name}": value for name, value in began.items()}
 
     def load_state(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Restore what `state` gave.

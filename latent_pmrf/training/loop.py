@@ -34,6 +34,7 @@ from latent_pmrf.training.beginning import STATE_NAME, check_function
 from latent_pmrf.training.checkpoint import (
     Weights,
     load_stage_state,
+    load_state_config,
     load_training_state,
     save_training_state,
     save_weights,
@@ -135,10 +136,13 @@ class Trainer(Generic[Batch]):
         """Continue from the last checkpoint of `run_dir`, if there is one.
 
         Raises:
-            ValueError: The checkpoint is of another network or of other optimisers.
+            ValueError: The checkpoint is of another network, of one that computes another function
+                (`beginning.check_function`), or of other optimisers.
         """
         if not self.state_path.exists():
             return False
+        if (saved := load_state_config(self.state_path)) is not None:
+            check_function(self.stage.config, saved, "the weights of the run so far")
         info = load_training_state(self.state_path, self.model, self.ema, self.optimizers)
         if isinstance(self.stage, Stateful):
             self.stage.load_state(load_stage_state(self.state_path))
@@ -208,7 +212,8 @@ class Trainer(Generic[Batch]):
         """Write the training state alone; only the leading process does."""
         if self.group.leads:
             beside = self.stage.state() if isinstance(self.stage, Stateful) else None
-            save_training_state(self.state_path, self.model, self.ema, self.optimizers, self._progress(), beside)
+            info, config = self._progress(), self.stage.config
+            save_training_state(self.state_path, self.model, self.ema, self.optimizers, info, beside, config)
 
     def _progress(self) -> dict[str, float]:
         return {"step": self.step, "train_seconds": round(self.train_seconds, 1)}

@@ -72,7 +72,7 @@ class Places:
     """Where a run reads and writes.
 
     Attributes:
-        data: Folder of shards or pictures, with `val/` beside them.
+        data: Folder of shards or pictures, with `val/` beside them, of which nothing is trained on.
         runs: Folder of runs; a stage writes to `runs/{stage}` and reads the networks of earlier stages there.
         vgg19: Weights of the perceptual loss, see `perceptual.load_perceptual_loss`.
     """
@@ -135,9 +135,10 @@ def build_trainer(  # noqa: PLR0913 - what the command line says of a run
         check_function(network_config(recipe), given.config)
     elif recipe.options.get("decoder_only") and not resumes:
         raise ValueError("decoder_only trains the decoder of an encoder that is given: --init WEIGHTS")
-    photographs: Sequence[U8Image] = Photographs(places.data, recipe.shards)
+    held_out = places.data / "val"
+    photographs: Sequence[U8Image] = Photographs(places.data, recipe.shards, without=held_out)
     photographs = list(photographs) if recipe.in_memory else photographs
-    validation = load_validation(places.data / "val", recipe.size_px, limit=24)
+    validation = load_validation(held_out, recipe.size_px, limit=24)
     with set_aside(run_dir) if restart and group.leads else contextlib.nullcontext():
         stage: Stage[Any]
         if recipe.stage == "vae":

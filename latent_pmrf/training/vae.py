@@ -22,6 +22,7 @@ from latent_pmrf.data.validation import ValidationSet, to_tensor
 from latent_pmrf.nets.layers import channels_last
 from latent_pmrf.nets.sim_vae import SimVAE
 from latent_pmrf.training.device import device_of
+from latent_pmrf.training.draws import draw_seed
 from latent_pmrf.training.estimator import psnr_db
 from latent_pmrf.training.losses import band_amplitude_l1, band_energy, kl_divergence, laplacian_pyramid_l1
 from latent_pmrf.training.perceptual import PerceptualLoss
@@ -94,7 +95,7 @@ class VAEStage:
         mean, logvar = model.encode(batch)
         if self.config.linear_skip:
             logvar = logvar.clamp(max=_MAX_LOGVAR)
-        generator = torch.Generator().manual_seed((self._seed << 32) + index)
+        generator = torch.Generator().manual_seed(draw_seed(self._seed, index))
         noise = torch.randn(mean.shape, generator=generator).to(mean.device)
         image = model.decode(mean + (0.5 * logvar).exp() * noise).float()
         l1 = (image - batch).abs().mean()

@@ -121,12 +121,31 @@ def test_a_time_convention_without_public_files_is_refused(config):
 
 
 @pytest.mark.parametrize("wrapper", ["params_ema", "ema", "params", "state_dict", None])
-@pytest.mark.parametrize("module", ["", "module."])
+@pytest.mark.parametrize("module", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
 def test_wrappers_are_taken_off(wrapper, module):
     state = {f"{module}layer.weight": torch.ones(2)}
     content = state if wrapper is None else {wrapper: state, "epoch": 3}
     assert unwrap(content)["layer.weight"].tolist() == [1, 1]
     assert list(unwrap(content)) == ["layer.weight"]
+
+
+def test_a_compiled_module_inside_another_is_no_part_of_a_name():
+    assert list(unwrap({"state_dict": {"model._orig_mod.weight": torch.ones(1)}})) == ["model.weight"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({0: torch.zeros(1)}, "holds no tensors"),
+        ({"ema": {"shadow_params": 3}, "state_dict": {"model.a": torch.zeros(1)}}, "no list of tensors"),
+        ({"ema": {"shadow_params": ["a"]}, "state_dict": {"model.a": torch.zeros(1)}}, "no list of tensors"),
+        ({"ema": {"shadow_params": [torch.zeros(1)]}, "state_dict": {"model.a": 3}}, "1 tensors for 0 parameters"),
+    ],
+)
+def test_files_of_another_structure_are_named(tmp_path, content, message):
+    torch.save(content, tmp_path / "odd.pth")
+    with pytest.raises(ValueError, match=rf"odd\.pth.*{message}"):
+        read_public(tmp_path / "odd.pth")
 
 
 def test_averaged_weights_win():
@@ -193,6 +212,14 @@ def test_pmrf_s_training_checkpoint_gives_the_average(tmp_path):
     assert torch.equal(state["proj_in.proj.weight"], 2 * raw["proj_in.proj.weight"])
     assert torch.equal(state["ups.0.fac"], 2 * raw["ups.0.fac"])
     assert torch.equal(state["time_proj.weight"], raw["time_proj.weight"])  # a buffer has no average
+
+
+def test_the_average_of_a_compiled_flow_is_named():
+    plain = training_checkpoint()
+    compiled = {name.replace("model.", "model._orig_mod.", 1): value for name, value in plain["state_dict"].items()}
+    found = unwrap({**plain, "state_dict": compiled})
+    assert found.keys() == unwrap(plain).keys()
+    assert all(torch.equal(found[name], value) for name, value in unwrap(plain).items())
 
 
 def test_an_average_of_other_weights_is_refused():

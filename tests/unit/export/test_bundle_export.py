@@ -19,7 +19,9 @@ from export.trained import load_trained, round_weights
 from export.triton_config import configurations
 from export.variants import load_original
 from latent_pmrf.evaluation.bundle import BundleRestorer, source_noise
-from tests.tiny_runs import HDIT, SIDE_PX, STATISTICS, UNET, rounded, tiny, write_runs
+from latent_pmrf.training.checkpoint import load_weights, save_weights
+from latent_pmrf.training.frozen import encoder_digest
+from tests.tiny_runs import HDIT, SIDE_PX, STATISTICS, UNET, VAE, rounded, tiny, write_runs
 
 pytestmark = pytest.mark.timeout(300)  # the exporter takes seconds a network, more beside other work
 
@@ -276,6 +278,20 @@ def test_velocity_of_another_latent_is_refused(tmp_path):
 def test_flow_from_elsewhere_than_the_posterior_mean_is_refused(tmp_path, source):
     with pytest.raises(ValueError, match=f"this flow starts at {source}"):
         load_trained(write_runs(tmp_path, source=source))
+
+
+def test_flow_from_the_latents_of_another_encoder_is_refused(tmp_path):
+    encoder = encoder_digest(tiny(VAE, 1).state_dict())
+    runs = write_runs(tmp_path, encoder_sha256=encoder)
+    assert load_trained(runs).recipes["flow"]["encoder_sha256"] == encoder
+    weights = load_weights(runs / "vae" / "weights.safetensors")
+    finished = {name: value + name.startswith("decoder.") for name, value in weights.state_dict.items()}
+    stored = {name: value.half().float() for name, value in finished.items()}
+    save_weights(runs / "vae" / "weights.safetensors", VAE, stored, weights.info)
+    load_trained(runs)
+    save_weights(runs / "vae" / "weights.safetensors", VAE, tiny(VAE, 5).state_dict(), weights.info)
+    with pytest.raises(ValueError, match=r"flow was trained in the latents of another encoder than that of .*vae"):
+        load_trained(runs)
 
 
 @pytest.mark.parametrize("image_size_px", [64, 98])

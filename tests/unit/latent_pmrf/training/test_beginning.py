@@ -9,7 +9,7 @@ import torch
 from latent_pmrf.config import VELOCITY_PRESETS, HDiTConfig, SimVAEConfig, SwinIRConfig, UNetConfig
 from latent_pmrf.nets.build import build
 from latent_pmrf.training.beginning import DECIDING, check_function, put_back, set_aside
-from latent_pmrf.training.checkpoint import load_weights, save_weights
+from latent_pmrf.training.checkpoint import load_weights, save_training_state, save_weights
 from latent_pmrf.training.enlarge import enlarged_flow
 from latent_pmrf.training.recipe import load_recipe
 from latent_pmrf.training.setup import Places, build_trainer, network_config
@@ -254,3 +254,23 @@ def test_weights_without_a_state_are_not_written_over(tmp_path, places):
     assert content(places.runs) == before
     assert build_trainer(recipe, places, restart=True).step == 0
     assert build_trainer(recipe, places).step == 0  # killed before its first checkpoint, it begins there
+
+
+@pytest.mark.parametrize("change", [{"kernel_size": 5}, {"attention": ["global", "global"]}, {"head_dim": [8, 8]}])
+def test_a_run_does_not_go_on_with_a_network_that_computes_another_function(tmp_path, places, change):
+    recipe = flow_recipe(tmp_path)
+    build_trainer(recipe, places).train()
+    before = content(places.runs)
+    changed = dataclasses.replace(recipe, network={**recipe.network, **change})
+    with pytest.raises(ValueError, match=f"of the run so far compute another function: {next(iter(change))} "):
+        build_trainer(changed, places)
+    assert content(places.runs) == before
+    assert build_trainer(recipe, places).step == 4
+
+
+def test_a_state_that_does_not_say_how_its_network_was_specified_is_gone_on_with(tmp_path, places):
+    recipe = flow_recipe(tmp_path)
+    trainer = build_trainer(recipe, places)
+    info = {"step": 3, "train_seconds": 1.0}
+    save_training_state(trainer.state_path, trainer.model, trainer.ema, trainer.optimizers, info)
+    assert build_trainer(recipe, places).step == 3

@@ -151,3 +151,11 @@ def test_a_recipe_asks_for_it(tmp_path, monkeypatch):
     ):
         with pytest.raises(ValueError, match=named):
             build_trainer(dataclasses.replace(recipe, options={**recipe.options, **wrong}), places)
+
+
+def test_a_finish_that_was_killed_before_its_first_step_is_gone_on_with(tmp_path, validation):
+    trainer_of(tmp_path, validation).save_state()
+    resumed = trainer_of(tmp_path, validation)
+    assert resumed.resume()
+    began = frozen(CONDITIONED, 3).state_dict()
+    assert torch.equal(resumed.stage.state()["began.proj_out.proj.weight"], began["proj_out.proj.weight"])

@@ -289,3 +289,13 @@ def test_workers_do_not_fill_a_cache(tmp_path, faces):
 def test_a_batch_that_cannot_be_divided_is_refused(tmp_path):
     with pytest.raises(ValueError, match="micro_batches 3 must divide batch_size 4"):
         load_recipe(write_recipe(tmp_path, "estimator", batch_size=4, micro_batches=3))
+
+
+def test_validation_faces_are_never_trained_on(tmp_path):
+    places = Places(write_faces(tmp_path), tmp_path / "runs")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "1.png").symlink_to(tmp_path / "val" / "clean" / "astronaut_0.png")
+    (tmp_path / "linked").symlink_to(tmp_path / "val")
+    recipe = dataclasses.replace(load_recipe(write_recipe(tmp_path, "estimator")), shards="**/*")
+    trainer = build_trainer(recipe, places)
+    assert len(trainer.stage._pairs.images) == 6
