@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from latent_pmrf.data.screens import Screen, draw_screen
+from latent_pmrf.data.screens import Screen, draw_screen, log_uniform
 
 U8Image = npt.NDArray[np.uint8]
 REFERENCE_SIZE_PX = 512
@@ -147,7 +147,7 @@ def draw_degradation(ranges: DegradationRange, rng: np.random.Generator) -> Degr
         if ranges.fine_screen_probability > 0 and rng.random() < ranges.fine_screen_probability:
             screen = draw_screen(rng)
         ranges = ranges.fine()
-    spread = _log_uniform if ranges.log_uniform else _uniform
+    spread = log_uniform if ranges.log_uniform else _uniform
     sigma_x = spread(rng, ranges.blur_sigma)
     sigma_y = sigma_x if rng.random() < ranges.isotropic_probability else spread(rng, ranges.blur_sigma)
     return Degradation(
@@ -201,7 +201,3 @@ def _jpeg(image: U8Image, quality: int) -> U8Image:
 
 def _uniform(rng: np.random.Generator, bounds: tuple[float, float]) -> float:
     return float(rng.uniform(*bounds))
-
-
-def _log_uniform(rng: np.random.Generator, bounds: tuple[float, float]) -> float:
-    return float(math.exp(rng.uniform(math.log(bounds[0]), math.log(bounds[1]))))

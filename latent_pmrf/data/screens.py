@@ -50,8 +50,13 @@ class Screen:
 
 def draw_screen(rng: np.random.Generator) -> Screen:
     """Draw one screen: amplitude and period uniformly on logarithmic axes, dots or lines, in one colour or three."""
-    amplitude, period_px = (math.exp(rng.uniform(*np.log(bounds))) for bounds in (_AMPLITUDE, _PERIOD_PX))
+    amplitude, period_px = log_uniform(rng, _AMPLITUDE), log_uniform(rng, _PERIOD_PX)
     theta, first = rng.uniform(0, math.pi), rng.uniform(0, 2 * math.pi)
     crossed, coloured = rng.random(2) < 0.5
     others = rng.uniform(0, 2 * math.pi, 2) if coloured else (first, first)
     return Screen(amplitude, period_px, theta, bool(crossed), (first, float(others[0]), float(others[1])))
+
+
+def log_uniform(rng: np.random.Generator, bounds: tuple[float, float]) -> float:
+    """A number between two above 0, drawn uniformly on the logarithmic axis."""
+    return float(math.exp(rng.uniform(math.log(bounds[0]), math.log(bounds[1]))))

@@ -8,9 +8,10 @@ good file.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,14 +88,15 @@ def load_state_config(path: Path) -> NetworkConfig | None:
     Raises:
         ValueError: The file is damaged.
     """
-    config = _load_metadata(path).get("config")
+    with _opened(path) as file:
+        config = _metadata(file).get("config")
     return None if config is None else from_dict(config)
 
 
 def load_stage_state(path: Path) -> Tensors:
     """What the stage kept beside its network in a training checkpoint; empty if it kept nothing."""
     prefix = "stage."
-    with safe_open(path, framework="pt") as file:
+    with _opened(path) as file:
         return {name.removeprefix(prefix): file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118 - as below
 
 
@@ -153,22 +155,22 @@ def _save(path: Path, tensors: Tensors, metadata: Mapping[str, Any]) -> None:
 
 
 def _load(path: Path) -> tuple[Tensors, dict[str, Any]]:
+    with _opened(path) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
+        return tensors, _metadata(file)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A file, of whose damage reading tells by ValueError."""
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
+            yield file
     except FileNotFoundError:
         raise
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{path} is damaged, or no .safetensors file: {error}") from error
-    return tensors, _load_metadata(path)
 
 
-def _load_metadata(path: Path) -> dict[str, Any]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata: dict[str, Any] = json.loads((file.metadata() or {}).get("latent_pmrf", "{}"))
-    except FileNotFoundError:
-        raise
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f"{path} is damaged, or no .safetensors file: {error}") from error
-    return metadata
+def _metadata(file: Any) -> dict[str, Any]:  # noqa: ANN401 - safetensors' stubs do not name it
+    return dict(json.loads((file.metadata() or {}).get("latent_pmrf", "{}")))
