@@ -33,6 +33,11 @@ def begun(parts, method, requests=never, **options):
     return parts.channel.stream_stream(f"/{SERVICE}/{method}")(requests(), **options)
 
 
+async def arrived(parts):
+    """Wait for a call that was begun before on the same connection: the server has it, for it has the next one."""
+    assert (await parts.stub.GetLimits(pb.GetLimitsRequest())).max_faces > 0
+
+
 async def check(parts):
     return (await health_pb2_grpc.HealthStub(parts.channel).Check(QUESTION, timeout=10)).status
 
@@ -102,9 +107,10 @@ async def test_a_photo_that_is_not_complete_is_sent_on_by_a_server_that_shuts_do
         await never().__anext__()
 
     async with rpc_service() as parts:
+        await parts.channel.channel_ready()
         call = parts.stub.Submit(half())
         sent_on = f'restore_requests_total{{code="UNAVAILABLE",route="/{SERVICE}/Submit"}}'
-        await asyncio.sleep(0.3)
+        await arrived(parts)
         await asyncio.wait_for(parts.server.finish(), 5)
         assert await ending(call) == (grpc.StatusCode.UNAVAILABLE, "draining")
         assert parts.counted(sent_on) == 1
@@ -112,8 +118,9 @@ async def test_a_photo_that_is_not_complete_is_sent_on_by_a_server_that_shuts_do
 
 async def test_who_goes_before_his_message_has_cancelled():
     async with rpc_service() as parts:
+        await parts.channel.channel_ready()
         call = begun(parts, "Get")
-        await asyncio.sleep(0.2)
+        await arrived(parts)
         call.cancel()
         counted = f'restore_requests_total{{code="CANCELLED",route="/{SERVICE}/Get"}}'
         await until(lambda: parts.counted(counted) == 1)

@@ -14,6 +14,9 @@ from service.core.metrics import Metrics
 from service.core.types import Lane, OutputFormat, Report, Restoration, RestoreOptions, Upload
 
 
+LONG_S = 30
+
+
 class Clock:
     now_s = 1000.0
 
@@ -94,12 +97,10 @@ async def test_a_result_that_cannot_be_kept_is_refused_and_its_job_goes_on():
     await queue.close()
 
 
-async def empties(queue):
-    for _ in range(1000):
-        if queue.held_bytes == 0:
-            break
-        await asyncio.sleep(0.005)
-    assert queue.held_bytes == 0
+async def empties(queue, left_bytes=0):
+    async with asyncio.timeout(LONG_S):
+        while queue.held_bytes > left_bytes:  # noqa: ASYNC110 - what is waited for sets no event
+            await asyncio.sleep(0.005)
 
 
 async def test_expiry_needs_no_visitor():
@@ -111,12 +112,16 @@ async def test_expiry_needs_no_visitor():
 
 
 async def test_expiry_needs_no_visitor_for_what_comes_later_either():
-    queue = make_queue(result_ttl_s=0.2)
+    clock = Clock()
+    queue = make_queue(result_ttl_s=0.2, clock=clock)
     await finish(queue, "a")
-    await asyncio.sleep(0.1)
+    alone_bytes = queue.held_bytes
+    clock.now_s += 0.1
     await finish(queue, "b")
-    await asyncio.sleep(0.15)
-    assert queue.held_bytes > 0  # a is gone, b is not
+    clock.now_s += 0.15
+    await empties(queue, alone_bytes)
+    assert queue.held_bytes == alone_bytes  # a is gone, b is not
+    clock.now_s += 0.1
     await empties(queue)
     await queue.close()
 
