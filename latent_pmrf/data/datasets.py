@@ -14,6 +14,7 @@ import numpy as np
 
 from latent_pmrf.data.degradation import DegradationRange, draw_degradation, resize, without_colour
 from latent_pmrf.data.photographs import U8Image
+from latent_pmrf.data.walls import draw_wall
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +26,14 @@ class Augmentation:
         rotate_deg: Largest rotation either way.
         scale: Largest relative change of size either way.
         shift: Largest translation either way, relative to the side.
+        wall_probability: Chance of a `Wall` behind the face.
     """
 
     flip: bool = True
     rotate_deg: float = 4.0
     scale: float = 0.05
     shift: float = 0.02
+    wall_probability: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse what turns a photograph inside out."""
@@ -39,6 +42,8 @@ class Augmentation:
                 f"augmentation takes rotate_deg and shift from 0 and scale from 0 to below 1, not {self.rotate_deg}, "
                 f"{self.shift} and {self.scale}"
             )
+        if not 0 <= self.wall_probability <= 1:
+            raise ValueError(f"wall_probability must be from 0 to 1, not {self.wall_probability}")
 
 
 class FacePairs:
@@ -87,8 +92,13 @@ class FacePairs:
 
 
 def augment(image: U8Image, augmentation: Augmentation, rng: np.random.Generator) -> U8Image:
-    """Mirror, turn, scale and shift a square photograph about its centre; edges are reflected."""
+    """Mirror, turn, scale and shift a square photograph about its centre; edges are reflected.
+
+    Without `wall_probability` no random number is spent on it.
+    """
     side = image.shape[0]
+    if augmentation.wall_probability > 0 and rng.random() < augmentation.wall_probability:
+        image = draw_wall(rng).behind(image)
     if augmentation.flip and rng.random() < 0.5:
         image = image[:, ::-1]
     angle = rng.uniform(-augmentation.rotate_deg, augmentation.rotate_deg)

@@ -13,7 +13,6 @@ from service.core.jobs import Idempotency, JobState, PhotoJob
 from service.core.metrics import Metrics
 from service.core.types import Lane, OutputFormat, Report, Restoration, RestoreOptions, Upload
 
-
 LONG_S = 30
 
 
