@@ -26,7 +26,7 @@ from service.core.manifest import Manifest, load_manifest
 from service.core.metrics import Metrics
 from service.core.settings import Settings
 from service.sampling.sampler import Sampler
-from service.stages.colour import with_colour_of
+from service.core.colour import with_colour_of
 from service.telemetry.logs import count_dropped
 from service.worker import BEAT_S, Worker
 

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from service.core.colour import with_colour_of
 from service.core.types import F32Array, U8Image
 
 _CELLS = 32  # along a side
@@ -16,7 +17,10 @@ _REACH = 0.82  # of what is pasted of a crop, as a superellipse: beyond, the pho
 
 
 def coarse_shift(restored: F32Array, crop: U8Image) -> float:
-    """The largest difference that is left of two crops when their detail is smoothed away.
+    """The largest difference that is left of two crops in the same coarse colour when their detail is smoothed away.
+
+    Every face gets its photo's (`with_colour_of`). A colour that went astray alone is mended by it; an edge between two
+    of them can come out darker or brighter than either picture was.
 
     Args:
         restored: (S, S, 3) float32 RGB, in [0, 1] or a little beyond.
@@ -25,7 +29,7 @@ def coarse_shift(restored: F32Array, crop: U8Image) -> float:
     Returns:
         Of any channel at any place that is pasted, in [0, 1] or a little beyond; not a number if a value is none.
     """
-    apart = _cells(restored) - _cells(crop) / np.float32(255)
+    apart = with_colour_of(_cells(restored), crop) - _cells(crop) / np.float32(255)
     smooth = cv2.GaussianBlur(apart, (0, 0), _BLUR_CELLS, borderType=cv2.BORDER_REFLECT)
     return float(np.abs(np.asarray(smooth)[_pasted()]).max())
 

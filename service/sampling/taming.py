@@ -20,7 +20,6 @@ from service.core.rough import roughness
 from service.core.types import F32Array, U8Image
 
 _COLOUR = 1 / 3
-_TRIED_FROM = 0.73  # of the limit: what comes nearer to it may be beyond when the photo's colours have been matched
 _SIGMAS_512_PX = (1.0, 1.5, 3.0)  # of a crop of 512 pixels a side
 
 
@@ -45,10 +44,10 @@ class Faults:
     def of(
         cls, pictures: F32Array, crops: Sequence[U8Image], max_shift: float | None, max_roughness: float | None
     ) -> Faults:
-        """Look at posterior means (B, S, S, 3) beside their crops; where there is no limit, nothing is near to it."""
+        """Look at posterior means (B, S, S, 3) beside their crops; where there is no limit, nothing is beyond it."""
         astray, rough = [], []
         for place, (picture, crop) in enumerate(zip(pictures, crops, strict=True)):
-            if max_shift is not None and coarse_shift(picture, crop) > _TRIED_FROM * max_shift:
+            if max_shift is not None and coarse_shift(picture, crop) > max_shift:
                 astray.append(place)
             elif max_roughness is not None and roughness(picture) > max_roughness:
                 rough.append(place)

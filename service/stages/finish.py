@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 from service.core.coarse import coarse_shift
 from service.core.stopwatch import Stopwatch
-from service.core.types import AlignedFace, DecodedImage, F32Array, OutputFormat, RestoredFace, RestoreOptions
+from service.core.types import AlignedFace, DecodedImage, OutputFormat, RestoredFace, RestoreOptions
 from service.stages.blend import BlendedFace, blend
-from service.stages.colour import with_colour_of
+from service.core.colour import with_colour_of
 from service.stages.encode import encode
 from service.stages.paste import paste
 from service.stages.picks import UNRELIABLE, Pick, require_a_face
@@ -62,10 +62,11 @@ def finish(  # noqa: PLR0913 - what three stages need
     """
     with watch.stage("blend"):
         blended = {face.face_index: blend(face, fidelity) for face in restored}
-        coloured = {face.index: with_colour_of(blended[face.index].pixels, face.crop) for face in _aligned(picks)}
-        picks = [_checked(pick, coloured, max_coarse_shift) for pick in picks]
+        picks = [_checked(pick, blended, max_coarse_shift) for pick in picks]
         require_a_face(picks, options.faces)
-        pairs = [(face, in_photo(coloured[face.index], face)) for face in _aligned(picks)]
+        pairs = [
+            (face, in_photo(with_colour_of(blended[face.index].pixels, face.crop), face)) for face in _aligned(picks)
+        ]
     with watch.stage("paste"):
         result = paste(image, pairs, upscale=options.upscale, background=options.background, consume=True)
     with watch.stage("encode"):
@@ -79,9 +80,11 @@ def _aligned(picks: Sequence[Pick]) -> list[AlignedFace]:
     return [pick.aligned for pick in picks if pick.aligned is not None]
 
 
-def _checked(pick: Pick, coloured: Mapping[int, F32Array], max_coarse_shift: float | None) -> Pick:
+def _checked(pick: Pick, blended: Mapping[int, BlendedFace], max_coarse_shift: float | None) -> Pick:
     """The pick, left out if its face is coarsely another than the photo's."""
     face = pick.aligned
-    if face is None or max_coarse_shift is None or coarse_shift(coloured[face.index], face.crop) <= max_coarse_shift:
+    if face is None or max_coarse_shift is None:
+        return pick
+    if coarse_shift(blended[face.index].pixels, face.crop) <= max_coarse_shift:
         return pick
     return replace(pick, aligned=None, reason=UNRELIABLE)

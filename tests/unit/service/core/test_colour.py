@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from service.stages.colour import luma, with_colour_of
+from service.core.colour import luma, with_colour_of
 from tests.pictures import pixels
 
 SIDE_PX = 128
