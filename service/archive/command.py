@@ -62,7 +62,13 @@ async def restore_archive(
     telling = BatchTelling(console)
     own = settings.model_copy(update={"model_repository": settings.model_repository.absolute()})
     journal = Journal(
-        path, chosen_options(fields, limits), Path(target.root), fresh=given.fresh, result_bytes=result_bytes
+        path,
+        chosen_options(fields, limits),
+        Path(target.root),
+        source=source.address,
+        moved=given.moved,
+        fresh=given.fresh,
+        result_bytes=result_bytes,
     )
     with journal, cancelled_by(signal.SIGTERM):
         engine = RayEngine(Work(own, manifest, options, source, target), workers=given.workers, block=given.window)

@@ -20,7 +20,7 @@ from pyarrow import fs
 from service.batch.folder import state_of
 from service.core.errors import InvalidOption
 from service.local.results import write_result
-from service.local.tree import is_file
+from service.local.tree import is_file, real
 
 _WHOLE_OR_NOT_AT_ALL = {"s3", "gcs", "abfs"}  # an object is seen when its upload has ended, not before
 
@@ -73,6 +73,11 @@ class Place:
     def is_local(self) -> bool:
         """Whether it is a folder of this machine."""
         return bool(self.files.type_name == "local")
+
+    @property
+    def address(self) -> str:
+        """The same for the same place, however it was given."""
+        return str(real(Path(self.root))) if self.is_local else f"{self.files.type_name}://{self.root}"
 
     def is_folder(self) -> bool:
         """Whether it is there; a prefix of objects counts as a folder."""

@@ -36,6 +36,7 @@ def add_arguments(batch: argparse.ArgumentParser) -> None:
     batch.add_argument("--report", metavar="FILE", type=Path, help="a line of JSON per photo; - for standard output")
     batch.add_argument("--journal", metavar="FILE", type=Path, help="what was done; default: in OUT_DIR")
     batch.add_argument("--fresh", action="store_true", help="forget what earlier runs have done")
+    batch.add_argument("--moved", action="store_true", help="IN_DIR is that of earlier runs, at another place now")
     batch.add_argument("--retry-failed", action="store_true", help="try all failed photos again, also hopeless ones")
 
 

@@ -30,6 +30,7 @@ from service.client import AsyncGrpcClient, Options, Retry
 from service.core.errors import InvalidOption, NotFound
 from service.core.options import OptionFields, OptionLimits, parse_options
 from service.local.results import replacing
+from service.local.tree import real
 
 JOURNAL_NAME = ".latent-pmrf-batch.jsonl"
 _FIRST_ATTEMPTS = 3  # a wrong address is told soon; a server that was there may take its time to come back
@@ -101,6 +102,7 @@ class BatchRequest:
         journal: What was done before; None: in the folder of the results.
         report: Where the report goes, `-` for standard output; None: no report.
         window: Photos that may be unanswered at once.
+        moved: The photos were elsewhere before.
         fresh: Forget what was done before.
         retry_failed: Try photos again, too, that cannot succeed.
     """
@@ -111,6 +113,7 @@ class BatchRequest:
     journal: Path | None
     report: Path | None
     window: int
+    moved: bool
     fresh: bool
     retry_failed: bool
 
@@ -151,6 +154,7 @@ class BatchRequest:
             journal=given.journal,
             report=given.report,
             window=given.window,
+            moved=given.moved,
             fresh=given.fresh,
             retry_failed=given.retry_failed,
         )
@@ -173,7 +177,15 @@ async def restore_folder(request: BatchRequest, console: Console) -> bool:
             limits = await first.limits()
             options = chosen_options(request.fields, OptionLimits(limits.max_num_steps, limits.max_faces))
         telling = BatchTelling(console)
-        with Journal(request.journal_path, options, request.folders.target, fresh=request.fresh) as journal:
+        journal = Journal(
+            request.journal_path,
+            options,
+            request.folders.target,
+            source=str(real(request.folders.source)),
+            moved=request.moved,
+            fresh=request.fresh,
+        )
+        with journal:
             async with reported(request.report, journal), request.server.client() as client:
                 engine = StreamingEngine(client, cast(Options, options), request.window)
                 with telling:

@@ -1,6 +1,6 @@
 """What a batch has done, line by line on the disk, so that the next run does only the rest.
 
-    {"journal": 1, "options": {"fidelity": 0.8}}
+    {"journal": 1, "options": {"fidelity": 0.8}, "source": "/photos"}
     {"name": "a/b.jpg", "target": "a/b.jpg", "size_bytes": 9, "mtime_ns": 8, "status": "restored", "result_bytes": 7,
      "report": {...}}
     {"name": "c.jpg", ..., "status": "failed", "error": {"code": "corrupt_image", ...}}
@@ -58,12 +58,15 @@ class Journal:
         path: The file; made if it is not there.
         options: What all of its photos are restored with.
         target: Folder of the results.
+        source: Where the photos are; another folder's would take the places of results of the same names. None does
+            not look.
+        moved: Photos that were elsewhere in earlier runs are there now.
         fresh: Forget what earlier runs have done.
         result_bytes: Size of the result at a target, or None without one; None looks at the disk.
         clock: Seconds, for the time between two syncs.
 
     Raises:
-        UnusableJournal: The file belongs to another run, to other options, or is something else.
+        UnusableJournal: The file belongs to another run, to other options or photos, or is something else.
         OSError: It cannot be written.
     """
 
@@ -73,6 +76,8 @@ class Journal:
         options: Mapping[str, object],
         target: Path,
         *,
+        source: str | None = None,
+        moved: bool = False,
         fresh: bool = False,
         result_bytes: Callable[[Path], int | None] | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -90,7 +95,7 @@ class Journal:
             self._recognise()
             if fresh:
                 self._file.truncate(0)
-            self._read(dict(options))
+            self._read(dict(options), source, moved=moved)
         except BaseException:
             self._file.close()
             raise
@@ -177,23 +182,31 @@ class Journal:
         if not _BEGINNING.startswith(begins):
             raise UnusableJournal(f"{self._path} is no journal of a batch: choose another file with --journal")
 
-    def _read(self, options: dict[str, object]) -> None:
+    def _read(self, options: dict[str, object], source: str | None, *, moved: bool) -> None:
         self._file.seek(0)
-        offset, header = 0, None
+        offset, header, known = 0, None, None
         with open(self._file.fileno(), "rb", closefd=False) as lines:  # the one that is locked
             for line in lines:
                 if not line.endswith(b"\n"):
                     break
+                entry = _parsed(line)
                 if offset == 0:
-                    header = _parsed(line)
+                    header = entry
                     self._check(header, options)
-                elif (entry := _parsed(line)) is not None:
+                if entry is not None and "journal" in entry:
+                    known = entry.get("source")
+                elif entry is not None:
                     self._remember(entry, offset, is_seen=False)
                 offset += len(line)
+        if source is not None and known not in (None, source) and not moved:
+            raise UnusableJournal(
+                f"{self._target} has the results of {known}, not of {source}: choose another folder for the results, or, "
+                "where those photos have moved, go on with --moved"
+            )
         self._file.truncate(offset)  # what a crash has cut off
         self._file.seek(0, os.SEEK_END)
-        if header is None:
-            self._append({"journal": VERSION, "options": options})
+        if header is None or (source is not None and source != known):
+            self._append({"journal": VERSION, "options": options, "source": source})  # the last such line counts
 
     def _check(self, header: dict[str, Any] | None, options: dict[str, object]) -> None:
         if header is None or header.get("journal") != VERSION:

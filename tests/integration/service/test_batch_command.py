@@ -154,6 +154,20 @@ def test_other_options_need_another_folder_or_a_new_beginning(run, folder, tmp_p
     assert "2 restored, 0 failed, in" in told
 
 
+def test_photos_of_another_folder_do_not_take_the_places_of_results(run, folder, tmp_path):
+    folder(2)
+    assert run(*ALIGNED)[0] == OK
+    before = results(tmp_path)
+    (tmp_path / "in").rename(tmp_path / "elsewhere")
+    (tmp_path / "link").symlink_to("elsewhere")
+    status, _, told = run(*ALIGNED, source="elsewhere")
+    assert status == USAGE
+    assert f"has the results of {tmp_path / 'in'}, not of {tmp_path / 'elsewhere'}" in told
+    assert results(tmp_path) == before
+    assert "2 restored before" in run(*ALIGNED, "--moved", source="elsewhere")[2]
+    assert "2 restored before" in run(*ALIGNED, source="link")[2]
+
+
 def test_wrong_usage_is_told_before_any_work(run, folder, tmp_path, monkeypatch):
     folder(1)
     assert run(source="missing")[0] == USAGE

@@ -223,3 +223,25 @@ def test_a_journal_that_is_open_is_not_opened_again(tmp_path):
     with Journal(tmp_path / "j", {}, tmp_path), pytest.raises(UnusableJournal, match="in use"):
         Journal(tmp_path / "j", {}, tmp_path)
     Journal(tmp_path / "j", {}, tmp_path).close()
+
+
+def test_a_journal_is_of_one_folder_of_photos_until_they_are_told_to_have_moved(folders, tmp_path):
+    def opened(source, **how):
+        return Journal(tmp_path / "j", {}, folders.target, source=source, **how)
+
+    items = {item.name: item for item in folders.items(print)}
+    Journal(tmp_path / "j", {}, folders.target).close()  # as a release before knew no source
+    with opened("/first") as journal:
+        journal.note(Outcome(items["a.jpg"], 1, {}))
+    written = (tmp_path / "j").read_bytes()
+    with pytest.raises(UnusableJournal, match=r"has the results of /first, not of /second: .* --moved"):
+        opened("/second")
+    assert (tmp_path / "j").read_bytes() == written
+    opened("/first").close()
+    with opened("/second", moved=True) as journal:
+        assert [entry["name"] for entry in journal.entries()] == ["a.jpg"]
+    with pytest.raises(UnusableJournal, match="has the results of /second, not of /first"):
+        opened("/first")
+    with opened("/first", fresh=True) as journal:
+        assert list(journal.entries()) == []
+    opened("/first").close()

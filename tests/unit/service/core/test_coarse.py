@@ -36,7 +36,9 @@ def test_it_is_what_is_seen_once_the_face_has_the_photo_s_colours():
     glaring = np.full((128, 128, 3), (250, 0, 250), np.uint8)
     glaring[24:104, 32:96] = (190, 140, 120)
     paler = glaring.astype(np.float32) / 255 + np.float32((-0.1, 0.1, -0.1))
-    seen = cv2.resize(with_colour_of(paler, glaring) - glaring / np.float32(255), (32, 32), interpolation=cv2.INTER_AREA)
+    seen = cv2.resize(
+        with_colour_of(paler, glaring) - glaring / np.float32(255), (32, 32), interpolation=cv2.INTER_AREA
+    )
     largest = np.abs(cv2.GaussianBlur(seen, (0, 0), 1, borderType=cv2.BORDER_REFLECT)).max()
     assert coarse_shift(paler, glaring) == pytest.approx(largest, abs=0.01)
 
