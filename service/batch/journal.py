@@ -200,8 +200,8 @@ class Journal:
                 offset += len(line)
         if source is not None and known not in (None, source) and not moved:
             raise UnusableJournal(
-                f"{self._target} has the results of {known}, not of {source}: choose another folder for the results, or, "
-                "where those photos have moved, go on with --moved"
+                f"{self._target} has the results of {known}, not of {source}: choose another folder for the results, "
+                "or, where those photos have moved, go on with --moved"
             )
         self._file.truncate(offset)  # what a crash has cut off
         self._file.seek(0, os.SEEK_END)

@@ -21,12 +21,12 @@ from service.composition.queues import FaceQueue, beat_s, open_faces
 from service.composition.readiness import keep_ready
 from service.composition.release import version
 from service.composition.watchdog import watch
+from service.core.colour import with_colour_of
 from service.core.interfaces import InferenceBackend
 from service.core.manifest import Manifest, load_manifest
 from service.core.metrics import Metrics
 from service.core.settings import Settings
 from service.sampling.sampler import Sampler
-from service.core.colour import with_colour_of
 from service.telemetry.logs import count_dropped
 from service.worker import BEAT_S, Worker
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from service.core.coarse import coarse_shift
+from service.core.colour import with_colour_of
 from service.core.stopwatch import Stopwatch
 from service.core.types import AlignedFace, DecodedImage, OutputFormat, RestoredFace, RestoreOptions
 from service.stages.blend import BlendedFace, blend
-from service.core.colour import with_colour_of
 from service.stages.encode import encode
 from service.stages.paste import paste
 from service.stages.picks import UNRELIABLE, Pick, require_a_face

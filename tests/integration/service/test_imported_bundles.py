@@ -11,10 +11,10 @@ from export.trained import load_trained
 from latent_pmrf.importing import PublicFile, PublicFiles, import_public
 from service.composition.ending import Ending
 from service.composition.gateway import restoring
+from service.core.colour import with_colour_of
 from service.core.settings import Settings
 from service.core.types import RestoreOptions, Upload
 from service.sampling.noise import source_noise
-from service.core.colour import with_colour_of
 from tests.bundle import write_detector
 from tests.pictures import decoded, encoded, pixels
 from tests.public_files import SPECS, public_tensors, write_json, write_pmrf, write_tensors
