@@ -17,6 +17,7 @@ up, because the state alone does not say what is true of it, and more steps woul
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -160,16 +161,18 @@ class AdversarialFlowStage(FlowStage):
         return z_t, aim
 
     def _train_opponent(self, judged: Judged, index: int) -> torch.Tensor:
-        """One step of the discriminator; its loss, without gradient."""
+        """One step of the discriminator; its loss, without gradient. Rows that are not finite teach it nothing."""
         rows = self._seen(judged if self._last is None else judged.beside(self._last), index, turn=0)
-        self._last = judged
         penalty = _PENALTY_EVERY * self._terms.penalty if index % _PENALTY_EVERY == 0 else 0.0
         for group in self._opponent_optimizer.param_groups:
             group["lr"] = self._terms.lr * self._optim.decay_at(index)
         self._opponent_optimizer.zero_grad(set_to_none=True)
         loss = discriminator_loss(self._opponent, rows, penalty)
         loss.backward()
-        self._opponent_optimizer.step()
+        norm = nn.utils.clip_grad_norm_(self._opponent.parameters(), math.inf)
+        self._last = judged if torch.isfinite(norm) else None
+        if self._last is not None:
+            self._opponent_optimizer.step()
         return loss.detach()
 
     def _play(self, judged: Judged, index: int) -> torch.Tensor:

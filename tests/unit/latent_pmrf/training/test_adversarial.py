@@ -274,6 +274,22 @@ def test_a_resumed_finish_goes_on_with_its_opponent(tmp_path, validation):
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
+def test_a_batch_that_is_not_finite_teaches_the_opponent_nothing(stage):
+    model = stage.build()
+    stage.loss(model, stage.batch(0), 0)
+    before = {name: value.clone() for name, value in stage.state().items()}
+    mean, clean = stage.batch(1)
+    loss, _ = stage.loss(model, (torch.full_like(mean, torch.nan), clean), 1)
+    assert not torch.isfinite(loss)
+    after = stage.state()
+    assert {*before} - {*after} == {"clean", "made", "mean"}  # the next step sees its own rows alone
+    for name, value in after.items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+    loss, _ = stage.loss(model, stage.batch(2), 2)
+    assert torch.isfinite(loss)
+    assert "clean" in stage.state()
+
+
 def test_a_run_without_an_opponent_is_not_gone_on_with(stage):
     with pytest.raises(ValueError, match="no such discriminator: begin another with --init"):
         stage.load_state({})
