@@ -17,6 +17,7 @@ from service.core.types import DecodedImage, F32Array, Face
 from service.stages.samples import Samples, as_samples, read_only
 
 _BAND_ROWS = 256  # even
+_AROUND_PX = 64  # of what is hidden, that its colours come from; even
 _SEEN_SHARE = 0.1  # of the middle of a face: of one with less, nobody would say that it is in the photo
 
 
@@ -29,12 +30,14 @@ def as_seen(image: DecodedImage) -> DecodedImage:
     alpha = image.alpha
     if alpha is None or alpha.all():
         return image
-    height, width = alpha.shape
-    colours, weight = _halved(image.pixels, alpha)
-    coarse = as_samples(np.rint(_spread(colours, weight)).astype(image.pixels.dtype))
-    filled = as_samples(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR))
-    cv2.copyTo(image.pixels, (alpha > 0).view(np.uint8), filled)
-    return replace(image, pixels=read_only(filled))
+    left, top, width, height = cv2.boundingRect((alpha == 0).view(np.uint8))
+    rows, columns = (
+        slice(max(0, (first - _AROUND_PX) // 2 * 2), first + size + _AROUND_PX)
+        for first, size in ((top, height), (left, width))
+    )
+    pixels = image.pixels.copy()
+    pixels[rows, columns] = _filled(image.pixels[rows, columns], alpha[rows, columns])
+    return replace(image, pixels=read_only(pixels))
 
 
 def seen_faces(faces: Sequence[Face], alpha: Samples) -> list[Face]:
@@ -53,6 +56,16 @@ def _middle(face: Face, alpha: Samples) -> Samples:
     height, width = alpha.shape
     x0, y0 = min(int((3 * left + right) / 4), width - 1), min(int((3 * top + bottom) / 4), height - 1)
     return alpha[y0 : max(y0 + 1, int((top + 3 * bottom) / 4)), x0 : max(x0 + 1, int((left + 3 * right) / 4))]
+
+
+def _filled(pixels: Samples, alpha: Samples) -> Samples:
+    """Pixels (H, W, 3) with those of alpha 0 filled in."""
+    height, width = alpha.shape
+    colours, weight = _halved(pixels, alpha)
+    coarse = as_samples(np.rint(_spread(colours, weight)).astype(pixels.dtype))
+    filled = as_samples(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR))
+    cv2.copyTo(pixels, (alpha > 0).view(np.uint8), filled)
+    return filled
 
 
 def _halved(pixels: Samples, alpha: Samples) -> tuple[F32Array, F32Array]:

@@ -52,6 +52,16 @@ def test_hidden_pixels_take_the_nearest_colours_that_are_seen():
     assert filled[:, :, 1].max() <= 41
 
 
+@pytest.mark.parametrize(("top", "left"), [(0, 0), (301, 203), (390, 290)])
+def test_a_few_hidden_pixels_of_a_large_photo_take_the_colours_around_them(top, left):
+    slope = np.add.outer(np.arange(400), np.arange(300))[:, :, None] * np.array([0.1, 0.2, 0.3])
+    picture, alpha = slope.astype(np.uint8), np.full((400, 300), 255, np.uint8)
+    alpha[top : top + 5, left : left + 7] = 0
+    filled = as_seen(cut_out((0, 255, 0), alpha, picture)).pixels
+    np.testing.assert_array_equal(filled[alpha > 0], picture[alpha > 0])
+    np.testing.assert_allclose(filled[alpha == 0].astype(int), picture[alpha == 0], atol=6)
+
+
 def test_nearly_transparent_pixels_lend_little():
     alpha = disc_alpha()
     plain = as_seen(cut_out(0, alpha)).pixels
