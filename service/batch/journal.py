@@ -16,6 +16,7 @@ import fcntl
 import hashlib
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
@@ -47,6 +48,7 @@ class _Noted(NamedTuple):
     state: State
     fingerprint: bytes  # of the photo and its target as they were
     result_bytes: int
+    model: str | None  # that the result is of
     offset: int  # of the line
     is_seen: bool  # whether the photo was there in this run
 
@@ -169,6 +171,10 @@ class Journal:
                 file.seek(offset)
                 yield json.loads(file.readline())
 
+    def models(self) -> list[str]:
+        """Those that the results are of, by name: more than one where the service was updated on the way."""
+        return sorted({noted.model for noted in list(self._noted.values()) if noted.model is not None})
+
     def _lock(self) -> None:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -235,7 +241,7 @@ class Journal:
             key = bytes.fromhex(photo_id(line["name"]))
         except (KeyError, TypeError, AttributeError, ValueError):
             return  # nothing that we have written
-        self._noted[key] = _Noted(state, fingerprint, line.get("result_bytes", 0), offset, is_seen)
+        self._noted[key] = _Noted(state, fingerprint, line.get("result_bytes", 0), _model_in(line), offset, is_seen)
 
     def _place_of(self, item: Item) -> str:
         return item.target.relative_to(self._target).as_posix()
@@ -257,6 +263,11 @@ def _state_in(line: Mapping[str, Any]) -> State:
     if line["status"] == "restored":
         return State.RESTORED
     return State.FAILED_FOR_NOW if line["error"].get("retryable") else State.FAILED
+
+
+def _model_in(line: Mapping[str, Any]) -> str | None:
+    model = (line.get("report") or {}).get("model")
+    return sys.intern(model) if isinstance(model, str) else None  # one name for a million photos
 
 
 def _size_of(path: Path) -> int | None:

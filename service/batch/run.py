@@ -62,6 +62,7 @@ async def run_batch(
             await counting
         finally:
             ended.set()
+    telling.models(journal.models())
 
 
 def write_report(journal: Journal, out: IO[str]) -> None:

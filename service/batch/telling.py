@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from types import TracebackType
 from typing import Self
@@ -104,6 +104,11 @@ class BatchTelling:
             self.say(f"{outcome.item.source}: {outcome.error['title']}: {outcome.error['detail']}{hint}")
         self._show()
         self.remind()
+
+    def models(self, models: Sequence[str]) -> None:
+        """Tell of results of more than one model."""
+        if len(models) > 1:
+            self.say(f"the results are of several models ({', '.join(models)}): --report says which is of which")
 
     def remind(self) -> None:
         """Where there is no terminal, say how far the batch is, unless that was said lately."""

@@ -28,8 +28,9 @@ NAMES = ("a.jpg", "b c.png", "sub/ü.webp", "sub/deep/d.jpg", "z\n.png")
 class ScriptedEngine:
     """Ends every photo as told, writes results like any engine, and remembers what it was given."""
 
-    def __init__(self, fates, stop_after=None):
+    def __init__(self, fates, stop_after=None, model="m@1"):
         self.fates = fates
+        self.model = model
         self.stop_after = stop_after
         self.given = []
 
@@ -41,7 +42,7 @@ class ScriptedEngine:
             fate = self.fates[item.name]
             if fate == "restored":
                 await asyncio.to_thread(write_result, item.target, RESULT)
-                yield Outcome(item, len(RESULT), {"seed": 1})
+                yield Outcome(item, len(RESULT), {"model": self.model})
             else:
                 error = {"code": "c", "title": "t", "detail": "d", "hint": "", "retryable": fate == "for now"}
                 yield Outcome(item, error=error)
@@ -55,8 +56,8 @@ def folders_at(root):
     return FolderPair(root / "in", root / "out", None)
 
 
-def one_run(folders, engine, path, **more):
-    telling = BatchTelling(Console(file=io.StringIO()))
+def one_run(folders, engine, path, told=None, **more):
+    telling = BatchTelling(Console(file=told or io.StringIO(), width=200))
     with Journal(path, {}, folders.target) as journal:
         asyncio.run(run_batch(folders, journal, engine, telling, **more))
     return telling
@@ -245,3 +246,16 @@ def test_a_journal_is_of_one_folder_of_photos_until_they_are_told_to_have_moved(
     with opened("/first", fresh=True) as journal:
         assert list(journal.entries()) == []
     opened("/first").close()
+
+
+def test_results_of_several_models_are_told_at_the_end(tmp_path):
+    folders, told = folders_at(tmp_path), io.StringIO()
+    fates = dict.fromkeys(NAMES, "restored")
+    one_run(folders, ScriptedEngine(fates | {NAMES[0]: "for now"}), tmp_path / "j", told)
+    assert "several models (" not in told.getvalue()
+    one_run(folders, ScriptedEngine(fates, model="m@2"), tmp_path / "j", told)
+    assert "several models (m@1, m@2): --report says which" in told.getvalue()
+    for name in NAMES:
+        (tmp_path / "in" / name).write_bytes(b"changed")
+    one_run(folders, ScriptedEngine(fates, model="m@2"), tmp_path / "j", again := io.StringIO())
+    assert "several models (" not in again.getvalue()
