@@ -47,7 +47,7 @@ def write_model_card(
         "seeds": ", ".join(map(str, results["seeds"])),
         "quality": tables.quality_table(results["rows"]),
         "legend": tables.LEGEND,
-        "seed_spread": ", ".join(f"{level} {value:.3f} dB" for level, value in results["seed_spread"].items()),
+        "seed_spread": _seed_spread(results["seed_spread"]),
         "floors": tables.floor_table(results["floors"]),
         "by_source": tables.source_table(results["by_source"]),
         "choice": tables.choice_text(results["choice"]),
@@ -55,7 +55,7 @@ def write_model_card(
         "provenance": "\n".join(_bullets(provenance)) or "- not stated",
         "validation_sets": _set_sizes(results["by_source"]),
         "severe_identity": "not measured" if severe["identity"] is None else f"{severe['identity']:.2f}",
-        "vae_sharpness": f"{vae['sharpness']:.0%}",
+        "vae_sharpness": f"{vae['pooled_sharpness']:.0%}",
     }
     text = Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(values)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,6 +94,11 @@ def _astronaut_rows(evaluation: Evaluation) -> list[pictures.SheetRow]:
         }
         rows.append(pictures.SheetRow(label=f"{face.name} ({level})", pictures=views))
     return rows
+
+
+def _seed_spread(spread: Mapping[str, float | None]) -> str:
+    known = {level: value for level, value in spread.items() if value is not None}
+    return ", ".join(f"{level} {value:.3f} dB" for level, value in known.items()) or "not measured, with one seed"
 
 
 def _set_sizes(by_source: Mapping[str, Any]) -> str:

@@ -236,13 +236,13 @@ def _vae_rows(evaluation: Evaluation, indices: Sequence[int]) -> list[pictures.S
     return rows
 
 
-def _seed_spread(evaluation: Evaluation) -> dict[str, float]:
-    """Standard deviation over the seeds of the default output's mean PSNR, dB by level; 0 with one seed."""
-    spread = {}
+def _seed_spread(evaluation: Evaluation) -> dict[str, float | None]:
+    """Sample standard deviation over the seeds of the default output's mean PSNR, dB by level; None with one seed."""
+    spread: dict[str, float | None] = {}
     for level in LEVELS:
         rows = evaluation.measured[Variant(level, "default", *evaluation.default)]
         means = [np.mean([row.scores.psnr for row in rows if row.seed == seed]) for seed in evaluation.plan.seeds]
-        spread[level] = float(np.std(means))
+        spread[level] = float(np.std(means, ddof=1)) if len(means) > 1 else None
     return spread
 
 

@@ -31,9 +31,10 @@ _COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("flat_grain", "grain", "+.2f"),
 )
 LEGEND = (
-    "PSNR, SSIM (11x11 Gaussian, RGB) and MS-SSIM against the clean face; sharpness: Laplacian variance over the clean "
-    "face's (grain inflates it); identity: dlib embedding distance to the clean face; nearer: share of faces nearer to "
-    "the clean face than the degraded input; landmarks: mean distance of 68 points, in pixels at 512; IndRMSE: to the "
+    "PSNR, SSIM (11x11 Gaussian, RGB) and MS-SSIM against the clean face; sharpness: Laplacian variance over the "
+    "clean face's, mean of the faces (grain inflates it; the VAE's floor takes the ratio of all variances together "
+    "where that is less); identity: dlib embedding distance to the clean face; nearer: share of faces nearer to the "
+    "clean face than the degraded input; landmarks: mean distance of 68 points, in pixels at 512; IndRMSE: to the "
     "estimator's output; colour: shift of the channel means, 8-bit levels; blocks: steps on the 8-px grid over steps "
     "elsewhere (1 is none); grain: fine structure in flat areas above the clean face, 8-bit levels."
 )

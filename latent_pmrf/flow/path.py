@@ -1,4 +1,4 @@
-"""The straight path between source and target (paper, section 3.1; Liu et al., 2023)."""
+"""The straight path between source and target (paper, section 2.1, eq. 2, and figure 2; Liu et al., 2023)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Euler integration of the flow on a uniform time grid (paper, eq. 1, section 3.1), for arrays and tensors."""
+"""Euler integration of the flow on a uniform time grid (paper, section 2.1, eq. 1), for arrays and tensors."""
 
 from __future__ import annotations
 

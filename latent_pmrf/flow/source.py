@@ -12,7 +12,7 @@ def add_source_noise(z: torch.Tensor, sigma_s: Sequence[float], noise: torch.Ten
 
     Args:
         z: (B, C, h, w) normalised latent of the posterior mean.
-        sigma_s: Standard deviation, one number or one per channel. A single number is the paper's; in latents whose
+        sigma_s: Standard deviation, one number or one per channel. A single number is PMRF's; in latents whose
             channels differ in how far the flow must move them, one number blurs nothing in some and drowns others.
         noise: (B, C, h, w) standard normal.
 

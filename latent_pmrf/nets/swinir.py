@@ -54,7 +54,7 @@ def shift_mask(height: int, width: int, window: int, shift: int) -> Tensor:
 
 
 class WindowAttention(nn.Module):
-    """Multi-head attention inside windows, with a learnt bias per relative position (SwinIR, equation 4)."""
+    """Multi-head attention inside windows, with a learnt bias per relative position (SwinIR, section 3.2)."""
 
     def __init__(self, width: int, heads: int, window: int) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class FeedForward(nn.Module):
 
 
 class SwinBlock(nn.Module):
-    """Window attention and feed-forward, each with a residual connection (SwinIR, equation 5)."""
+    """Window attention and feed-forward, each with a residual connection (SwinIR, section 3.2)."""
 
     def __init__(self, width: int, heads: int, window: int, mlp_ratio: float, shifted: bool) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ class SwinBlock(nn.Module):
 
 
 class ResidualGroup(nn.Module):
-    """Residual Swin transformer block: blocks, one convolution, a skip (SwinIR, equation 3)."""
+    """Residual Swin transformer block: blocks, one convolution, a skip (SwinIR, section 3.2)."""
 
     def __init__(self, width: int, depth: int, heads: int, window: int, mlp_ratio: float) -> None:
         super().__init__()

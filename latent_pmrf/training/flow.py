@@ -49,7 +49,7 @@ class SourceNoise:
     """How much noise the source gets; one of the two.
 
     Attributes:
-        sigma: Standard deviation in all channels, in the flow's units (paper: 0.1).
+        sigma: Standard deviation in all channels, in the flow's units (the public code's: 0.1).
         factor: Standard deviation per channel, over the root mean square of what the flow must move there.
     """
 

@@ -2,7 +2,7 @@
 
     aligned crop -> 150 px chip -> dlib's face recognition network (ResNet of 29 convolutions) -> 128-d embedding
 
-The usual third term of face restoration (GFPGAN, Wang et al., 2021, section 3.4: "identity preserving loss", there with
+The usual third term of face restoration (GFPGAN, Wang et al., 2021: "identity preserving loss", there with
 ArcFace). dlib's network is the one whose weights are in the public domain and come in a package,
 `face_recognition_models`; its file is read as it is, without dlib.
 

@@ -3,7 +3,7 @@
 Detail that an adversarial finish draws costs likeness, because nobody asked whose detail it is. Here the prediction of
 the end of the path, `x_1 = z_t + (1 - t) v`, is trained on these terms:
 
-- the identity loss of its picture (`identity`), as face restoration does it (GFPGAN, Wang et al., 2021, section 3.4),
+- the identity loss of its picture (`identity`), as face restoration does it (GFPGAN, Wang et al., 2021),
   every face over what it was when the run began: severely degraded ones would outweigh all others;
 - the squared distance from what the network drew when the run began, every channel alike, which keeps its detail;
 - where it has a weight, the distance of the picture's local amplitudes from those of the clean face

@@ -1,4 +1,6 @@
-"""Stage 2: Sim-VAE, L1 and high-frequency reconstruction with a very small KL term (paper, appendix B.2).
+"""Stage 2: Sim-VAE, L1 with a very small KL term and, where wanted, the perceptual loss (paper, appendix B.2).
+
+The loss of high frequencies beside it (`band_weight`) is ours, for where no weights of VGG19 are.
 
 With `decoder_only` the encoder stays as it is given, so that a flow trained in its latents stays valid: a finish of the
 decoder, as the public autoencoders of Stable Diffusion had one.

@@ -63,6 +63,19 @@ JOB_PROBLEMS = (
     errors.Abandoned,
 )
 
+ENDS_OF_A_JOB = (
+    errors.Cancelled,
+    errors.ImageTooLarge,
+    errors.CorruptImage,
+    errors.NoFaceFound,
+    errors.TooManyFaces,
+    errors.InferenceFailed,
+    errors.Abandoned,
+    errors.DependencyUnavailable,
+    errors.DeadlineExceeded,
+)
+"""What may have ended a job without a result; what is told by the photo's header is refused before there is one."""
+
 Responses = dict[int | str, dict[str, Any]]
 
 

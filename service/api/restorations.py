@@ -19,6 +19,7 @@ from service.api.hang_up import while_connected
 from service.api.job_schemas import JobSchema
 from service.api.openapi import (
     ACCESS_PROBLEMS,
+    ENDS_OF_A_JOB,
     JOB_PROBLEMS,
     event_content,
     image_content,
@@ -108,9 +109,8 @@ async def get_state(restoration_id: str, jobs: Jobs, response: Response) -> Rest
     responses={
         200: {"description": "The restored image.", "content": image_content()},
         **problem_responses(
-            *(errors.NotFound, errors.NotFinished, errors.Cancelled, errors.NoFaceFound, errors.InferenceFailed),
-            errors.QueueFull,
-            *ACCESS_PROBLEMS,
+            *(errors.NotFound, errors.NotFinished, *ENDS_OF_A_JOB, errors.QueueFull, errors.Unauthenticated),
+            errors.RateLimited,
         ),
     },
 )

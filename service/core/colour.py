@@ -2,7 +2,7 @@
 
 The networks saw colour photographs, and paint skin colour onto a faded, toned or nearly grey face. A degradation hardly
 changes chroma at the scale of a sixteenth of the face, so what the photo has there is kept, as diffusion restorers keep
-it by wavelets (StableSR, Wang et al., 2024, section 3.4); brightness, which degradations do change, is left alone.
+it by wavelets (StableSR, Wang et al., 2024); brightness, which degradations do change, is left alone.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ def by_network(pipeline):
 
 
 def test_the_published_pipeline_costs_what_the_paper_says():
-    """About 7 TFLOP a face at 25 steps, 3.2 of them in the autoencoder (PAPER.md); 15.5, 91.0 and 151 M parameters."""
+    """About 7 TFLOP a face at 25 steps, 3.2 of them in the autoencoder; 15.5, 91.0 and 151 M parameters."""
     found = by_network(PIPELINES[0])
     autoencoder = [found["vae_encoder"], found["vae_decoder"]]
     assert sum(cost.gflop for cost in autoencoder) == pytest.approx(3200, rel=0.02)

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import json
 
 import numpy as np
@@ -134,6 +135,22 @@ def test_model_card_says_what_was_measured(measured, tmp_path):
     assert "\n\n\n" not in text
     shown = [line.split("](")[1].rstrip(")") for line in text.splitlines() if line.startswith("![")]
     assert all((card.parent / path).is_file() for path in shown)
+
+
+def test_one_seed_has_no_spread(measured, tmp_path):
+    evaluation, root, _ = measured
+    results = results_of(dataclasses.replace(evaluation, plan=dataclasses.replace(PLAN, seeds=(0,))))
+    assert results["seed_spread"] == {"moderate": None, "severe": None}
+    write_model_card(results, read_manifest(root / "bundle"), tmp_path / "CARD.md")
+    assert "mean PSNR: not measured, with one seed." in (tmp_path / "CARD.md").read_text()
+
+
+def test_card_tells_of_the_autoencoder_what_all_variances_together_say(measured, tmp_path):
+    evaluation, root, _ = measured
+    results = results_of(evaluation)
+    row(results, "clean", "vae").update(sharpness=0.85, pooled_sharpness=0.80)
+    write_model_card(results, read_manifest(root / "bundle"), tmp_path / "CARD.md")
+    assert "The autoencoder keeps 80% of" in (tmp_path / "CARD.md").read_text()
 
 
 def test_card_shows_generated_people_and_the_astronaut_only(measured, tmp_path):
