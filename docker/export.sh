@@ -14,6 +14,7 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 inside() { # in the container: the checkout is /work and read-only, the container is thrown away
     local version=${TRT_VERSION:-$(dpkg-query --show --showformat='${Version}' libnvinfer10)}
     local tensorrt="tensorrt-cu${CUDA_VERSION%%.*}==${version%%[+-]*}"
+    trap 'chown -R "$OWNER" /target /cache' EXIT
     cp -r /work/{pyproject.toml,constraints.txt,hatch_build.py,README.md,LICENSE,service,export,latent_pmrf,loadtest} /build/
     cd /build
     python3 -m pip install --quiet --break-system-packages --root-user-action ignore --constraint constraints.txt \
@@ -22,7 +23,9 @@ inside() { # in the container: the checkout is /work and read-only, the containe
         --extra-index-url https://pypi.nvidia.com "$tensorrt"
     cd /target
     python3 -m export.cli tensorrt --model-repository /bundle --target /target --timing-cache /cache/timing.bin "$@"
-    chown -R "$OWNER" /target /cache
+    if [[ -f /target/manifest.json ]]; then # no Triton starts without the detector, and the checkout need not have it
+        python3 -m export.detector --model-repository /target
+    fi
 }
 
 outside() {

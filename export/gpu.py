@@ -123,7 +123,7 @@ def bfloat16_psnr_db(trained: Trained, pipeline: Pipeline, device: str) -> float
     y = pipeline_images(trained.restorer, side).to(device)
     noise = torch.stack([torch.from_numpy(source_noise(restorer.state_shape(side), seed)) for seed in PIPELINE_SEEDS])
     noise = noise.to(device)
-    with torch.backends.cudnn.flags(allow_tf32=False):  # which rounds as bfloat16 nearly does
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # TF32 rounds as bfloat16 nearly does
         exact = restorer.restore(y, noise, pipeline.num_steps)
     with torch.autocast(device, dtype=torch.bfloat16):
         rounded = restorer.restore(y, noise, pipeline.num_steps)

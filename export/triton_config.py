@@ -30,6 +30,10 @@ SHA256_PARAMETER = "latent_pmrf.sha256"
 # overwrites that by its default wherever it finds parameters without this one.
 _CONVOLUTIONS = "cudnn_conv_algo_search"
 _BY_HEURISTICS = "1"
+# By onnxruntime's default float32 products are of TF32 on Ampere and later, with ten bits of mantissa like float16: not
+# what the manifest promises, and not what the gate of half precision saw. Engines are built without TF32, too.
+_CUDA = [("name", "cuda"), ("parameters", [("key", "use_tf32"), ("value", "0")])]
+_IN_FLOAT32 = "optimization", [("execution_accelerators", [("gpu_execution_accelerator", _CUDA)])]
 
 _ENGINE_SUFFIX = ".plan"
 _TYPES = {"float32": "TYPE_FP32", "float16": "TYPE_FP16", "bfloat16": "TYPE_BF16"}
@@ -85,6 +89,8 @@ def config_pbtxt(name: str, network: Mapping[str, Any], profile: Profile = Profi
         ("dynamic_batching", _batching(sizes)),
         *(("model_warmup", _warm_up(rows, network["inputs"])) for rows in warm_rows),
     ]
+    if profile is Profile.GPU:
+        message.append(_IN_FLOAT32)
     if profile is Profile.GPU and any(_has_free_sizes(tensor) for tensor in network["inputs"]):
         message.append(_parameter(_CONVOLUTIONS, _BY_HEURISTICS))  # they are chosen anew for every size
     if network.get("sha256"):

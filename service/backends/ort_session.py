@@ -19,6 +19,8 @@ from service.core.metrics import Metrics
 DETECTOR_FILE = "detector/1/model.onnx"
 
 _PROCESSOR = "CPUExecutionProvider"
+# As `export.triton_config` has it: what a graph computes in float32 is not to be rounded to TF32, as the default is.
+_OPTIONS = {"CUDAExecutionProvider": {"use_tf32": "0"}}
 _ERRORS_ONLY = 3
 _SPIN_US = "200"  # of waiting in a loop, before a thread sleeps
 _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(bfloat16)": "bfloat16"}
@@ -77,6 +79,11 @@ def providers() -> list[str]:
     return [name for name in ("CUDAExecutionProvider", _PROCESSOR) if name in available]
 
 
+def provider_options() -> list[dict[str, str]]:
+    """How each of `providers` computes."""
+    return [_OPTIONS.get(name, {}) for name in providers()]
+
+
 def session_options(threads: int, *, spinning: bool = False) -> ort.SessionOptions:
     """How networks are run here.
 
@@ -114,7 +121,7 @@ def _open(name: str, file: Path, spec: NetworkSpec | None, lane: Lane) -> Networ
     def opened(cores: int, *, spinning: bool = False) -> Any:  # noqa: ANN401 - onnxruntime is untyped
         options = session_options(cores, spinning=spinning)
         try:
-            return ort.InferenceSession(str(file), options, providers=providers())
+            return ort.InferenceSession(str(file), options, providers=providers(), provider_options=provider_options())
         except Exception as error:  # onnxruntime's errors have no root of their own
             raise unloadable(name, spec, file, error) from error
 

@@ -137,9 +137,9 @@ class TritonBackend:
             left_s = until_s - loop.time()
             if left_s <= 0:
                 break
-            last = endpoint
+            last, hung_up = endpoint, endpoint.hung_up
             try:
-                return await self._transport.call(endpoint, network, inputs, left_s)
+                outputs = await self._transport.call(endpoint, network, inputs, left_s)
             except InferenceServerException as error:
                 said = words_of(error)
                 verdict = verdict_of(error)
@@ -149,6 +149,10 @@ class TritonBackend:
                     self._endpoints.suspect(endpoint, f"{network.name}: {said}")
                 if verdict is Verdict.LATE:
                     break
+            else:
+                if endpoint.hung_up == hung_up:
+                    return outputs
+                said = "the connection has ended, and the answer may be another server's"
         else:
             raise DependencyUnavailable(f"{network.name}: no answer of Triton in {_MOST_ATTEMPTS} attempts: {said}")
         raise DependencyUnavailable(f"{network.name}: no answer of Triton within {self._timeout_s:g} s")

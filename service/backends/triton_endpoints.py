@@ -1,9 +1,10 @@
 """Triton servers that have the same networks: which of them can be called now, in turn.
 
-    addresses -> checked (ready, the right networks) -> usable -> call ... error -> suspect -> checked again
+    addresses -> checked (ready, the right networks) -> usable -> call ... error, hung up -> suspect -> checked again
 
 A server is called only after its networks have been compared with the manifest, and again after every time it was
-suspect: what comes back under an old address may be something else.
+suspect: what comes back under an old address may be something else. gRPC connects anew without a word, so that what was
+compared holds for one connection: whoever calls looks at `Endpoint.hung_up` before and after.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
 from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
@@ -74,6 +76,7 @@ class Endpoint:
         trouble: Why it may not.
         mismatch: That it has other networks, if that is why.
         checks: How often it was found usable; whoever keeps things on a server must bring them again when this grows.
+        hung_up: How often a connection to it has ended; an answer during which this grows may be another server's.
     """
 
     address: str
@@ -82,6 +85,7 @@ class Endpoint:
     trouble: str = "not asked yet"
     mismatch: ManifestMismatch | None = None
     checks: int = 0
+    hung_up: int = 0
 
 
 class Endpoints:
@@ -98,6 +102,7 @@ class Endpoints:
         self._endpoints = [Endpoint(address, _client(address, tls)) for address in addresses]
         self._turns = itertools.count()
         self._recoveries: dict[Endpoint, asyncio.Task[None]] = {}
+        self._watches: dict[Endpoint, asyncio.Task[None]] = {}
         self._news = asyncio.Event()
         self._closed = False
 
@@ -109,6 +114,8 @@ class Endpoints:
             DependencyUnavailable: None was ready within `patience_s`.
         """
         until_s = _now() + patience_s
+        for endpoint in self._endpoints:
+            self._watch(endpoint)
         await asyncio.gather(*map(self._check, self._endpoints))
         for endpoint in self._endpoints:
             if not endpoint.usable:
@@ -162,7 +169,7 @@ class Endpoints:
         """Check nobody any more, hang up, and send away who waits for a server."""
         self._closed = True
         self._news.set()
-        await end_tasks(*self._recoveries.values())
+        await end_tasks(*self._recoveries.values(), *self._watches.values())
         for endpoint in self._endpoints:
             endpoint.usable, endpoint.trouble = False, "closed"
             await endpoint.client.close()
@@ -180,6 +187,22 @@ class Endpoints:
                     return
         told = "; ".join(f"{endpoint.address}: {endpoint.trouble}" for endpoint in self._endpoints)
         raise DependencyUnavailable(f"no Triton server can be called: {told}")
+
+    def _watch(self, endpoint: Endpoint) -> None:
+        if endpoint not in self._watches:
+            task = asyncio.create_task(self._connections(endpoint), name=f"connections to {endpoint.address}")
+            self._watches[endpoint] = task
+
+    async def _connections(self, endpoint: Endpoint) -> None:
+        """Suspect a server whenever a connection to it has ended: the next may lead to another one."""
+        channel = endpoint.client._channel  # the client tells nobody
+        state = channel.get_state()
+        while True:
+            await channel.wait_for_state_change(state)
+            before, state = state, channel.get_state()
+            if before is grpc.ChannelConnectivity.READY:
+                endpoint.hung_up += 1
+                self.suspect(endpoint, "the connection has ended")
 
     def _recover(self, endpoint: Endpoint) -> None:
         running = self._recoveries.get(endpoint)
@@ -224,7 +247,7 @@ class Endpoints:
         return endpoint.usable
 
     async def _compare(self, endpoint: Endpoint) -> None:
-        client = endpoint.client
+        client, hung_up = endpoint.client, endpoint.hung_up
         for network in self._networks:
             try:
                 answer = await client.get_model_config(network.name)
@@ -235,6 +258,8 @@ class Endpoints:
             check_config(network, answer.config)
             if not await client.is_model_ready(network.name):
                 raise DependencyUnavailable(f"its model {network.name} is not ready")
+        if endpoint.hung_up != hung_up:
+            raise DependencyUnavailable("the connection has ended while it was checked")
 
 
 async def _is_ready(endpoint: Endpoint) -> bool:

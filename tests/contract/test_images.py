@@ -370,6 +370,14 @@ def test_the_command_in_the_container_is_one_of_the_export_s(capsys):
     assert [name for name in copied if not (ROOT / name).exists()] == []
 
 
+def test_engines_come_with_their_detector_though_the_checkout_has_none():
+    """Triton does not start without it, and a fresh clone has not fetched it."""
+    commands = re.findall(r"python3 -m (export\S+) (.*)", (DOCKER / "export.sh").read_text())
+    assert [module for module, _ in commands] == ["export.cli", "export.detector"]
+    assert commands[1][1] == "--model-repository /target"
+    assert commands[0][1].startswith("tensorrt --model-repository /bundle --target /target ")
+
+
 @pytest.mark.parametrize("arguments", [(), ("--precision", "float16")])
 def test_without_a_target_the_script_says_how_it_is_called(docker, arguments):
     done = run_script("export.sh", docker, *arguments)

@@ -145,6 +145,16 @@ def test_a_network_of_free_sizes_has_its_convolutions_chosen_by_heuristics_on_th
     assert all("cudnn" not in text for path, text in engines.items() if not path.startswith("detector/"))
 
 
+def test_what_is_float32_in_a_graph_is_not_rounded_to_tf32_on_the_gpu(manifest):
+    """onnxruntime's default would: `use_tf32` of its CUDA provider is 1."""
+    for files in (configurations(manifest), configurations(as_engines(manifest))):
+        for path, config in ((path, parsed(text)) for path, text in files.items()):
+            on_gpu = config.instance_group[0].kind == ModelInstanceGroup.KIND_GPU and config.backend == "onnxruntime"
+            given = config.optimization.execution_accelerators.gpu_execution_accelerator
+            expected = [("cuda", {"use_tf32": "0"})] if on_gpu else []
+            assert [(each.name, dict(each.parameters)) for each in given] == expected, path
+
+
 def test_a_configuration_says_which_file_it_was_written_for(manifest):
     for name, entry in manifest["networks"].items():
         config = parsed(config_pbtxt(name, entry))

@@ -5,11 +5,12 @@ import json
 import threading
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
 from service.backends import in_process
-from service.backends.ort_session import OrtBackend
+from service.backends.ort_session import OrtBackend, provider_options, providers
 from service.core.errors import InferenceFailed, ManifestMismatch
 from service.core.interfaces import InferenceBackend
 from service.core.manifest import load_manifest
@@ -218,3 +219,11 @@ def test_a_missing_detector_says_how_to_get_it(tmp_path):
         OrtBackend(load_manifest(tmp_path), tmp_path, 1, metrics=Metrics())
     assert "make install" in refusal.value.hint
     assert f"python -m export.detector --model-repository {tmp_path}`" in refusal.value.hint
+
+
+def test_what_a_graph_has_in_float32_is_not_rounded_to_tf32_on_a_gpu(monkeypatch):
+    """onnxruntime's default would; there is no GPU here, and only what it is asked can be looked at."""
+    found = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(ort, "get_available_providers", lambda: found)
+    asked = dict(zip(providers(), provider_options(), strict=True))
+    assert asked == {"CUDAExecutionProvider": {"use_tf32": "0"}, "CPUExecutionProvider": {}}

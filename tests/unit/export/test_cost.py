@@ -85,4 +85,12 @@ def test_bfloat16_costs_what_its_eight_bits_cost(tmp_path):
     """On the CPU here, in tiny networks: the same function measures the GPU."""
     tiny = load_trained(write_runs(tmp_path))
     pipeline = dataclasses.replace(PIPELINES[2], image_size_px=SIDE_PX, num_steps=1)
+    seen = set()
+
+    def look(*_):
+        seen.add((torch.backends.cudnn.enabled, torch.backends.cudnn.allow_tf32, torch.is_autocast_enabled("cpu")))
+
+    tiny.velocity.register_forward_hook(look)
     assert 30 < bfloat16_psnr_db(tiny, pipeline, "cpu") < 80
+    # Without cuDNN a GPU would run the reference's convolutions by other kernels, column by column in memory.
+    assert seen == {(True, False, False), (True, True, True)}

@@ -80,32 +80,54 @@ def config(bundle):
     return text_format.Parse(config_pbtxt("estimator", entry), model_config_pb2.ModelConfig())
 
 
+async def started(servicer, port=0):
+    server = grpc.aio.server()
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
+    port = server.add_insecure_port(f"127.0.0.1:{port}")
+    await server.start()
+    return server, port
+
+
 @contextlib.asynccontextmanager
 async def serving(*servicers):
-    servers, addresses = [], []
-    for servicer in servicers:
-        server = grpc.aio.server()
-        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
-        addresses.append(f"grpc://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}")
-        await server.start()
-        servers.append(server)
-    yield addresses
-    for servicer, server in zip(servicers, servers, strict=True):
+    servers = [await started(servicer) for servicer in servicers]
+    yield [f"grpc://127.0.0.1:{port}" for _, port in servers]
+    for servicer, (server, _) in zip(servicers, servers, strict=True):
         servicer.hanging.set()
         await server.stop(None)
 
 
 @contextlib.asynccontextmanager
+async def backend_of(bundle, addresses, timeout_s):
+    backend = TritonBackend(
+        load_manifest(bundle), addresses, metrics=Metrics(), timeout_s=timeout_s, only=["estimator"]
+    )
+    try:
+        await backend.start(LONG_S)
+        yield backend
+    finally:
+        await backend.close()
+
+
+@contextlib.asynccontextmanager
 async def calling(bundle, *servicers, timeout_s=LONG_S):
-    async with serving(*servicers) as addresses:
-        backend = TritonBackend(
-            load_manifest(bundle), addresses, metrics=Metrics(), timeout_s=timeout_s, only=["estimator"]
-        )
-        try:
-            await backend.start(LONG_S)
-            yield backend
-        finally:
-            await backend.close()
+    async with serving(*servicers) as addresses, backend_of(bundle, addresses, timeout_s) as backend:
+        yield backend
+
+
+@contextlib.asynccontextmanager
+async def exchanging(bundle, servicer, successor):
+    """A backend, and what puts another server under the address of its server."""
+    server, port = await started(servicer)
+
+    async def exchange():
+        nonlocal server
+        await server.stop(None)
+        server, _ = await started(successor, port)
+
+    async with backend_of(bundle, [f"grpc://127.0.0.1:{port}"], 3) as backend:
+        yield backend, exchange
+    await server.stop(None)
 
 
 async def succeeds(backend):
@@ -206,9 +228,7 @@ async def test_servers_take_turns(bundle, config):
 async def test_a_server_that_comes_back_as_another_one_is_not_used(bundle, config, caplog):
     servicer = Scripted(config, [(UNAVAILABLE, "Socket closed")])
     async with calling(bundle, servicer, timeout_s=3) as backend:
-        servicer.config = model_config_pb2.ModelConfig()
-        servicer.config.CopyFrom(config)
-        servicer.config.parameters["latent_pmrf.sha256"].string_value = "f" * 64
+        servicer.config = with_another_network(config)
         with pytest.raises(DependencyUnavailable, match=r"networks\.estimator\.sha256: the server has ffff"):
             await backend.infer("estimator", IMAGE)
         assert not await backend.ready()
@@ -217,6 +237,46 @@ async def test_a_server_that_comes_back_as_another_one_is_not_used(bundle, confi
         await backend.start(LONG_S)
         await succeeds(backend)
     assert "networks.estimator.sha256" in caplog.text
+
+
+def with_another_network(config):
+    other = model_config_pb2.ModelConfig()
+    other.CopyFrom(config)
+    other.parameters["latent_pmrf.sha256"].string_value = "f" * 64
+    return other
+
+
+async def test_a_server_that_was_exchanged_between_calls_is_not_used(bundle, config, caplog):
+    """A rollout: no call fails, and gRPC connects anew without a word."""
+    replaced, replacing = Scripted(config), Scripted(with_another_network(config))
+    async with exchanging(bundle, replaced, replacing) as (backend, exchange):
+        await succeeds(backend)
+        await exchange()
+        with pytest.raises(DependencyUnavailable, match=r"networks\.estimator\.sha256: the server has ffff"):
+            await backend.infer("estimator", IMAGE)
+        assert not await backend.ready()
+        replacing.config = config
+        await backend.start(LONG_S)
+        await succeeds(backend)
+    assert (len(replaced.requests), len(replacing.requests)) == (1, 1)
+    assert "the connection has ended" in caplog.text
+
+
+async def test_an_answer_is_not_taken_from_whoever_came_while_it_was_awaited(bundle, config, monkeypatch, caplog):
+    """The call was on its way when the connection ended, and the next one had it."""
+    replaced, replacing = Scripted(config), Scripted(with_another_network(config))
+    async with exchanging(bundle, replaced, replacing) as (backend, exchange):
+        call = backend._transport.call
+
+        async def late(*arguments):
+            await exchange()
+            await until(lambda: "networks.estimator.sha256" in caplog.text)  # connected again
+            return await call(*arguments)
+
+        monkeypatch.setattr(backend._transport, "call", late)
+        with pytest.raises(DependencyUnavailable, match=r"networks\.estimator\.sha256"):
+            await backend.infer("estimator", IMAGE)
+    assert (len(replaced.requests), len(replacing.requests)) == (0, 1)
 
 
 async def test_a_server_that_cannot_be_checked_is_checked_again_until_it_can(bundle, config, caplog):
