@@ -112,7 +112,9 @@ def _kind(schema: Json) -> str:
     if schema.get("type") == "array":
         items = schema.get("items") or (schema.get("prefixItems") or [{}])[0]
         return f"list of {_kind(items)}"
-    kind = str(schema.get("format") or schema.get("type", "any"))
+    kind = str(schema.get("type", "any"))
+    if kind == "string":  # of a number it is its width, for programs
+        kind = str(schema.get("format", kind))
     words = (("minimum", "at least"), ("maximum", "at most"))
     bounds = [f"{word} {_number(schema[key])}" for key, word in words if key in schema]
     return ", ".join([kind, *bounds])

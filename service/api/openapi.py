@@ -25,6 +25,7 @@ from service.webhooks.targets import OPTION
 _PROBLEM = "Problem"
 _BINARY = {"type": "string", "format": "binary"}
 _INTEGER = {"type": "integer"}
+_INTEGER_64 = {"type": "integer", "format": "int64"}
 _TEXT = {"type": "string"}
 _CORRELATION = {
     "X-Request-ID": {"description": "The request's, as in the service's logs; yours if you sent one.", "schema": _TEXT},
@@ -122,7 +123,7 @@ def restored_headers() -> dict[str, Any]:
     """Headers of an answer that is an image."""
     return {
         "Location": {"description": "The report, while it is kept.", "schema": _TEXT},
-        "X-Restoration-Seed": {"description": "Send it again to get the same result.", "schema": _INTEGER},
+        "X-Restoration-Seed": {"description": "Send it again to get the same result.", "schema": _INTEGER_64},
         "X-Faces-Restored": {"description": "Number of faces restored.", "schema": _INTEGER},
         "X-Faces-Skipped": {"description": "Number of faces left as they were.", "schema": _INTEGER},
         "Server-Timing": {"description": "Milliseconds by stage.", "schema": _TEXT},

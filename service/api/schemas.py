@@ -122,7 +122,7 @@ class RestorationSchema(Schema):
     width: int = Field(description="Of the result, in pixels.")
     height: int = Field(description="Of the result, in pixels.")
     output_format: OutputFormat
-    seed: int = Field(description="Send it again to get the same result.")
+    seed: int = Field(description="Send it again to get the same result.", json_schema_extra={"format": "int64"})
     num_steps: int
     fidelity: float
     faces: tuple[FaceSchema, ...]

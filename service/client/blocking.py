@@ -6,9 +6,12 @@ client.restore(...) ──► thread ──► AsyncHttpClient.restore(...)
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
+import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
+from concurrent.futures import CancelledError, Future
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, Unpack
 
@@ -27,34 +30,31 @@ _CANCEL_S = 10.0
 
 
 class _LoopThread:
-    """An event loop in a thread."""
+    """An event loop in a thread; both begin with the first call, so that a process forked before it has its own."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        # A daemon: a client that nobody closed does not hold up the end of the program.
-        self._thread = threading.Thread(target=self._loop.run_forever, name="latent-pmrf client", daemon=True)
-        self._thread.start()
+        # Reentrant: the collector may end an iterator in the midst of another call.
+        self._lock = threading.RLock()
+        self._begun: tuple[asyncio.AbstractEventLoop, threading.Thread] | None = None
+        self._owner = 0  # process of the thread, once there is one
+        self._closed = False
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Wait for a coroutine; whatever interrupts the wait cancels it."""
-        if self._loop.is_closed():
-            work.close()
-            raise RuntimeError("the client is closed")
-        finished = threading.Event()
+        """Wait for a coroutine; whatever interrupts the wait cancels it.
 
-        async def told() -> T:
-            try:
-                return await work
-            finally:
-                finished.set()
-
-        future = asyncio.run_coroutine_threadsafe(told(), self._loop)
+        Raises:
+            RuntimeError: Nobody would ever end the wait: the client is closed, the program ends, the thread is in the
+                process that this one was forked from, or it is the one that asks.
+        """
         try:
-            return future.result()
+            with self._lock:
+                if self._closed:
+                    raise RuntimeError("the client is closed")
+                future, finished = self._scheduled(work)
         except BaseException:
-            if future.cancel():  # interrupted: what was begun is over before anything else is asked
-                finished.wait(_CANCEL_S)
+            work.close()
             raise
+        return self._outcome(future, finished)
 
     def iterate(self, items: AsyncGenerator[T, None]) -> Iterator[T]:
         """The items of a generator, one at a time; it is closed with this one."""
@@ -63,46 +63,108 @@ class _LoopThread:
         async def following() -> T | object:
             return await anext(items, end)
 
-        async def closing() -> None:
-            await items.aclose()
-
         try:
             while (item := self.run(following())) is not end:
                 yield item  # type: ignore[misc] # the end is none of them
         finally:
-            if threading.current_thread() is self._thread:  # collected there; nobody may wait for himself
-                asyncio.run_coroutine_threadsafe(closing(), self._loop)
-            elif not self._loop.is_closed():
-                self.run(closing())
+            self._end(items)
 
-    def close(self) -> None:
-        """End the thread."""
-        if not self._loop.is_closed():
-            self.run(_end_tasks())
-            self.run(self._loop.shutdown_asyncgens())
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
+    def close(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Cancel what other threads wait for, let `last` close the rest, and end the thread; once more does nothing."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            if self._begun is None or self._lost():
+                return
+            loop, thread = self._begun
+            ending = self._scheduled(_end_all(last))
+        try:
+            self._outcome(*ending)
+        finally:
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+            loop.close()
+
+    def _scheduled(self, work: Coroutine[Any, Any, T]) -> tuple[Future[T], threading.Event]:
+        """Begin a coroutine, and the thread if there is none; the lock is held, so that none comes after the last."""
+        if self._begun is None:
+            loop = asyncio.new_event_loop()
+            # A daemon: a client that nobody closed does not hold up the end of the program.
+            thread = threading.Thread(target=loop.run_forever, name="latent-pmrf client", daemon=True)
+            thread.start()
+            self._begun, self._owner = (loop, thread), os.getpid()
+        if self._lost():
+            raise RuntimeError("the client's thread is gone with a fork or the end of the program; make another client")
+        loop, thread = self._begun
+        if threading.current_thread() is thread:
+            raise RuntimeError("the client is asked from its own event loop, which cannot wait for itself")
+        finished = threading.Event()
+
+        async def told() -> T:
+            try:
+                return await work
+            finally:
+                finished.set()
+
+        return asyncio.run_coroutine_threadsafe(told(), loop), finished
+
+    def _outcome(self, future: Future[T], finished: threading.Event) -> T:
+        try:
+            return future.result()
+        except CancelledError:
+            if self._closed:
+                raise RuntimeError("the client is closed") from None
+            raise
+        except BaseException:
+            if future.cancel():  # interrupted: what was begun is over before anything else is asked
+                finished.wait(_CANCEL_S)
+            raise
+
+    def _lost(self) -> bool:
+        """Whether the thread does not run any more: it is not forked with a process, and stops before its end."""
+        return self._owner != os.getpid() or sys.is_finalizing()
+
+    def _end(self, items: AsyncGenerator[Any, None]) -> None:
+        """Close a generator of the loop."""
+        if self._begun is None or self._lost():
+            return
+        if threading.current_thread() is self._begun[1]:  # collected there; nobody may wait for himself
+            asyncio.run_coroutine_threadsafe(_closing(items), self._begun[0])
+            return
+        with self._lock:
+            if self._closed:  # and the generator with it
+                return
+            ending = self._scheduled(_closing(items))
+        self._outcome(*ending)
 
 
-async def _end_tasks() -> None:
+async def _closing(items: AsyncGenerator[Any, None]) -> None:
+    await items.aclose()
+
+
+async def _end_all(last: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Cancel what other threads wait for: they are told."""
     others = asyncio.all_tasks() - {asyncio.current_task()}
     for task in others:
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
+    await asyncio.get_running_loop().shutdown_asyncgens()
+    await last()
 
 
 ClientT = TypeVar("ClientT", bound=AsyncRestorationClient)
 
 
 class _BlockingClient(Generic[ClientT]):
-    """What `AsyncRestorationClient` tells, call by call. May be used by several threads. A context manager."""
+    """What `AsyncRestorationClient` tells, call by call. May be used by several threads. A context manager.
+
+    Every call raises `RuntimeError` once the client is closed, and in a process that was forked after the first call.
+    """
 
     def __init__(self, make: Callable[[], ClientT]) -> None:
         self._client = make()
         self._thread = _LoopThread()
-        self._closed = False
 
     def __enter__(self) -> Self:
         """Nothing is connected before the first call."""
@@ -116,10 +178,7 @@ class _BlockingClient(Generic[ClientT]):
 
     def close(self) -> None:
         """Let go of the connections and the thread; once more does nothing."""
-        if not self._closed:
-            self._closed = True
-            self._thread.run(self._client.close())
-            self._thread.close()
+        self._thread.close(self._client.close)
 
     def restore(self, image: ImageSource, *, timeout_s: float | None = None, **options: Unpack[Options]) -> Restored:
         """Restore one photo."""

@@ -48,6 +48,10 @@ class RestorationError(Exception):
         self.retry_after_s = retry_after_s
         self.values = dict(values or {})
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As copies and other processes have it: the constructor's arguments are not those that an exception keeps."""
+        return _made_again, (type(self), self.args), self.__dict__
+
     def as_document(self) -> dict[str, object]:
         """What a report needs, as JSON."""
         return {
@@ -71,6 +75,10 @@ class ServerUnreachable(RestorationError):
             hint="is it running, and is the address right?",
             retryable=True,
         )
+
+
+def _made_again(kind: type[RestorationError], arguments: tuple[object, ...]) -> RestorationError:
+    return kind.__new__(kind, *arguments)
 
 
 _MEMBERS = {"type", "title", "status", "detail", "instance", "code", "hint", "retryable"}

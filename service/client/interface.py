@@ -18,6 +18,8 @@ WINDOW = 16
 class AsyncRestorationClient(Protocol):
     """A client of the service; connections are kept, and every call may be made at the same time as others.
 
+    All calls are made in one event loop, which has the connections.
+
     Every call raises `RestorationError` for what the service refuses, with its stable `code`, and `ServerUnreachable`
     when there is no service to refuse it. Calls that the service calls retryable are tried again, as is a lost
     connection: nothing is done twice by that.
@@ -29,7 +31,7 @@ class AsyncRestorationClient(Protocol):
         """Restore one photo.
 
         Args:
-            image: Its bytes, or its path.
+            image: Its bytes, whatever holds them, or its path.
             timeout_s: For all attempts together; None: the client's own.
             **options: As HTTP's form fields; what is left out is the service's default.
 
@@ -48,7 +50,7 @@ class AsyncRestorationClient(Protocol):
 
         Args:
             photos: Photos, or paths, which name themselves. Read no further than the window allows.
-            window: Photos that may be unanswered at once; with gRPC, answers that are not taken yet are of them.
+            window: Photos that may be unanswered at once, at least 1; with gRPC, answers not taken yet are of them.
             **options: For photos without options of their own.
         """
         ...
@@ -65,7 +67,7 @@ class AsyncRestorationClient(Protocol):
         """Queue a photo as a job that goes on by itself.
 
         Args:
-            image: Its bytes, or its path.
+            image: Its bytes, whatever holds them, or its path.
             idempotency_key: A repetition with the same key means the same job; None: one is made for this call, so
                 that its own attempts never make two jobs.
             webhook_url: Who is told how it ended.

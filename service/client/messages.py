@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import cast
 
 from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -30,11 +30,14 @@ def options_message(options: Mapping[str, object]) -> pb.RestoreOptions:
         ValueError: A word is none of those allowed, or a number does not fit into its field.
     """
     fields = pb.RestoreOptions.DESCRIPTOR.fields_by_name
-    values: dict[str, Any] = {}
+    message = pb.RestoreOptions()
     for name, value in chosen(options).items():
         kind = fields[name].enum_type
-        values[name] = value if kind is None else _number(kind, name, value)
-    return pb.RestoreOptions(**values)
+        try:
+            setattr(message, name, value if kind is None else _number(kind, value))
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{name}={value!r}: {error}") from error
+    return message
 
 
 def fits(size_bytes: int, max_message_bytes: int) -> bool:
@@ -153,11 +156,11 @@ def _word(kind: EnumDescriptor, number: int) -> str:
     return str(number) if known is None else known.name.removeprefix(_prefix(kind)).lower()
 
 
-def _number(kind: EnumDescriptor, name: str, word: object) -> int:
+def _number(kind: EnumDescriptor, word: object) -> int:
     found = kind.values_by_name.get(f"{_prefix(kind)}{str(word).upper()}")
     if found is None or found.number == 0:
         words = ", ".join(_word(kind, value.number) for value in kind.values if value.number)
-        raise ValueError(f"{name}={word!r} is not one of {words}")
+        raise ValueError(f"it is not one of {words}")
     return found.number
 
 

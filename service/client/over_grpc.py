@@ -73,6 +73,7 @@ class AsyncGrpcClient:
         self._metadata = tuple(with_key(headers, api_key).items())
         self._credentials = credentials
         self._connected: tuple[aio.Channel, RestorationServiceAsyncStub] | None = None
+        self._closed = False
         self._accepted: pb.GetLimitsResponse | None = None
 
     async def __aenter__(self) -> Self:
@@ -87,6 +88,7 @@ class AsyncGrpcClient:
 
     async def close(self) -> None:
         """Let go of the connection."""
+        self._closed = True
         if self._connected is not None:
             channel, self._connected = self._connected[0], None
             await channel.close()
@@ -213,7 +215,13 @@ class AsyncGrpcClient:
 
     @property
     def _stub(self) -> RestorationServiceAsyncStub:
-        """Made in the loop that uses it."""
+        """Made in the loop that uses it.
+
+        Raises:
+            RuntimeError: The client is closed: nobody would let go of another connection.
+        """
+        if self._closed:
+            raise RuntimeError("the client is closed")
         if self._connected is None:
             if self._credentials is None:
                 channel = aio.insecure_channel(self._address, options=_CHANNEL)

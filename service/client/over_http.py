@@ -8,6 +8,7 @@ import json
 import ssl
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 from urllib.parse import quote
@@ -58,11 +59,14 @@ class AsyncHttpClient:
         self._timeout_s = timeout_s
         self._retry = retry or Retry()
         self._max_upload_bytes: int | None = None
+        trusted = httpx.create_ssl_context(verify)  # once: to read the system's certificates takes a while
+        made = partial(httpx.AsyncClient, base_url=url, headers=with_key(headers, api_key), verify=trusted)
         # Times are counted per call, not per read: a photo may take minutes without a byte on the connection.
         patience = httpx.Timeout(None, connect=_CONNECT_S)
-        self._http = httpx.AsyncClient(
-            base_url=url, headers=with_key(headers, api_key), timeout=patience, verify=verify
-        )
+        self._http = made(timeout=patience)
+        # A watch has a connection to itself as long as its job takes; a limit would keep other calls from theirs.
+        silence = httpx.Timeout(_SILENCE_S, connect=_CONNECT_S)
+        self._watching = made(timeout=silence, limits=httpx.Limits(max_keepalive_connections=0))
 
     async def __aenter__(self) -> Self:
         """Nothing is connected before the first call."""
@@ -77,6 +81,7 @@ class AsyncHttpClient:
     async def close(self) -> None:
         """Let go of the connections."""
         await self._http.aclose()
+        await self._watching.aclose()
 
     async def restore(
         self, image: ImageSource, *, timeout_s: float | None = None, **options: Unpack[Options]
@@ -98,8 +103,8 @@ class AsyncHttpClient:
             report = None
             if where:
                 with contextlib.suppress(RestorationError):  # the photo is restored; only its report is gone
-                    report = Report.of(_document(await self._send("GET", where)))
-            return Restored(response.content, response.headers.get("content-type", ""), report)
+                    report = _told(Report.of, await self._send("GET", where))
+            return _restored(response, report)
 
         return await self._retried(attempt, timeout_s)
 
@@ -144,17 +149,17 @@ class AsyncHttpClient:
     ) -> Job:
         """Queue a photo as a job; see `AsyncRestorationClient`."""
         fields = as_fields(options) | ({"webhook_url": webhook_url} if webhook_url else {})
-        headers = {"Prefer": "respond-async", "Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+        headers = {"Prefer": "respond-async", "Idempotency-Key": _quoted(idempotency_key or uuid.uuid4().hex)}
 
         async def attempt(_left_s: float) -> Job:
             form = await self._form(image, fields)
-            return Job.of(_document(await self._send("POST", _JOBS, headers=headers, **form)))
+            return _told(Job.of, await self._send("POST", _JOBS, headers=headers, **form))
 
         return await self._retried(attempt, timeout_s)
 
     async def get(self, job_id: str) -> Job:
         """Where a job is."""
-        return Job.of(_document(await self._ask("GET", _path(job_id))))
+        return _told(Job.of, await self._ask("GET", _path(job_id)))
 
     def watch(self, job_id: str) -> AsyncGenerator[Job, None]:
         """Where a job is, until it has ended; see `AsyncRestorationClient`."""
@@ -163,12 +168,12 @@ class AsyncHttpClient:
     async def result(self, job_id: str) -> Restored:
         """The image of a job that has succeeded."""
         response = await self._ask("GET", f"{_path(job_id)}/result")
-        report = Report.of(_document(await self._ask("GET", _path(job_id))))
-        return Restored(response.content, response.headers.get("content-type", ""), report)
+        report = _told(Report.of, await self._ask("GET", _path(job_id)))
+        return _restored(response, report)
 
     async def cancel(self, job_id: str) -> Job:
         """Withdraw a job."""
-        return Job.of(_document(await self._ask("POST", f"{_path(job_id)}/cancel")))
+        return _told(Job.of, await self._ask("POST", f"{_path(job_id)}/cancel"))
 
     async def delete(self, job_id: str) -> None:
         """Withdraw a job and forget everything of it."""
@@ -176,7 +181,7 @@ class AsyncHttpClient:
 
     async def limits(self) -> Limits:
         """What the service accepts."""
-        return Limits.of(_document(await self._ask("GET", "/v1/limits")))
+        return _told(Limits.of, await self._ask("GET", "/v1/limits"))
 
     async def _answer(self, photo: Photo, options: Options) -> Answer:
         try:
@@ -193,14 +198,13 @@ class AsyncHttpClient:
         """A multipart form; a file that the service would refuse for its size is not read."""
         if self._max_upload_bytes is None:
             response = await self._send("GET", "/v1/limits")
-            self._max_upload_bytes = Limits.of(_document(response)).max_upload_bytes
+            self._max_upload_bytes = _told(Limits.of, response).max_upload_bytes
         return {"files": {"image": ("photo", await read_photo(image, self._max_upload_bytes))}, "data": dict(fields)}
 
     async def _events(self, job_id: str) -> AsyncGenerator[Job, None]:
         """The states of a job as one connection tells them."""
-        silence = httpx.Timeout(_SILENCE_S, connect=_CONNECT_S)
         with _told_unreachable():
-            async with self._http.stream("GET", f"{_path(job_id)}/events", timeout=silence) as response:
+            async with self._watching.stream("GET", f"{_path(job_id)}/events") as response:
                 await _check(response)
                 kind = ""
                 async for line in response.aiter_lines():
@@ -250,8 +254,50 @@ def _document(response: httpx.Response) -> dict[str, Any]:
     except ValueError:
         document = None
     if not isinstance(document, dict):
-        raise of_problem({"detail": f"{response.url} is answered by something else"}, status=response.status_code)
+        raise _of_another(response)
     return document
+
+
+def _told(read: Callable[[Mapping[str, Any]], T], response: httpx.Response) -> T:
+    """What the JSON of an answer tells.
+
+    Raises:
+        RestorationError: It is not the service's.
+    """
+    document = _document(response)
+    try:
+        return read(document)
+    except (KeyError, TypeError, ValueError) as error:
+        raise _of_another(response) from error
+
+
+def _restored(response: httpx.Response, report: Report | None) -> Restored:
+    """The image of an answer.
+
+    Raises:
+        RestorationError: It is none, such as a proxy's page.
+    """
+    media_type = response.headers.get("content-type", "")
+    if not media_type.startswith("image/"):
+        raise _of_another(response)
+    return Restored(response.content, media_type, report)
+
+
+def _of_another(response: httpx.Response) -> RestorationError:
+    return of_problem({"detail": f"{response.url} is answered by something else"}, status=response.status_code)
+
+
+def _quoted(key: str) -> str:
+    """An idempotency key as a header's value; in quotes, for a header's spaces at the ends are nobody's.
+
+    Raises:
+        RestorationError: No header can have it; the code is the service's.
+    """
+    if not all(" " <= character <= "~" for character in key):
+        detail = "idempotency_key must have visible ASCII characters"
+        title = "The request cannot be parsed"
+        raise RestorationError(detail, code="malformed_request", title=title, hint="a UUID will do")
+    return f'"{key}"'
 
 
 def _path(job_id: str) -> str:
@@ -269,5 +315,5 @@ def _told_unreachable() -> Iterator[None]:
     """What the network does in the block is told as `ServerUnreachable`."""
     try:
         yield
-    except httpx.TransportError as error:
+    except (httpx.TransportError, httpx.DecodingError) as error:
         raise ServerUnreachable(str(error) or type(error).__name__) from error

@@ -16,9 +16,9 @@ async def read_photo(image: ImageSource, max_upload_bytes: int) -> bytes:
         OSError: The file cannot be read.
         RestorationError: It is larger than the limit; the code is the service's.
     """
-    if isinstance(image, bytes):
-        _check(len(image), max_upload_bytes)
-        return image
+    if isinstance(image, bytes | bytearray | memoryview):
+        _check(memoryview(image).nbytes, max_upload_bytes)
+        return bytes(image)
     return await asyncio.to_thread(_read, Path(image), max_upload_bytes)
 
 

@@ -19,7 +19,7 @@ from service.client.options import Options
 
 MAX_WIRE_ID_BYTES = 255
 JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
-ImageSource = bytes | Path | str
+ImageSource = bytes | bytearray | memoryview | Path | str
 """The bytes of a photo, or where they lie."""
 
 

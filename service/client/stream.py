@@ -109,6 +109,7 @@ class _Stream:
         self.supply.window = min(self.supply.wanted, opening.window)
         while (photo := await self.supply.next()) is not None:
             try:
+                options = _options_of(photo)
                 image = await read_photo(photo.image, self.max_upload_bytes)
             except OSError as error:
                 self._tell(photo.client_id, unreadable(error))
@@ -117,7 +118,7 @@ class _Stream:
             else:
                 if photo.wire_id != photo.client_id:
                     self.names[photo.wire_id] = photo.client_id
-                for message in _messages_of(photo, image, opening.max_message_bytes):
+                for message in _messages_of(photo, options, image, opening.max_message_bytes):
                     if not await self._write(message):
                         return
         with contextlib.suppress(aio.AioRpcError, asyncio.InvalidStateError):
@@ -201,9 +202,22 @@ class _ComingResult:
         return restored_of(b"".join(self._parts), self.first.report)
 
 
-def _messages_of(photo: Photo, image: bytes, max_message_bytes: int) -> Iterator[pb.RestoreBatchRequest]:
+def _options_of(photo: Photo) -> pb.RestoreOptions | None:
+    """The caller's choices for a photo, if it has its own.
+
+    Raises:
+        RestorationError: The stream cannot take a value; the code is the service's.
+    """
+    try:
+        return None if photo.options is None else options_message(photo.options)
+    except ValueError as error:
+        raise RestorationError(str(error), code="invalid_option", title="An option is invalid") from error
+
+
+def _messages_of(
+    photo: Photo, options: pb.RestoreOptions | None, image: bytes, max_message_bytes: int
+) -> Iterator[pb.RestoreBatchRequest]:
     """A photo as the stream takes it."""
-    options = None if photo.options is None else options_message(photo.options)
     for number, (data, has_more) in enumerate(parts_of(image, max_message_bytes)):
         if number == 0:
             first = pb.BatchPhoto(client_id=photo.wire_id, image=data, options=options, has_more=has_more)

@@ -30,9 +30,14 @@ class Supply:
     Attributes:
         wanted: The caller's window.
         window: What of it the service grants just now.
+
+    Raises:
+        ValueError: The window has no room for a photo.
     """
 
     def __init__(self, photos: PhotoSource, window: int, policy: Retry) -> None:
+        if window < 1:
+            raise ValueError(f"window={window}: at least one photo must have room in it")
         self.wanted = window
         self.window = window
         self._source = _pulled(photos)

@@ -47,6 +47,7 @@ class OptionFields(BaseModel):
         le=MAX_SEED,
         description="Seed of the source noise; the report tells the one that was used. Default: random.",
         examples=[7],
+        json_schema_extra={"format": "int64"},  # generated clients take an integer for 32 bits
     )
     faces: FaceSelection = Field(
         FaceSelection.ALL,

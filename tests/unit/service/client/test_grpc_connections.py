@@ -304,6 +304,14 @@ async def test_tls_and_headers():
     assert servicer.metadata[0]["authorization"] == "Bearer t"
 
 
+def test_a_photo_whose_options_cannot_be_sent_fails_alone():
+    with serving(Scripted(answers_all)) as address, GrpcClient(address) as client:
+        photos = [Photo("a", b"x", {"num_steps": -1}), Photo("b", b"x", {"faces": "some"}), Photo("c", b"x")]
+        answers = {answer.client_id: answer for answer in client.restore_batch(photos)}
+    assert answers["a"].error.code == answers["b"].error.code == "invalid_option"
+    assert answers["c"].restored.image == b"image"
+
+
 def test_whoever_waits_is_told_when_the_client_is_closed():
     class Slow(Scripted):
         def GetLimits(self, request, context):
@@ -318,7 +326,7 @@ def test_whoever_waits_is_told_when_the_client_is_closed():
         try:
             client.limits()
         except BaseException as error:  # noqa: BLE001 - any end is one
-            ended.append(type(error).__name__)
+            ended.append(str(error))
 
     with serving(Slow()) as address:
         client = GrpcClient(address)
@@ -327,4 +335,4 @@ def test_whoever_waits_is_told_when_the_client_is_closed():
         entered.wait(30)
         client.close()
         waiting.join(30)
-    assert ended == ["CancelledError"]
+    assert ended == ["the client is closed"]

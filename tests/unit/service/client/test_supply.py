@@ -192,3 +192,9 @@ def test_names_that_no_service_takes_travel_as_digests():
 
 def test_a_lost_server_is_worth_another_attempt():
     assert ServerUnreachable("gone").retryable
+
+
+@pytest.mark.parametrize("window", [0, -1])
+def test_a_window_without_room_is_refused(window):
+    with pytest.raises(ValueError, match="window"):
+        Supply([], window, Retry())
