@@ -117,6 +117,7 @@ def new_job(  # noqa: PLR0913 - the parts of a job
         webhook_url=webhook_url,
         origin=tracing.here(),
         charge=charge,
+        owner=owner,
     )
 
 

@@ -80,7 +80,7 @@ async def restore(request: Request, caller: Asking, context: Context) -> Respons
         restoration = await while_connected(request.receive, work)
         stored = None
         with contextlib.suppress(DependencyUnavailable):  # the photo is restored; it only cannot be fetched again
-            stored = await context.jobs.keep(restoration)
+            stored = await context.jobs.keep(restoration, caller.owner)
         if not wanted.as_report:
             room = held_until_sent(request).enter_async_context(
                 context.sending.held(caller.owner, len(restoration.data))

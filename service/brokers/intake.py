@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from service.core.admission import told_wait_s
-from service.core.errors import IdempotencyConflict, ImageTooLarge
+from service.core.errors import IdempotencyConflict, ImageTooLarge, QueueFull
+from service.core.shares import OWNERS_SHARE
 from service.core.types import FaceJob, Lane
 
 
@@ -24,6 +26,20 @@ def common_job(faces: Sequence[FaceJob]) -> tuple[str, Lane]:
 def retry_after_s(seconds_per_item: float, excess_items: int) -> int:
     """When enough items should have left, given how long one took lately; 1 to 60 seconds."""
     return told_wait_s(seconds_per_item * excess_items)
+
+
+def owners_share(max_photos: int) -> int:
+    """How many photos of one owner may wait in a lane: with all of them in line, others are let in nevertheless."""
+    return math.ceil(OWNERS_SHARE * max_photos)
+
+
+def lane_full(lane: Lane, waiting: int, retry_after_s: int, *, for_owner: bool) -> QueueFull:
+    """What is said where a lane has no room, or none for a further photo of this owner's."""
+    if for_owner:
+        detail, hint = f"photos of yours have their share of the {lane.value} lane", ", and send fewer at once"
+    else:
+        detail, hint = f"{waiting} photos wait in the {lane.value} lane", ""
+    return QueueFull(detail, hint=f"come back after the time in Retry-After{hint}", retry_after_s=retry_after_s)
 
 
 def key_conflict() -> IdempotencyConflict:

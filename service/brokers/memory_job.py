@@ -31,6 +31,7 @@ class MemoryJob:
         expires_s: When it is forgotten, once it has ended.
         watchers: Set whenever something has changed.
         boxes: Of those who look at its previews.
+        owner: Whose it is.
     """
 
     job_id: str
@@ -46,6 +47,7 @@ class MemoryJob:
     expires_s: float | None = None
     watchers: set[asyncio.Event] = field(default_factory=set)
     boxes: set[PreviewBox] = field(default_factory=set)
+    owner: str = ""
 
     def wake(self) -> None:
         """Let those who watch look again."""

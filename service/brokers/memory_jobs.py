@@ -14,14 +14,14 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from service.brokers.intake import cannot_be_kept
+from service.brokers.intake import cannot_be_kept, lane_full
 from service.brokers.lanes import Pace
 from service.brokers.memory_job import MemoryJob
 from service.brokers.memory_keys import MemoryKeys
 from service.brokers.outbox import Outbox
 from service.brokers.photo_lanes import PhotoLanes
 from service.brokers.shelf import Shelf
-from service.core.errors import Draining, QueueFull, ServiceError
+from service.core.errors import Draining, ServiceError
 from service.core.jobs import (
     Admitted,
     Failure,
@@ -121,13 +121,10 @@ class MemoryJobQueue:
             raise Draining("the queue is closed", hint="try another instance")
         if idempotency is not None and (earlier := await self.known_by(idempotency)) is not None:
             return Admitted(earlier, is_new=False)
-        if not self._lanes.has_room(job):
-            raise QueueFull(
-                f"{self._lanes.depth(job.lane)} photos wait in the {job.lane.value} lane",
-                hint="come back after the time in Retry-After",
-                retry_after_s=self._pace.retry_after_s(1),
-            )
-        entry = MemoryJob(job.job_id, self._clock(), job, idempotency)
+        if not self._lanes.has_room(job) or not self._lanes.has_room_for_owner(job):
+            waiting, for_owner = self._lanes.depth(job.lane), self._lanes.has_room(job)
+            raise lane_full(job.lane, waiting, self._pace.retry_after_s(1), for_owner=for_owner)
+        entry = MemoryJob(job.job_id, self._clock(), job, idempotency, owner=job.owner)
         self._live[job.job_id] = entry
         self._keys.note(entry)
         self._lanes.enter(entry, job)
@@ -214,12 +211,12 @@ class MemoryJobQueue:
             self._lanes.enter(entry, entry.photo, first=True)
             entry.wake()
 
-    async def keep(self, restoration: Restoration) -> StoredResult | None:
-        """Keep the result of a photo that was answered without a job; None when it does not fit."""
+    async def keep(self, restoration: Restoration, owner: str = "") -> StoredResult | None:
+        """Keep the result of a photo of its owner's that was answered without a job; None when it does not fit."""
         size_bytes = _size_bytes(restoration)
         if not self._ended.fits(size_bytes):
             return None
-        entry = MemoryJob(restoration.report.id, self._clock())
+        entry = MemoryJob(restoration.report.id, self._clock(), owner=owner)
         entry.result = StoredResult(restoration, self._ended.next_expiry_s())
         self._end(entry, JobState.SUCCEEDED, size_bytes)
         return entry.result
@@ -360,10 +357,17 @@ class MemoryJobQueue:
             entry.upload = photo.upload
             size_bytes += len(photo.upload.data)
         entry.expires_s = self._ended.next_expiry_s()
-        self._ended.put(entry.job_id, entry, size_bytes)
+        self._ended.put(entry.job_id, entry, size_bytes, entry.owner)
         if photo is not None and photo.webhook_url is not None:
-            ended_s, failure, url = self._clock(), entry.failure, photo.webhook_url
-            notice = closing_notice(entry.job_id, url, state, ended_s=ended_s, failure=failure, origin=photo.origin)
+            notice = closing_notice(
+                entry.job_id,
+                photo.webhook_url,
+                state,
+                ended_s=self._clock(),
+                failure=entry.failure,
+                origin=photo.origin,
+                owner=photo.owner,
+            )
             self._outbox.put(notice)
 
     def _find(self, job_id: str) -> MemoryJob:

@@ -7,6 +7,7 @@ import contextlib
 import heapq
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -26,8 +27,8 @@ class Outbox:
 
     Args:
         lease_s: After how long a notice that was handed out and not settled is handed out again.
-        max_notices: Most of them; the oldest makes room, because receivers that are away for long must not fill the
-            memory.
+        max_notices: Most of them; the oldest of the owner who has most makes room, because receivers that are away for
+            long must not fill the memory.
         clock: Seconds.
     """
 
@@ -36,6 +37,7 @@ class Outbox:
         self._max_notices = max_notices
         self._clock = clock
         self._entries: dict[str, _Entry] = {}
+        self._held: Counter[str] = Counter()  # by owner
         self._order: list[tuple[float, str]] = []  # a heap; a pair whose time is not its entry's any more is void
         self._changed = asyncio.Event()
         self._closed = False
@@ -43,10 +45,12 @@ class Outbox:
     def put(self, notice: Notice) -> None:
         """Let a notice come due at once."""
         if len(self._entries) >= self._max_notices:
-            oldest = next(iter(self._entries))
+            oldest = self._first_to_go(notice.owner)
             logger.warning("notice %s makes room and is never delivered", oldest)
-            del self._entries[oldest]
+            self._drop(oldest)
+        self._drop(notice.notice_id)
         self._entries[notice.notice_id] = _Entry(notice, 0.0)
+        self._held[notice.owner] += 1
         self._schedule(notice.notice_id, self._clock())
 
     async def due(self, wait_s: float) -> Notice | None:
@@ -74,7 +78,7 @@ class Outbox:
         if entry is None:
             return
         if retry_in_s is None:
-            del self._entries[notice.notice_id]
+            self._drop(notice.notice_id)
             return
         entry.notice = replace(notice, attempt=notice.attempt + 1)
         self._schedule(notice.notice_id, self._clock() + retry_in_s)
@@ -83,6 +87,16 @@ class Outbox:
         """Hand out nothing more and wake who waits."""
         self._closed = True
         self._changed.set()
+
+    def _first_to_go(self, owner: str) -> str:
+        """The oldest notice of who has most, counting the one that comes; his, where several have as many."""
+        most = max(self._held, key=lambda held: self._held[held] + (held == owner))
+        return next(notice_id for notice_id, entry in self._entries.items() if entry.notice.owner == most)
+
+    def _drop(self, notice_id: str) -> None:
+        entry = self._entries.pop(notice_id, None)
+        if entry is not None:
+            self._held[entry.notice.owner] -= 1
 
     def _schedule(self, notice_id: str, due_s: float) -> None:
         self._entries[notice_id].due_s = due_s

@@ -1,4 +1,4 @@
-"""The photos that wait, in memory: two lanes, bounded in photos and in bytes."""
+"""The photos that wait, in memory: two lanes, bounded in photos and in bytes, for all and for each owner."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 from collections import deque
 
+from service.brokers.intake import owners_share
 from service.brokers.lanes import LaneTurns
 from service.brokers.memory_job import MemoryJob
 from service.core.jobs import PhotoJob
 from service.core.metrics import Metrics
+from service.core.shares import OWNERS_SHARE, Shares
 from service.core.types import Lane
 
 
@@ -17,8 +19,8 @@ class PhotoLanes:
     """Holds who waits, and says whose turn it is.
 
     Args:
-        max_photos: Photos that may wait in one lane.
-        max_bytes: Bytes of all photos that wait; one alone may be larger.
+        max_photos: Photos that may wait in one lane; an owner's are half of them at most.
+        max_bytes: Bytes of all photos that wait; one alone may be larger. An owner's are half of them, or are one.
         metrics: Told how many photos wait, and how long the oldest has.
     """
 
@@ -29,7 +31,8 @@ class PhotoLanes:
         self._max_bytes = max_bytes
         self._metrics = metrics
         self._lanes: dict[Lane, deque[MemoryJob]] = {lane: deque() for lane in Lane}
-        self._bytes = 0
+        self._photos = {lane: Shares(owners_share(max_photos)) for lane in Lane}
+        self._bytes = Shares(OWNERS_SHARE * max_bytes)
         self._turns = LaneTurns()
         self._changed = asyncio.Event()  # set while a photo waits or the lanes are closed
         self._closed = False
@@ -52,8 +55,13 @@ class PhotoLanes:
 
     def has_room(self, photo: PhotoJob) -> bool:
         """Whether a photo may enter."""
-        fits = self._bytes == 0 or self._bytes + len(photo.upload.data) <= self._max_bytes
+        fits = self._bytes.total == 0 or self._bytes.total + len(photo.upload.data) <= self._max_bytes
         return fits and len(self._lanes[photo.lane]) < self._max_photos
+
+    def has_room_for_owner(self, photo: PhotoJob) -> bool:
+        """Whether photos of the same owner leave room for one."""
+        fits = self._bytes.allow(photo.owner, len(photo.upload.data))
+        return fits and self._photos[photo.lane].allow(photo.owner)
 
     def position(self, job: MemoryJob) -> int | None:
         """Photos before one in its lane; None when it does not wait."""
@@ -64,13 +72,15 @@ class PhotoLanes:
         """Let a photo wait, at the end of its lane or at its front."""
         lane = self._lanes[photo.lane]
         lane.appendleft(job) if first else lane.append(job)
-        self._bytes += len(photo.upload.data)
+        self._photos[photo.lane].take(photo.owner)
+        self._bytes.take(photo.owner, len(photo.upload.data))
         self._moved(photo.lane)
 
     def leave(self, job: MemoryJob, photo: PhotoJob) -> None:
         """Take a photo that waits out of its lane."""
         self._lanes[photo.lane].remove(job)
-        self._bytes -= len(photo.upload.data)
+        self._photos[photo.lane].give_back(photo.owner)
+        self._bytes.give_back(photo.owner, len(photo.upload.data))
         self._moved(photo.lane)
 
     def take(self) -> tuple[MemoryJob, PhotoJob] | None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from service.brokers.codec import decode, encode
-from service.brokers.intake import cannot_be_kept, key_conflict, retry_after_s
+from service.brokers.intake import cannot_be_kept, key_conflict, lane_full, owners_share, retry_after_s
 from service.brokers.keys import DEFAULT_PREFIX, QueueKeys
 from service.brokers.redis_connection import as_ms
 from service.brokers.redis_lanes import POLL_S, Lanes, LeaseTerms
@@ -120,18 +120,17 @@ class RedisJobQueue:
             *(job.webhook_url or "", notice_id_of(job)),
             *("", "") if idempotency is None else (self._keys.digest(idempotency.key), idempotency.fingerprint),
             "" if job.origin is None else encode(job.origin),
-            "kept" if job.keep_upload else "",
+            *("kept" if job.keep_upload else "", job.owner, owners_share(limits.max_queued_photos)),
         )
         self._lanes.show(view)
         if answer == b"conflict":
             raise key_conflict()
-        if answer in {b"full", b"no memory"}:
-            waits = f"{waiting} photos wait in the {job.lane.value} lane"
-            raise QueueFull(
-                waits if answer == b"full" else "the memory for photos and results is full",
-                hint="come back after the time in Retry-After",
-                retry_after_s=retry_after_s(float(seconds_per_photo), 1),
-            )
+        come_back_s = retry_after_s(float(seconds_per_photo), 1)
+        if answer in {b"full", b"owner full"}:
+            raise lane_full(job.lane, waiting, come_back_s, for_owner=answer == b"owner full")
+        if answer == b"no memory":
+            hint = "come back after the time in Retry-After"
+            raise QueueFull("the memory for photos and results is full", hint=hint, retry_after_s=come_back_s)
         return Admitted(job_id.decode(), is_new=answer == b"admitted")
 
     async def known_by(self, idempotency: Idempotency) -> str | None:
@@ -218,7 +217,7 @@ class RedisJobQueue:
         """
         await self._lanes.hand_back([(job_id, 0)])
 
-    async def keep(self, restoration: Restoration) -> StoredResult | None:
+    async def keep(self, restoration: Restoration, owner: str = "") -> StoredResult | None:  # noqa: ARG002 - by their time
         """Keep the result of a photo that was answered without a job; None when the server has no room for it.
 
         Raises:

@@ -68,7 +68,7 @@ def notice_id_of(job: PhotoJob) -> str:
 
 
 def _notice_of(found: Sequence[bytes]) -> Notice:
-    _, job_id, url, outcome, ended_us, failure, attempts, origin = found
+    _, job_id, url, outcome, ended_us, failure, attempts, origin, owner = found
     notice = closing_notice(
         job_id.decode(),
         url.decode(),
@@ -76,5 +76,6 @@ def _notice_of(found: Sequence[bytes]) -> Notice:
         ended_s=int(ended_us) / 1e6,
         failure=decode(Failure, failure) if failure else None,
         origin=decode(Origin, origin) if origin else None,
+        owner=owner.decode() if owner else "",
     )
     return replace(notice, attempt=int(attempts))

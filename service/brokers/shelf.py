@@ -1,9 +1,13 @@
-"""Things that have ended, in memory, for a while: bounded in bytes and number, gone after their time."""
+"""Things that have ended, in memory, for a while: bounded in bytes and number, gone after their time.
+
+Who brings more than there is room for pushes out what is his own before that of others: room is made by the owner who
+holds most.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -14,12 +18,13 @@ T = TypeVar("T")
 @dataclass(frozen=True, slots=True)
 class _Entry(Generic[T]):
     thing: T
+    owner: str
     size_bytes: int
     expires_s: float
 
 
 class Shelf(Generic[T]):
-    """Keeps things by key; the oldest go first when the budget is spent. Used within one event loop.
+    """Keeps things by key; the oldest of who holds most go first when the budget is spent. Used within one event loop.
 
     Args:
         ttl_s: How long a thing stays.
@@ -44,13 +49,14 @@ class Shelf(Generic[T]):
         self._clock = clock
         self._on_gone = on_gone
         self._held: OrderedDict[str, _Entry[T]] = OrderedDict()
-        self._held_bytes = 0
+        self._bytes: Counter[str] = Counter()  # by owner, as is what follows
+        self._keys: dict[str, OrderedDict[str, None]] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def held_bytes(self) -> int:
         """How much of the budget is spent."""
-        return self._held_bytes
+        return self._bytes.total()
 
     def fits(self, size_bytes: int) -> bool:
         """Whether a thing of this size is below the budget at all."""
@@ -60,13 +66,14 @@ class Shelf(Generic[T]):
         """Unix time at which a thing that is put now will be gone."""
         return self._clock() + self._ttl_s
 
-    def put(self, key: str, thing: T, size_bytes: int) -> None:
+    def put(self, key: str, thing: T, size_bytes: int, owner: str = "") -> None:
         """Keep a thing that fits; it takes the place of another one of its key."""
         self.take(key)
-        while self._held and (self._held_bytes + size_bytes > self._max_bytes or len(self._held) >= self._max_things):
-            self._drop_oldest()
-        self._held[key] = _Entry(thing, size_bytes, self.next_expiry_s())
-        self._held_bytes += size_bytes
+        self._held[key] = _Entry(thing, owner, size_bytes, self.next_expiry_s())
+        self._bytes[owner] += size_bytes
+        self._keys.setdefault(owner, OrderedDict())[key] = None
+        while self._bytes.total() > self._max_bytes or len(self._held) > self._max_things:
+            self._drop(self._first_to_go(but=key))
         self._plan_expiry()
 
     def drop_expired(self) -> None:
@@ -74,7 +81,7 @@ class Shelf(Generic[T]):
         # Insertion order is order of expiry: every thing stays equally long.
         now_s = self._clock()
         while self._held and next(iter(self._held.values())).expires_s <= now_s:
-            self._drop_oldest()
+            self._drop(next(iter(self._held)))
 
     def get(self, key: str) -> T | None:
         """Look at a thing; None when it is not there any more."""
@@ -85,11 +92,7 @@ class Shelf(Generic[T]):
     def take(self, key: str) -> T | None:
         """Take a thing away without `on_gone` being told; None when it is not there any more."""
         self.drop_expired()
-        entry = self._held.pop(key, None)
-        if entry is None:
-            return None
-        self._held_bytes -= entry.size_bytes
-        return entry.thing
+        return self._remove(key) if key in self._held else None
 
     def close(self) -> None:
         """Stop the timer; what is there stays."""
@@ -97,10 +100,25 @@ class Shelf(Generic[T]):
             self._timer.cancel()
             self._timer = None
 
-    def _drop_oldest(self) -> None:
-        _, entry = self._held.popitem(last=False)
-        self._held_bytes -= entry.size_bytes
-        self._on_gone(entry.thing)
+    def _first_to_go(self, *, but: str) -> str:
+        """The oldest thing, but this one, of the owner who has most of the budget or of the number."""
+        newest = self._held[but].owner
+        others = [owner for owner, keys in self._keys.items() if owner != newest or len(keys) > 1]
+        return next(iter(self._keys[max(others, key=self._share_of)]))
+
+    def _share_of(self, owner: str) -> float:
+        return max(self._bytes[owner] / max(1, self._max_bytes), len(self._keys[owner]) / self._max_things)
+
+    def _drop(self, key: str) -> None:
+        self._on_gone(self._remove(key))
+
+    def _remove(self, key: str) -> T:
+        entry = self._held.pop(key)
+        self._bytes[entry.owner] -= entry.size_bytes
+        del self._keys[entry.owner][key]
+        if not self._keys[entry.owner]:
+            del self._keys[entry.owner], self._bytes[entry.owner]
+        return entry.thing
 
     def _plan_expiry(self) -> None:
         """Set one timer for the oldest thing: these are people's photos, expiry must not wait for the next visitor."""

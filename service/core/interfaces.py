@@ -223,8 +223,8 @@ class JobQueue(Protocol):
         """
         ...
 
-    async def keep(self, restoration: Restoration) -> StoredResult | None:
-        """Keep the result of a photo that was answered without a job; None when it does not fit."""
+    async def keep(self, restoration: Restoration, owner: str = "") -> StoredResult | None:
+        """Keep the result of a photo of its owner's that was answered without a job; None when it does not fit."""
         ...
 
     async def status(self, job_id: str) -> JobStatus:

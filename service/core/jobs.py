@@ -62,6 +62,7 @@ class PhotoJob:
         charge: What was charged for it, to be settled when it has ended; None where nothing was.
         keep_upload: Whether the photo stays as long as the job is remembered, so that it can be restored again.
         previews: Whether those who watch are shown previews of its faces.
+        owner: Whose it is; empty where no keys are asked for.
     """
 
     job_id: str
@@ -74,6 +75,7 @@ class PhotoJob:
     charge: Charge | None = None
     keep_upload: bool = False
     previews: bool = False
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +183,7 @@ class Notice:
         body: The JSON document, exactly as it is signed.
         attempt: Attempts before this one.
         origin: The request that brought the job, or None; handed over when the job ended.
+        owner: Whose job it was; empty where no keys are asked for.
     """
 
     notice_id: str
@@ -188,6 +191,7 @@ class Notice:
     body: bytes
     attempt: int = 0
     origin: Origin | None = None
+    owner: str = ""
 
 
 def unknown_job() -> NotFound:

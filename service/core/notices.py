@@ -42,6 +42,7 @@ def closing_notice(  # noqa: PLR0913 - what is told, and what leads to it
     ended_s: float,
     failure: Failure | None = None,
     origin: Origin | None = None,
+    owner: str = "",
 ) -> Notice:
     """The notice about a job that has ended; the same job and end give the same notice.
 
@@ -52,6 +53,7 @@ def closing_notice(  # noqa: PLR0913 - what is told, and what leads to it
         ended_s: Unix time of the end.
         failure: Why it failed, if it did.
         origin: The request that brought the job, or None; the receiver is told nothing of it.
+        owner: Whose job it was; likewise.
     """
     urls = {"report": report_path(job_id)}
     if state is JobState.SUCCEEDED:
@@ -63,4 +65,4 @@ def closing_notice(  # noqa: PLR0913 - what is told, and what leads to it
     document = {"type": f"restoration.{state.value}", "timestamp": timestamp, "data": data}
     body = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
     handed_over = None if origin is None else replace(origin, sent_s=ended_s)
-    return Notice(f"msg_{job_id}", webhook_url, body, origin=handed_over)
+    return Notice(f"msg_{job_id}", webhook_url, body, origin=handed_over, owner=owner)

@@ -29,6 +29,7 @@ from service.rpc.status import abort, undecodable
 
 _MAX_CALLS = 512  # of ours; each may hold an answer that is not read
 _MAX_ELSEWHERE = 64  # of each other service
+_MAX_AWAITED = 64  # messages to all others, of up to 4 MiB each: most are for everybody, and not counted
 
 
 class Bounding(grpc.aio.ServerInterceptor):
@@ -48,6 +49,7 @@ class Bounding(grpc.aio.ServerInterceptor):
         self._uncounted = uncounted
         self._calls: defaultdict[str, _Calls] = defaultdict(lambda: _Calls(_MAX_ELSEWHERE))
         self._calls[ours] = _Calls(max_calls)
+        self._awaited = _Awaited(_MAX_AWAITED)
         self._under_way = 0
         self._left = asyncio.Event()
 
@@ -121,7 +123,9 @@ class Bounding(grpc.aio.ServerInterceptor):
         gateway = self._context.gateway
         longest_s = FIRST_BYTES_S
         async with contextlib.AsyncExitStack() as held:
-            if method == self._with_photo:
+            if not method.startswith(f"/{self._ours}/"):
+                await held.enter_async_context(self._awaited.place())
+            elif method == self._with_photo:
                 longest_s = gateway.settings.request_timeout_s
                 with gateway.metrics.refusals_counted():
                     await held.enter_async_context(self._context.uploads.place(owner))
@@ -134,6 +138,41 @@ class Bounding(grpc.aio.ServerInterceptor):
             return message if read is None else read(message)
         except DecodeError as error:
             raise undecodable() from error
+
+
+class _Awaited:
+    """Messages that are awaited: an honest one comes with its call, so the call that has waited longest makes room.
+
+    Args:
+        most: How many there may be.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._ends: dict[asyncio.Timeout, None] = {}  # in the order in which they began
+
+    @contextlib.asynccontextmanager
+    async def place(self) -> AsyncIterator[None]:
+        """Wait for a message in the block.
+
+        Raises:
+            QueueFull: Others came, and it was still not there.
+        """
+        if len(self._ends) >= self._most:
+            oldest = next(iter(self._ends))
+            del self._ends[oldest]
+            oldest.reschedule(0)
+        try:
+            async with asyncio.timeout(None) as end:
+                self._ends[end] = None
+                try:
+                    yield
+                finally:
+                    self._ends.pop(end, None)
+        except TimeoutError as error:
+            if not end.expired():
+                raise
+            raise QueueFull("the message was not there when others came", hint="send it with its call") from error
 
 
 class _Calls:

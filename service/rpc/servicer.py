@@ -73,7 +73,7 @@ class RestorationServicer(RestorationServiceServicer):
             restoration = await accounts.settled(charge, job_id, work, until_s=until_s)
         stored = None
         with contextlib.suppress(DependencyUnavailable):  # the photo is restored; it only cannot be fetched again
-            stored = await parts.jobs.keep(restoration)
+            stored = await parts.jobs.keep(restoration, caller.owner)
         report = report_of(restoration.report, None if stored is None else stored.expires_at_s)
         response = pb.RestoreResponse(image=restoration.data, report=report)
         if response.ByteSize() <= parts.max_message_bytes:

@@ -1,14 +1,17 @@
 """From the outbox of the queue of photos to the webhooks, and again after a while where that fails.
 
 A notice may arrive twice (a delivery whose end could not be told), in any order, and up to a day late; its id is the
-same each time. It is given up after the last attempt of the schedule.
+same each time. It is given up after the last attempt of the schedule. Of the attempts that are under way half are one
+owner's at most, however slow his receivers are: his further notices wait in the outbox.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import secrets
+from dataclasses import replace
 from typing import Protocol
 
 from service.core.errors import DependencyUnavailable
@@ -16,6 +19,7 @@ from service.core.interfaces import JobQueue
 from service.core.jobs import Notice
 from service.core.metrics import Metrics
 from service.core.outages import OutageLog
+from service.core.shares import OWNERS_SHARE, Shares
 from service.core.tasks import until_stopped
 from service.core.tracing import OUTCOME, consuming, note
 from service.webhooks.sender import Delivery
@@ -25,6 +29,7 @@ RETRY_S = (5.0, 30.0, 120.0, 600.0, 1800.0, 3600.0, 7200.0, 14_400.0, 28_800.0, 
 _LEAST_JITTER = 0.75  # receivers that failed together are not asked together again
 _IDLE_WAIT_S = 0.5  # how long a courier without work may take to notice that it should stop
 _PAUSE_S = 1.0
+_HELD_BACK_S = 20.0  # longer than an attempt may take: there is room for another one then
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +68,7 @@ class Courier:
         self._sender = sender
         self._metrics = metrics
         self._room = asyncio.Semaphore(at_once)
+        self._shares = Shares(math.ceil(OWNERS_SHARE * at_once))
         self._grace_s = grace_s
         self._pause_s = pause_s
         self._outages = OutageLog(logger, "the queue of notices")
@@ -77,7 +83,12 @@ class Courier:
             await self._room.acquire()
             stopping = stop.is_set()
             notice = await self._next(0.0 if stopping else _IDLE_WAIT_S)
+            if notice is not None and not self._shares.allow(notice.owner):
+                await self._hold_back(notice)
+                self._room.release()
+                continue
             if notice is not None:
+                self._shares.take(notice.owner)
                 task = asyncio.create_task(self._deliver(notice), name="notice")
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
@@ -101,11 +112,21 @@ class Courier:
         await asyncio.sleep(self._pause_s)
         return None
 
+    async def _hold_back(self, notice: Notice) -> None:
+        """Let a notice come due later as what it is: no attempt was made."""
+        try:
+            await self._jobs.settle_notice(replace(notice, attempt=notice.attempt - 1), _HELD_BACK_S)
+        except DependencyUnavailable as error:
+            logger.warning("a notice cannot be held back, it waits for its lease: %s", error.detail)
+        except Exception:
+            logger.exception("unexpected error with notice %s", notice.notice_id)
+
     async def _deliver(self, notice: Notice) -> None:
         try:
             with consuming("courier", notice.origin, {"restore.attempt": notice.attempt}):
                 await self._attempt(notice)
         finally:
+            self._shares.give_back(notice.owner)
             self._room.release()
 
     async def _attempt(self, notice: Notice) -> None:

@@ -102,6 +102,25 @@ class Page:
             points = [] if share is None else [{"x": frame.rect["x"] + share * frame.size["width"], "y": y}]
             self._driver.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
 
+    def pinch(self):
+        """Spread two fingers on the picture; the value is how much larger the page is seen then."""
+        frame = self.run("return arguments[0].getBoundingClientRect().toJSON()", self["compare"])
+        x, y = frame["x"] + frame["width"] / 2, frame["y"] + frame["height"] / 2
+        for kind, apart in (("touchStart", 0), *(("touchMove", 6 * step) for step in range(12)), ("touchEnd", None)):
+            sides = [] if apart is None else [-20 - apart, 20 + apart]
+            points = [{"x": x + side, "y": y, "id": finger} for finger, side in enumerate(sides)]
+            self._driver.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+        scale = self.run("return visualViewport.scale")
+        self._driver.execute_cdp_cmd("Emulation.setPageScaleFactor", {"pageScaleFactor": 1})
+        return scale
+
+    def drop_path(self, path):
+        """Drop what lies there, as a file manager does."""
+        data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            told = {"type": kind, "x": 600, "y": 400, "data": data}
+            self._driver.execute_cdp_cmd("Input.dispatchDragEvent", told)
+
     def bring(self, event, *photos):
         """Drop or paste photos, or text when there is none."""
         files = [[photo.name, f"image/{photo.suffix[1:]}", list(photo.read_bytes())] for photo in photos]

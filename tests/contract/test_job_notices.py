@@ -115,3 +115,11 @@ async def test_notices_are_handed_out_once_each(queue):
     notices = await asyncio.gather(*(queue.due_notice(LONG_S) for _ in range(5)))
     assert len({notice.notice_id for notice in notices}) == 5
     assert await queue.due_notice(0) is None
+
+
+async def test_a_notice_tells_us_whose_it_is(queue):
+    await queue.admit(photo("a", webhook_url=HOOK, owner="shop"))
+    await queue.cancel("a")
+    notice = await queue.due_notice(LONG_S)
+    assert notice.owner == "shop"
+    assert b"shop" not in notice.body

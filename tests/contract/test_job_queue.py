@@ -340,3 +340,26 @@ async def test_closing_wakes_every_waiter(make_queue):
         assert not await queue.ready()
         with pytest.raises(Draining):
             await queue.admit(photo("b"))
+
+
+@pytest.mark.parametrize("leaving", ["taken", "cancelled", "deleted"])
+async def test_photos_of_one_owner_leave_room_for_others(make_queue, leaving):
+    async with make_queue(max_queued_photos=4) as queue:
+        await queue.admit(photo("a", owner="flood"))
+        await queue.admit(photo("b", owner="flood"))
+        with pytest.raises(QueueFull, match="of yours") as refusal:
+            await queue.admit(photo("c", owner="flood"))
+        assert refusal.value.extra["retry_after_s"] >= 1
+        await queue.admit(photo("d", Lane.BATCH, owner="flood"))
+        await queue.admit(photo("e", owner="shop"))
+        if leaving == "taken":
+            assert (await queue.take(LONG_S)).owner == "flood"
+        elif leaving == "cancelled":
+            await queue.cancel("a")
+        else:
+            await queue.delete("a")
+        await queue.admit(photo("c", owner="flood"))
+        if leaving == "taken":
+            await queue.hand_back("a")
+        with pytest.raises(QueueFull):
+            await queue.admit(photo("f", owner="flood"))

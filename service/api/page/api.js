@@ -5,7 +5,11 @@ const USABLE_KEY = /^[!-~]+$/; // no header takes another character
 const MOST_PAUSES = 20;
 const FEW_PAUSES = 4;
 const SHORT_S = 1;
+/* What a visitor can do; the service's own words are for programmers. */
+const NO_KEY = { title: "A key is needed", detail: "You gave none", hint: "Try again when you have one", retryable: true };
+const SILENT = { title: "The service does not answer", detail: "The connection failed", hint: "Is it running, and are you online?", status: 503 };
 let asking = null;
+let keptKey = null; // where the browser lets no page store anything
 
 /** A refusal in words: a problem document (RFC 9457), or what stands for one. */
 export class Refusal extends Error {
@@ -19,6 +23,23 @@ export const isAbort = (error) => error?.name === "AbortError";
 
 /** A name for a request that nobody else gives; `randomUUID` is not there over plain HTTP. */
 const newKey = () => crypto.getRandomValues(new Uint32Array(4)).join("-");
+
+function keyInUse() {
+  try {
+    return sessionStorage.getItem(KEY);
+  } catch {
+    return keptKey;
+  }
+}
+
+function keepKey(key) {
+  keptKey = key;
+  try {
+    sessionStorage.setItem(KEY, key);
+  } catch {
+    // asked for again when the page is loaded again
+  }
+}
 
 /** Wait, unless `signal` ends it first. */
 export function pause(ms, signal) {
@@ -44,12 +65,12 @@ export async function call(path, { signal, lasts = false, insists = false, onWai
   let end = signal;
   for (let pauses = 0; ; pauses += 1) {
     end?.throwIfAborted();
-    const key = sessionStorage.getItem(KEY);
+    const key = keyInUse();
     const headers = { ...init.headers, ...(key ? { Authorization: `Bearer ${key}` } : {}) };
     const { response, problem } = await answerOf(fetch(path, { ...init, headers, signal: lasts ? null : signal }));
     if (response) return response;
     if (problem.status === 401) {
-      if (sessionStorage.getItem(KEY) === key) await askForKey(problem, Boolean(key));
+      if (keyInUse() === key) await askForKey(problem, Boolean(key));
       continue;
     }
     const isOpen = lasts && problem.isLost; // the service may have done it
@@ -68,6 +89,20 @@ function worthWaiting({ status, code, retry_after_s: toldS }, pauses, insists) {
   const comesTooOften = status === 429 && code !== "quota_exceeded"; // that one takes hours
   if (comesTooOften && pauses < MOST_PAUSES) return toldS ?? (insists ? SHORT_S : 0);
   return insists && status === 503 && pauses < FEW_PAUSES ? toldS ?? SHORT_S : 0;
+}
+
+/** A picture in full: one that breaks off is fetched again. */
+export async function picture(path, signal, onWait) {
+  for (let breaks = 0; ; breaks += 1) {
+    const response = await call(path, { signal, insists: true, onWait });
+    try {
+      return await response.blob();
+    } catch (error) {
+      if (isAbort(error)) throw error;
+      if (breaks >= FEW_PAUSES) throw new Refusal(SILENT);
+    }
+    await pause(SHORT_S * 1000, signal);
+  }
 }
 
 export const json = async (path, init) => (await call(path, init)).json();
@@ -91,6 +126,7 @@ export async function follow(path, signal, onWait, onEvent) {
   for (let failures = 0; ; failures += 1) {
     try {
       const response = await call(path, { signal, onWait });
+      onWait("");
       for await (const { name, data } of events(response)) {
         failures = 0;
         onEvent(name, data);
@@ -98,6 +134,7 @@ export async function follow(path, signal, onWait, onEvent) {
       }
     } catch (error) {
       if (isAbort(error) || (error.problem && error.problem.status < 500) || failures > 5) throw error;
+      onWait(`${SILENT.title}; trying again`);
     }
     await pause(Math.min(500 * 2 ** failures, 8000), signal);
   }
@@ -131,8 +168,7 @@ async function answerOf(fetched) {
     return response.ok ? { response } : { problem: await problemOf(response) };
   } catch (error) {
     if (isAbort(error)) throw error;
-    const hint = "Is it running, and are you online?";
-    return { problem: { title: "The service does not answer", detail: "The connection failed.", hint, status: 503, isLost: true } };
+    return { problem: { ...SILENT, isLost: true } };
   }
 }
 
@@ -160,8 +196,8 @@ function askForKey(problem, wasRefused) {
     dialog.returnValue = "";
     dialog.addEventListener("close", () => {
       asking = null;
-      if (dialog.returnValue !== "ok") return reject(new Refusal(problem));
-      sessionStorage.setItem(KEY, field.value.trim());
+      if (dialog.returnValue !== "ok") return reject(new Refusal({ ...problem, ...NO_KEY }));
+      keepKey(field.value.trim());
       field.value = "";
       resolve();
     }, { once: true });

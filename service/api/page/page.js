@@ -15,6 +15,7 @@ const ADVICE = { // the service's own words are for programmers
 const photos = [];
 const entries = new Map(); // by photo: its parts in the list
 let limits = null;
+let beginning = null; // settled once the service has told its limits, or has not
 let shown = null;
 let shownUrl = null; // of the picture in the viewer
 
@@ -40,7 +41,6 @@ function addEntry(photo) {
   const button = document.createElement("button");
   button.type = "button";
   const picture = new Image();
-  picture.src = photo.url;
   picture.alt = "";
   picture.addEventListener("error", () => picture.classList.add("unreadable"));
   const text = document.createElement("span");
@@ -55,13 +55,14 @@ function addEntry(photo) {
   button.addEventListener("click", () => select(photo));
   item.append(button, bar);
   byId("photos").append(item);
-  entries.set(photo, { item, button, stage, bar });
+  entries.set(photo, { item, button, picture, stage, bar });
 }
 
 function paintEntry(photo) {
   const entry = entries.get(photo);
   if (!entry) return;
   entry.item.dataset.stage = photo.stage;
+  if (entry.picture.src !== photo.url) entry.picture.src = photo.url;
   entry.stage.textContent = stageOf(photo);
   entry.bar.hidden = !photo.busy;
   paintBar(entry.bar, photo);
@@ -74,7 +75,10 @@ function select(photo) {
   byId("empty").hidden = Boolean(photo);
   byId("whose").textContent = photo ? `of ${photo.name}` : "for the next photos";
   shownUrl = null;
-  if (!photo) return;
+  if (!photo) {
+    showOptions({ ...readOptions(), seed: "" }); // that one was the other photo's
+    return;
+  }
   byId("name").textContent = photo.name;
   byId("compare").hidden = true; // until its shape is known
   byId("before").src = photo.url;
@@ -86,7 +90,15 @@ function select(photo) {
   paintViewer(photo);
 }
 
+/** A text of the service as a sentence; its own have no stop. */
+function sentence(text) {
+  return text && (/[.?!]$/.test(text) ? text : `${text}.`);
+}
+
 function paintViewer(photo) {
+  const focused = document.activeElement;
+  const hasFocus = byId("viewer").contains(focused);
+  if (byId("before").src !== photo.url) byId("before").src = photo.url;
   const isMoving = photo.busy || photo.stage === "deleting";
   byId("running").hidden = !isMoving;
   byId("cancel").hidden = !photo.busy;
@@ -95,8 +107,8 @@ function paintViewer(photo) {
   byId("problem").hidden = photo.stage !== "failed";
   const { title = "", detail = "", hint = "", code, retryable } = photo.problem ?? {};
   byId("problem-title").textContent = title;
-  byId("problem-detail").textContent = detail && `${detail}.`.replace(/\.\.$/, ".");
-  byId("problem-hint").textContent = ADVICE[code] ?? (hint && `${hint}.`.replace(/\.\.$/, "."));
+  byId("problem-detail").textContent = sentence(detail);
+  byId("problem-hint").textContent = ADVICE[code] ?? sentence(hint);
   byId("retry").hidden = retryable === false;
   byId("compare").classList.toggle("busy", photo.busy);
   showPreviews(photo.previews);
@@ -108,6 +120,7 @@ function paintViewer(photo) {
     shownUrl = photo.resultUrl;
     if (hasResult) paintResult(photo);
   }
+  if (hasFocus && !focused.checkVisibility()) focusViewer();
 }
 
 function paintResult(photo) {
@@ -120,8 +133,8 @@ function paintResult(photo) {
   byId("facts").textContent = `${report.width} × ${report.height} px · ${counted(report.num_steps, "step")}, fidelity ${report.fidelity}, ` +
     `seed ${report.seed} · ${seconds} s · ${report.model}`;
   showSeed(photo.options.seed);
-  const before = byId("before");
-  showFaces(report.faces, (face) => look(face?.box, before.naturalWidth, before.naturalHeight));
+  shape(...photo.sizePx);
+  showFaces(report.faces, (face) => look(face?.box, ...photo.sizePx));
   look(null);
 }
 
@@ -136,10 +149,13 @@ function showError(text) {
   byId("error").hidden = !text;
 }
 
-function take(files) {
-  if (!files.length || !limits) return; // pasted text, or the service does not answer
+async function take(files) {
+  if (!files.length) return; // pasted text
+  const chosen = [...files]; // the picker's list is emptied
+  if (!limits) await begin();
+  if (!limits) return;
   showError("");
-  const added = [...files].map((file) => new Photo(file, readOptions(), limits, changed));
+  const added = chosen.map((file) => new Photo(file, readOptions(), limits, changed));
   if (shown) for (const photo of added) photo.options.seed = ""; // that one was the other photo's
   for (const photo of added) {
     photos.push(photo);
@@ -170,6 +186,27 @@ async function forget() {
   byId("status").textContent = `${photo.name}: deleted from the service and from this page.`;
 }
 
+/** Ask the service what it takes; where it does not tell, the next photo asks again. */
+function begin() {
+  return (beginning ??= readBounds().finally(() => (beginning = null)));
+}
+
+async function readBounds() {
+  try {
+    const told = await readLimits();
+    limitOptions(told);
+    const megabytes = Math.floor(told.max_upload_bytes / 2 ** 20);
+    const formats = told.input_formats.map((name) => FORMATS[name] ?? name).join(", ");
+    byId("accepted").textContent = `${formats}, up to ${megabytes} MB`;
+    limits = told;
+    showError("");
+    document.documentElement.dataset.ready = "";
+  } catch (error) {
+    const { title = String(error), detail = "", hint = "" } = error.problem ?? {};
+    showError([title, detail, hint].filter(Boolean).map(sentence).join(" "));
+  }
+}
+
 /** Where the focus goes when the button that had it is gone. */
 function focusViewer() {
   byId("viewer").focus({ preventScroll: true });
@@ -182,7 +219,7 @@ function again() {
 }
 
 byId("before").addEventListener("load", ({ target }) => {
-  shape(target.naturalWidth, target.naturalHeight);
+  shape(...(shown?.sizePx ?? [target.naturalWidth, target.naturalHeight]));
   byId("compare").hidden = false;
 });
 byId("image").addEventListener("change", ({ target }) => {
@@ -211,14 +248,4 @@ for (const name of ["dragover", "dragleave", "drop"]) {
 byId("options").open = matchMedia("(min-width: 52rem)").matches; // on a phone the photo comes first
 watchOptions(again);
 
-try {
-  limits = await readLimits();
-  limitOptions(limits);
-  const megabytes = Math.floor(limits.max_upload_bytes / 2 ** 20);
-  const formats = limits.input_formats.map((name) => FORMATS[name] ?? name).join(", ");
-  byId("accepted").textContent = `${formats}, up to ${megabytes} MB`;
-  document.documentElement.dataset.ready = "";
-} catch (error) {
-  const { title = String(error), detail = "", hint = "" } = error.problem ?? {};
-  showError([title, detail, hint].filter(Boolean).join(" "));
-}
+await begin();

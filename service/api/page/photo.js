@@ -1,9 +1,13 @@
 /* One photo on the page: sent once, restored as often as the visitor likes, forgotten when he says so. */
 
-import { call, follow, isAbort, json, submit } from "/page/api.js";
+import { call, follow, isAbort, json, picture, submit } from "/page/api.js";
+import { upright } from "/page/upright.js";
 
 const GONE = "upload_gone";
 const MEGABYTE = 1024 * 1024;
+const REVERSING = /[\u202a-\u202e\u2066-\u2069]/g; // what would turn a name, and the words after it, around
+/* The service was started anew, or has thrown the job away. */
+const LOST = { title: "The service has lost the photo", detail: "It no longer knows of this restoration", hint: "Try again: the photo is sent once more" };
 
 /* Each run holds a connection to the end, and browsers open six to one host: the others wait their turn. */
 const AT_ONCE = 3;
@@ -46,8 +50,9 @@ export class Photo {
    */
   constructor(file, options, limits, onChange) {
     this.file = file;
-    this.name = file.name || "pasted photo";
+    this.name = file.name.replace(REVERSING, "") || "pasted photo";
     this.url = URL.createObjectURL(file);
+    this.turning = this.#turn(); // settled once `url` is the last one
     this.options = options;
     this.limits = limits;
     this.onChange = onChange;
@@ -58,6 +63,7 @@ export class Photo {
     this.problem = null;
     this.ending = null; // report of the run under way, once it has ended
     this.report = null; // of the picture that is here
+    this.sizePx = null; // width and height as the service has them; a browser may take an EXIF resolution into account
     this.resultUrl = null;
     this.previews = new Map(); // of the run under way, by face
     this.job = null; // of the run under way, or the last one
@@ -97,7 +103,7 @@ export class Photo {
       if (this.stage === "ended") await this.#fetch(signal, onWait);
     } catch (error) {
       if (controller !== this.controller || isAbort(error)) return;
-      this.#failed(problemIn(error));
+      this.#failed(error.problem?.status === 404 ? LOST : problemIn(error));
     } finally {
       if (entered) leave();
     }
@@ -133,9 +139,20 @@ export class Photo {
       this.#undone("The photo could not be deleted", problemIn(error), "Delete it again: the service may have it");
       return false;
     }
+    await this.turning;
     URL.revokeObjectURL(this.url);
     if (this.resultUrl) URL.revokeObjectURL(this.resultUrl);
     return true;
+  }
+
+  /** Show it the right way up where the browser does not. */
+  async #turn() {
+    const picture = await upright(this.file);
+    if (!picture) return;
+    const asItLies = this.url;
+    this.url = URL.createObjectURL(picture);
+    this.onChange(this);
+    URL.revokeObjectURL(asItLies);
   }
 
   /** Give up what is under way, for what comes now. */
@@ -198,6 +215,12 @@ export class Photo {
         problem: { title: "The photo is too large", detail: `It has ${sizes[0]}, the service takes ${sizes[1]}.`, hint: "Send a smaller one." },
       });
     }
+    if (!(await isReadable(this.file))) {
+      throw Object.assign(new Error("unreadable"), {
+        problem: { title: "The file cannot be read", detail: "It is a folder, or was moved or changed", hint: "Choose the photo again", retryable: false },
+      });
+    }
+    signal.throwIfAborted();
     return submit({ ...fields, image: this.file }, signal, onWait);
   }
 
@@ -226,12 +249,15 @@ export class Photo {
   }
 
   async #fetch(signal, onWait) {
-    const picture = await (await call(this.ending.urls.result, { signal, onWait })).blob();
+    const result = await picture(this.ending.urls.result, signal, onWait);
     signal.throwIfAborted();
+    const { seed, upscale } = this.options; // as text: numbers lose digits of large seeds
+    const report = { ...this.ending, seed: seed || String(this.ending.seed) };
+    const sizePx = [report.width, report.height].map((side) => Math.round(side / Number(upscale)));
     if (this.resultUrl) URL.revokeObjectURL(this.resultUrl);
-    Object.assign(this, { stage: "done", note: "", report: this.ending, resultUrl: URL.createObjectURL(picture) });
+    Object.assign(this, { stage: "done", note: "", report, sizePx, resultUrl: URL.createObjectURL(result) });
     this.previews.clear();
-    if (!this.options.seed) this.options = { ...this.options, seed: String(this.report.seed) }; // changes come one by one
+    this.options = { ...this.options, seed: report.seed }; // changes come one by one
     const count = this.report.faces.filter((face) => face.status === "restored").length;
     this.onChange(this, `${this.name}: ${counted(count, "face")} restored.`);
   }
@@ -249,6 +275,9 @@ async function unlessGone(answer) {
     if (error.problem?.status !== 404) throw error;
   }
 }
+
+/** Whether a file is still there, as it was chosen. */
+const isReadable = (file) => file.slice(0, 1).arrayBuffer().then(() => true, () => false);
 
 /** The problem of a Refusal, or what stands for one. */
 function problemIn(error) {

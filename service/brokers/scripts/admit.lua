@@ -3,12 +3,13 @@
 --
 -- ARGV: job, lane, most photos waiting, payload, its time to live in ms, ms to keep the job after its end, webhook or '',
 --       id of the notice about its end, digest of the idempotency key or '', fingerprint, its origin or '', whether the
---       photo is kept after its end ('kept').
--- Returns 'admitted', 'joined', 'conflict', 'full' or 'no memory'; the job, photos that waited before, seconds a photo
+--       photo is kept after its end ('kept'), its owner or '', most photos of one owner waiting.
+-- Returns 'admitted', 'joined', 'conflict', 'full', 'owner full' or 'no memory'; the job, photos that waited before, seconds a photo
 -- takes, and the view. Running twice for one job is running once.
 
 local job, lane, limit, payload, payload_ttl_ms, keep_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[6]
 local webhook, notice, idempotency, fingerprint, origin = ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11]
+local owner, owners_limit = ARGV[13], tonumber(ARGV[14])
 local MOST_MEMORY = 0.8 -- what is left is for the faces of photos that are admitted, and for what must be told of them
 
 local function answer(kind, admitted)
@@ -32,7 +33,18 @@ open_lanes()
 if not has_room(waiting_in(lane), 1, limit) then
   return answer('full', job)
 end
+local is_empty = waiting_in(lane) == 0
+local of_his = is_empty and 0 or tonumber(call('HGET', STATE, of_owner(lane, owner)) or 0)
+if owner ~= '' and not has_room(of_his, 1, owners_limit) then
+  return answer('owner full', job)
+end
 call('SET', PAYLOAD .. job .. ':0', payload, 'PX', payload_ttl_ms)
+if owner ~= '' then
+  if is_empty then -- a gateway of a release that counts no owners may have taken what was counted
+    call('HDEL', STATE, of_owner(lane, owner))
+  end
+  call('HSET', JOB .. job, 'owner', owner)
+end
 admit(job, lane, now_us(), keep_ms, {'0', '0'})
 if webhook ~= '' then
   call('HSET', JOB .. job, 'webhook', webhook, 'notice', notice, 'origin', origin)

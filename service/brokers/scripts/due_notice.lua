@@ -2,7 +2,7 @@
 --
 -- ARGV: lease in ms.
 -- Returns 'none'; or 'later', ms until one is due; or 'due', notice, job, address, outcome, end of the job in
--- microseconds, its error or '', attempts before, the job's origin, '' or nothing.
+-- microseconds, its error or '', attempts before, the job's origin, '' or nothing, its owner, '' or nothing.
 
 local now_ms = now_us() / 1000
 while true do
@@ -13,7 +13,8 @@ while true do
   elseif due_ms > now_ms then
     return {'later', math.ceil(due_ms - now_ms)}
   end
-  local found = call('HMGET', NOTICE .. notice, 'job', 'url', 'outcome', 'ended', 'error', 'attempt', 'origin')
+  local found = call('HMGET', NOTICE .. notice, 'job', 'url', 'outcome', 'ended', 'error', 'attempt', 'origin',
+    'owner')
   if found[1] then
     call('ZADD', OUTBOX, now_ms + tonumber(ARGV[1]), notice)
     return {'due', notice, unpack(found)}

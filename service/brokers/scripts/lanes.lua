@@ -10,7 +10,7 @@
 --                   total and steps of all items, rev (changes told), end, error and by (once it has ended; who ended it),
 --                   per item: t:i its steps, s:i those taken, e:i its entry, k:i when it was taken, q:i how long it waited,
 --                   photos: progress, webhook, notice (the id that its notice will have), its origin, idempotency,
---                   upload ('kept' if it outlives the job's end), report (once it has succeeded), retryable (there if it
+--                   upload ('kept' if it outlives the job's end), owner, report (once it has succeeded), retryable (there if it
 --                   failed so that it may be sent again)
 --
 -- The server refuses some writes when it is out of memory, and looks before a script's first write alone, so that a script
@@ -77,8 +77,16 @@ local function view()
   return seen
 end
 
+local function of_owner(lane, owner)
+  return 'waiting:' .. lane .. ':' .. owner
+end
+
 local function add_waiting(job, lane, count)
   call('HINCRBY', STATE, 'waiting:' .. lane, count)
+  local owner = call('HGET', JOB .. job, 'owner')
+  if owner and call('HINCRBY', STATE, of_owner(lane, owner), count) <= 0 then
+    call('HDEL', STATE, of_owner(lane, owner))
+  end
   local left = call('HINCRBY', JOB .. job, 'w', count)
   if left == 0 then
     call('ZREM', ORDER[lane], job)
@@ -259,11 +267,11 @@ end
 
 -- Somebody wants to know how a job ended; the notice outlives the job.
 local function post_notice(job, outcome, error, now)
-  local wanted = call('HMGET', JOB .. job, 'notice', 'webhook', 'origin')
-  local notice, url, origin = wanted[1], wanted[2], wanted[3] or ''
+  local wanted = call('HMGET', JOB .. job, 'notice', 'webhook', 'origin', 'owner')
+  local notice, url, origin, owner = wanted[1], wanted[2], wanted[3] or '', wanted[4] or ''
   if notice then
     call('HSET', NOTICE .. notice, 'job', job, 'url', url, 'outcome', outcome, 'ended', exact(now), 'error', error,
-      'attempt', 0, 'origin', origin)
+      'attempt', 0, 'origin', origin, 'owner', owner)
     call('ZADD', OUTBOX, now / 1000, notice)
     call('PUBLISH', MAIL, '')
   end

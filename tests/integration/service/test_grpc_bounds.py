@@ -124,3 +124,15 @@ async def test_who_goes_before_his_message_has_cancelled():
         call.cancel()
         counted = f'restore_requests_total{{code="CANCELLED",route="/{SERVICE}/Get"}}'
         await until(lambda: parts.counted(counted) == 1)
+
+
+async def test_messages_to_health_that_do_not_come_make_room_for_others():
+    async with rpc_service() as parts:
+        check_of_anybody = parts.channel.stream_stream("/grpc.health.v1.Health/Check")
+        calls = [check_of_anybody(never()) for _ in range(MANY)]
+        await until(lambda: sum(call.done() for call in calls) == MANY - WATCHERS)
+        codes = {await call.code() for call in calls if call.done()}
+        assert codes == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        assert await check(parts) == health_pb2.HealthCheckResponse.SERVING
+        for call in calls:
+            call.cancel()

@@ -222,3 +222,30 @@ async def test_a_closed_queue_does_not_let_a_gateway_spin():
 async def test_a_queue_needs_room():
     with pytest.raises(ValueError, match="max_queued_photos"):
         make_queue(max_queued_photos=0)
+
+
+async def test_results_of_one_owner_do_not_push_out_those_of_others():
+    queue = make_queue(max_result_bytes=350_000)
+    await queue.admit(replace(photo("mine"), owner="shop"), Idempotency("key", "print"))
+    await queue.take(0)
+    await queue.finish(result_of("mine"))
+    for name in ("a", "b", "c"):
+        await queue.keep(result_of(name), "flood")
+    assert (await queue.result("mine")).restoration.report.id == "mine"
+    assert await queue.known_by(Idempotency("key", "print")) == "mine"
+    with pytest.raises(NotFound):
+        await queue.status("a")
+    await queue.keep(result_of("large", 340_000), "flood")  # it may have all of it, when nothing else of his is left
+    with pytest.raises(NotFound):
+        await queue.status("mine")
+    assert queue.held_bytes <= 350_000
+    await queue.close()
+
+
+async def test_photos_of_one_owner_have_half_of_the_bytes():
+    queue = make_queue(max_queued_bytes=1000)
+    await queue.admit(replace(photo("a", 400), owner="flood"))
+    with pytest.raises(QueueFull, match="of yours"):
+        await queue.admit(replace(photo("b", 200), owner="flood"))
+    await queue.admit(replace(photo("c", 500), owner="shop"))
+    await queue.close()

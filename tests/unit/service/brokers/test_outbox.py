@@ -1,4 +1,5 @@
 import time
+from dataclasses import replace
 
 from service.brokers.outbox import Outbox
 from service.core.jobs import Notice
@@ -47,3 +48,11 @@ async def test_a_notice_that_was_rescheduled_often_is_handed_out_once_each_time(
         now_s[0] += 11
     assert len(await drain(outbox)) == 1
     assert await drain(outbox) == []
+
+
+async def test_who_has_most_notices_makes_room_for_others():
+    outbox = Outbox(lease_s=60, max_notices=3, clock=time.time)
+    outbox.put(replace(notice("mine"), owner="shop"))
+    for name in "abcd":
+        outbox.put(replace(notice(name), owner="flood"))
+    assert await drain(outbox) == ["mine", "c", "d"]

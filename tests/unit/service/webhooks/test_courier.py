@@ -41,8 +41,8 @@ class Outbox(MemoryJobQueue):
         )
         super().__init__(limits, metrics=Metrics(), clock=lambda: time.time() + self.ahead_s)
 
-    async def leave_notice(self, job_id="a", url=HOOK):
-        await self.admit(photo(job_id, webhook_url=url))
+    async def leave_notice(self, job_id="a", url=HOOK, owner=""):
+        await self.admit(photo(job_id, webhook_url=url, owner=owner))
         await self.cancel(job_id)
 
     async def settle_notice(self, notice, retry_in_s):
@@ -70,11 +70,19 @@ class Scripted:
         self.ends = list(ends)
         self.hold = hold
         self.sent = []
+        self.came = asyncio.Event()
         self.at_once = 0
         self.most_at_once = 0
 
+    async def until_sent(self, times):
+        async with asyncio.timeout(LONG_S):
+            while len(self.sent) < times:
+                self.came.clear()
+                await self.came.wait()
+
     async def send(self, notice):
         self.sent.append(notice)
+        self.came.set()
         self.at_once += 1
         self.most_at_once = max(self.at_once, self.most_at_once)
         if self.hold is not None:
@@ -226,3 +234,20 @@ async def test_from_the_end_of_a_job_to_a_receiver_that_verifies():
         await sender.close()
     assert [document["type"] for document in received] == ["restoration.cancelled"] * 2
     assert received[0] == received[1]
+
+
+async def test_slow_receivers_of_one_owner_do_not_hold_up_the_notices_of_others():
+    hold = asyncio.Event()
+    outbox, sender = Outbox(), Scripted(Delivery.DELIVERED, hold=hold)
+    async with running(outbox, sender, at_once=4):
+        for name in "abcde":
+            await outbox.leave_notice(name, owner="flood")
+        await outbox.leave_notice("mine", owner="shop")
+        await sender.until_sent(3)
+        assert [notice.owner for notice in sender.sent] == ["flood", "flood", "shop"]
+        hold.set()
+        for sent in (4, 5, 6):
+            outbox.ahead_s += 30
+            await sender.until_sent(sent)
+    assert {notice.attempt for notice in sender.sent} == {0}
+    assert len({notice.notice_id for notice in sender.sent}) == len(sender.sent) == 6
