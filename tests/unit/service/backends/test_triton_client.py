@@ -258,7 +258,8 @@ async def test_a_server_that_was_exchanged_between_calls_is_not_used(bundle, con
         replacing.config = config
         await backend.start(LONG_S)
         await succeeds(backend)
-    assert (len(replaced.requests), len(replacing.requests)) == (1, 1)
+    assert len(replaced.requests) == 1
+    assert len(replacing.requests) in {1, 2}  # where the call was faster than the news, its answer was dropped
     assert "the connection has ended" in caplog.text
 
 
