@@ -121,9 +121,10 @@ class MemoryJobQueue:
             raise Draining("the queue is closed", hint="try another instance")
         if idempotency is not None and (earlier := await self.known_by(idempotency)) is not None:
             return Admitted(earlier, is_new=False)
-        if not self._lanes.has_room(job) or not self._lanes.has_room_for_owner(job):
-            waiting, for_owner = self._lanes.depth(job.lane), self._lanes.has_room(job)
-            raise lane_full(job.lane, waiting, self._pace.retry_after_s(1), for_owner=for_owner)
+        has_room = self._lanes.has_room(job)
+        if not has_room or not self._lanes.has_room_for_owner(job):
+            waiting = self._lanes.depth(job.lane)
+            raise lane_full(job.lane, waiting, self._pace.retry_after_s(1), for_owner=has_room)
         entry = MemoryJob(job.job_id, self._clock(), job, idempotency, owner=job.owner)
         self._live[job.job_id] = entry
         self._keys.note(entry)

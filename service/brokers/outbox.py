@@ -7,11 +7,11 @@ import contextlib
 import heapq
 import logging
 import math
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from service.core.jobs import Notice
+from service.core.shares import Shares
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class Outbox:
         self._max_notices = max_notices
         self._clock = clock
         self._entries: dict[str, _Entry] = {}
-        self._held: Counter[str] = Counter()  # by owner
+        self._held = Shares(math.inf)
         self._order: list[tuple[float, str]] = []  # a heap; a pair whose time is not its entry's any more is void
         self._changed = asyncio.Event()
         self._closed = False
@@ -50,7 +50,7 @@ class Outbox:
             self._drop(oldest)
         self._drop(notice.notice_id)
         self._entries[notice.notice_id] = _Entry(notice, 0.0)
-        self._held[notice.owner] += 1
+        self._held.take(notice.owner)
         self._schedule(notice.notice_id, self._clock())
 
     async def due(self, wait_s: float) -> Notice | None:
@@ -90,13 +90,13 @@ class Outbox:
 
     def _first_to_go(self, owner: str) -> str:
         """The oldest notice of who has most, counting the one that comes; his, where several have as many."""
-        most = max(self._held, key=lambda held: self._held[held] + (held == owner))
+        most = self._held.largest(owner)
         return next(notice_id for notice_id, entry in self._entries.items() if entry.notice.owner == most)
 
     def _drop(self, notice_id: str) -> None:
         entry = self._entries.pop(notice_id, None)
         if entry is not None:
-            self._held[entry.notice.owner] -= 1
+            self._held.give_back(entry.notice.owner)
 
     def _schedule(self, notice_id: str, due_s: float) -> None:
         self._entries[notice_id].due_s = due_s

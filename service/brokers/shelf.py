@@ -7,10 +7,13 @@ holds most.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, OrderedDict
+import math
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+from service.core.shares import Shares
 
 T = TypeVar("T")
 
@@ -49,14 +52,14 @@ class Shelf(Generic[T]):
         self._clock = clock
         self._on_gone = on_gone
         self._held: OrderedDict[str, _Entry[T]] = OrderedDict()
-        self._bytes: Counter[str] = Counter()  # by owner, as is what follows
-        self._keys: dict[str, OrderedDict[str, None]] = {}
+        self._bytes = Shares(math.inf)
+        self._keys: dict[str, OrderedDict[str, None]] = {}  # by owner
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def held_bytes(self) -> int:
         """How much of the budget is spent."""
-        return self._bytes.total()
+        return self._bytes.total
 
     def fits(self, size_bytes: int) -> bool:
         """Whether a thing of this size is below the budget at all."""
@@ -70,9 +73,9 @@ class Shelf(Generic[T]):
         """Keep a thing that fits; it takes the place of another one of its key."""
         self.take(key)
         self._held[key] = _Entry(thing, owner, size_bytes, self.next_expiry_s())
-        self._bytes[owner] += size_bytes
+        self._bytes.take(owner, size_bytes)
         self._keys.setdefault(owner, OrderedDict())[key] = None
-        while self._bytes.total() > self._max_bytes or len(self._held) > self._max_things:
+        while self._bytes.total > self._max_bytes or len(self._held) > self._max_things:
             self._drop(self._first_to_go(but=key))
         self._plan_expiry()
 
@@ -107,17 +110,17 @@ class Shelf(Generic[T]):
         return next(iter(self._keys[max(others, key=self._share_of)]))
 
     def _share_of(self, owner: str) -> float:
-        return max(self._bytes[owner] / max(1, self._max_bytes), len(self._keys[owner]) / self._max_things)
+        return max(self._bytes.of(owner) / max(1, self._max_bytes), len(self._keys[owner]) / self._max_things)
 
     def _drop(self, key: str) -> None:
         self._on_gone(self._remove(key))
 
     def _remove(self, key: str) -> T:
         entry = self._held.pop(key)
-        self._bytes[entry.owner] -= entry.size_bytes
+        self._bytes.give_back(entry.owner, entry.size_bytes)
         del self._keys[entry.owner][key]
         if not self._keys[entry.owner]:
-            del self._keys[entry.owner], self._bytes[entry.owner]
+            del self._keys[entry.owner]
         return entry.thing
 
     def _plan_expiry(self) -> None:

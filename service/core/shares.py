@@ -31,6 +31,10 @@ class Shares:
         """What an owner holds."""
         return self._held[owner]
 
+    def largest(self, comer: str) -> str:
+        """Who holds most, counting one that the comer brings: he, where others hold as much. Something must be held."""
+        return max(self._held, key=lambda owner: (self._held[owner] + (owner == comer), owner == comer))
+
     def allow(self, owner: str, more: int = 1) -> bool:
         """Whether an owner may hold so much more."""
         held = self._held[owner]

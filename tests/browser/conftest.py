@@ -11,6 +11,7 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from skimage.data import astronaut
 
+from tests.browser.visitor import Page
 from tests.pictures import saved
 
 
@@ -26,6 +27,12 @@ def driver():
     browser = webdriver.Chrome(options, Service(shutil.which("chromedriver")))
     yield browser
     browser.quit()
+
+
+@pytest.fixture
+def page(driver, client):
+    """The page of the service that the module's `client` asks."""
+    return Page(driver, client.base_url).ready()
 
 
 @pytest.fixture

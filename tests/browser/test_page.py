@@ -27,11 +27,6 @@ def client():
         yield client
 
 
-@pytest.fixture
-def page(driver, client):
-    return Page(driver, client.base_url).ready()
-
-
 def test_a_photo_is_restored_and_reported(page, photo):
     assert page["empty"].is_displayed()
     assert not page["viewer"].is_displayed()

@@ -7,14 +7,13 @@ from selenium.webdriver.common.keys import Keys
 from skimage.data import astronaut
 
 from tests.api_keys import add_key
-from tests.browser.visitor import Page
-from tests.fakes import FakeDetector, HeldBroker, face_at
+from tests.browser.visitor import FAKES, Page
+from tests.fakes import HeldBroker
 from tests.pictures import saved
 from tests.serving import fake_service
 
 pytestmark = pytest.mark.browser
 
-_FAKES = {"detector": FakeDetector(lambda pixels: [face_at(160, 40, 130)])}
 _FORGOTTEN = {"status": 404, "code": "not_found", "title": "Not found", "retryable": False}
 _NO_STORAGE = """
     Object.defineProperty(window, "sessionStorage", { get() { throw new DOMException("denied", "SecurityError"); } });
@@ -32,13 +31,8 @@ _SEED = 2**63 - 1
 
 @pytest.fixture(scope="module")
 def client():
-    with fake_service(**_FAKES) as (client, _):
+    with fake_service(**FAKES) as (client, _):
         yield client
-
-
-@pytest.fixture
-def page(driver, client):
-    return Page(driver, client.base_url).ready()
 
 
 @pytest.fixture
@@ -46,7 +40,7 @@ def guarded(driver, tmp_path):
     """A page whose service asks for a key, and the key."""
     keys = tmp_path / "keys.json"
     key = add_key(keys)
-    with fake_service(api_keys_file=keys, **_FAKES) as (client, _):
+    with fake_service(api_keys_file=keys, **FAKES) as (client, _):
         page = Page(driver, client.base_url)
         page.until(lambda: page["ask"].is_displayed())
         yield page, key
@@ -151,7 +145,7 @@ def test_a_large_seed_is_told_to_the_last_digit(page, photo):
 
 def test_the_focus_stays_when_the_button_that_has_it_goes(driver, photo):
     broker = HeldBroker()
-    with fake_service(broker=broker, **_FAKES) as (client, _):
+    with fake_service(broker=broker, **FAKES) as (client, _):
         page = Page(driver, client.base_url).ready()
         page.choose(photo)
         page.until(lambda: page.stages() == ["running"])

@@ -4,13 +4,12 @@ import pytest
 from selenium.webdriver.common.keys import Keys
 
 from tests.api_keys import add_key
-from tests.browser.visitor import Page
-from tests.fakes import FakeDetector, HeldBroker, face_at
+from tests.browser.visitor import FAKES, Page
+from tests.fakes import HeldBroker
 from tests.serving import fake_service
 
 pytestmark = pytest.mark.browser
 
-_FAKES = {"detector": FakeDetector(lambda pixels: [face_at(160, 40, 130)])}
 _FULL = {"status": 429, "code": "queue_full", "title": "The queue is full", "retry_after_s": 0.8}
 _LIMITED = {"status": 429, "code": "rate_limited", "title": "Too many requests", "retry_after_s": 0.8}
 _QUOTA = {"status": 429, "code": "quota_exceeded", "title": "The quota is spent", "retry_after_s": 0.3}
@@ -28,20 +27,15 @@ _HOLD = """
 
 @pytest.fixture(scope="module")
 def client():
-    with fake_service(**_FAKES) as (client, _):
+    with fake_service(**FAKES) as (client, _):
         yield client
-
-
-@pytest.fixture
-def page(driver, client):
-    return Page(driver, client.base_url).ready()
 
 
 @pytest.fixture
 def held(driver):
     """A page whose photos end when the broker lets them go."""
     broker = HeldBroker()
-    with fake_service(broker=broker, **_FAKES) as (client, _):
+    with fake_service(broker=broker, **FAKES) as (client, _):
         yield Page(driver, client.base_url).ready(), broker
         broker.go.set()
 
@@ -54,7 +48,7 @@ def said(page):
 def test_a_key_that_may_not_ask_often_still_gets_its_pictures(driver, photo, tmp_path):
     keys = tmp_path / "keys.json"
     key = add_key(keys, requests_per_s=2, burst=1)
-    with fake_service(api_keys_file=keys, **_FAKES) as (client, _):
+    with fake_service(api_keys_file=keys, **FAKES) as (client, _):
         page = Page(driver, client.base_url)
         page.until(lambda: page["ask"].is_displayed())
         page["key"].send_keys(key, Keys.ENTER)
@@ -92,7 +86,7 @@ def test_a_spent_quota_is_not_waited_for(page, photo):
 def test_a_key_that_no_request_can_carry_is_refused_at_once(driver, tmp_path):
     keys = tmp_path / "keys.json"
     key = add_key(keys)
-    with fake_service(api_keys_file=keys, **_FAKES) as (client, _):
+    with fake_service(api_keys_file=keys, **FAKES) as (client, _):
         page = Page(driver, client.base_url)
         page.until(lambda: page["ask"].is_displayed())
         for unusable in (f"{key}\u200b", f"Bearer {key}", "schlüssel"):

@@ -8,8 +8,8 @@ import pytest
 from service.brokers.memory_jobs import JobLimits, MemoryJobQueue
 from service.core.metrics import Metrics
 from service.core.settings import Settings
-from tests.browser.visitor import Page
-from tests.fakes import FakeDetector, HeldBroker, face_at
+from tests.browser.visitor import FAKES, Page
+from tests.fakes import HeldBroker
 from tests.serving import fake_service
 
 pytestmark = pytest.mark.browser
@@ -18,7 +18,6 @@ _BUSY = {"status": 503, "code": "dependency_unavailable", "title": "A dependency
 _LIMITED = {"status": 429, "code": "rate_limited", "title": "Too many requests", "retry_after_s": 0.2}
 _BROKEN = {"status": 500, "code": "internal", "title": "Internal error"}
 _SILENT = {"status": 0}
-_FAKES = {"detector": FakeDetector(lambda pixels: [face_at(160, 40, 130)])}
 
 
 class SeenJobs(MemoryJobQueue):
@@ -49,13 +48,8 @@ def jobs():
 
 @pytest.fixture
 def client(jobs):
-    with fake_service(jobs=jobs, **_FAKES) as (client, _):
+    with fake_service(jobs=jobs, **FAKES) as (client, _):
         yield client
-
-
-@pytest.fixture
-def page(driver, client):
-    return Page(driver, client.base_url).ready()
 
 
 def kept(client, jobs):
@@ -145,7 +139,7 @@ def held_answer(driver, jobs, photo):
     """A photo whose job the service has and the page does not know of yet."""
     broker = HeldBroker()
     jobs.answers.clear()
-    with fake_service(jobs=jobs, broker=broker, **_FAKES) as (client, _):
+    with fake_service(jobs=jobs, broker=broker, **FAKES) as (client, _):
         page = Page(driver, client.base_url).ready()
         page.choose(photo)
         assert jobs.admitted.acquire(timeout=30)
@@ -218,7 +212,7 @@ def test_a_photo_with_other_options_before_its_answer_is_sent_once_and_kept_once
 @pytest.mark.parametrize("refusals", [[_BUSY, _LIMITED], [_SILENT]])
 def test_a_cancellation_that_is_refused_for_a_while_is_tried_again(driver, photo, refusals):
     broker = HeldBroker()
-    with fake_service(broker=broker, **_FAKES) as (client, _):
+    with fake_service(broker=broker, **FAKES) as (client, _):
         page = Page(driver, client.base_url).ready()
         page.choose(photo)
         page.until(lambda: page.stages() == ["running"])
@@ -232,7 +226,7 @@ def test_a_cancellation_that_is_refused_for_a_while_is_tried_again(driver, photo
 
 def test_a_cancellation_that_fails_is_told(driver, photo):
     broker = HeldBroker()
-    with fake_service(broker=broker, **_FAKES) as (client, _):
+    with fake_service(broker=broker, **FAKES) as (client, _):
         page = Page(driver, client.base_url).ready()
         page.choose(photo)
         page.until(lambda: page.stages() == ["running"])

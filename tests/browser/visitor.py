@@ -12,6 +12,11 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
+from tests.fakes import FakeDetector, face_at
+
+FAKES = {"detector": FakeDetector(lambda pixels: [face_at(160, 40, 130)])}
+"""Of a service that sees one face, the astronaut's, in every photo."""
+
 _PIXELS = """
     const [image, done] = arguments;
     createImageBitmap(image).then(async (bitmap) => {

@@ -56,3 +56,10 @@ async def test_who_has_most_notices_makes_room_for_others():
     for name in "abcd":
         outbox.put(replace(notice(name), owner="flood"))
     assert await drain(outbox) == ["mine", "c", "d"]
+
+
+async def test_who_had_notices_before_makes_room_among_those_who_have_some():
+    outbox = Outbox(lease_s=60, max_notices=1, clock=time.time)
+    for name, owner in (("a", "shop"), ("b", "flood"), ("c", "shop")):
+        outbox.put(replace(notice(name), owner=owner))
+    assert await drain(outbox) == ["c"]

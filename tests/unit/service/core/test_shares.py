@@ -34,3 +34,12 @@ def test_whatever_ends_the_block_gives_back():
     with pytest.raises(ConnectionError):
         lost()
     assert (shares.of("anna"), shares.total) == (0, 0)
+
+
+def test_who_holds_most_and_who_comes_with_as_much():
+    shares = Shares(10)
+    for owner in "abb":
+        shares.take(owner)
+    assert [shares.largest(comer) for comer in "abc"] == ["a", "b", "b"]
+    shares.give_back("b", 2)
+    assert [shares.largest(comer) for comer in "abc"] == ["a", "a", "a"]
