@@ -35,8 +35,9 @@ def as_seen(image: DecodedImage) -> DecodedImage:
         slice(max(0, (first - _AROUND_PX) // 2 * 2), first + size + _AROUND_PX)
         for first, size in ((top, height), (left, width))
     )
-    pixels = image.pixels.copy()
-    pixels[rows, columns] = _filled(image.pixels[rows, columns], alpha[rows, columns])
+    filled = _filled(image.pixels[rows, columns], alpha[rows, columns])
+    pixels = image.pixels.copy()  # not earlier: filling takes more than the photo does
+    pixels[rows, columns] = filled
     return replace(image, pixels=read_only(pixels))
 
 
