@@ -276,7 +276,7 @@ class Gateway:
         self._check_output_size(width, height, options, image.source_format)
         picks = await self._pick_faces(image, options, watch)
         require_a_face(picks, options.faces)
-        restored = await self._restore_faces(picks, plan)
+        restored = await self._restore_faces(picks, replace(plan, on_progress=log.follow(plan.on_progress)))
         finished = await watch.together(
             finish, watch, image, picks, restored, plan.fidelity, options, self.manifest.max_coarse_shift
         )

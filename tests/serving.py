@@ -60,6 +60,7 @@ def fake_service(
     heartbeat_s=15.0,
     jobs=None,
     sending=None,
+    watchers=None,
     **settings,
 ):
     """A running service with a fake queue of faces and a fake detector behind the real stages.
@@ -93,6 +94,7 @@ def fake_service(
             reasons_not_ready=reasons_not_ready,
             version="1.2.3",
             heartbeat_s=heartbeat_s,
+            **({} if watchers is None else {"watchers": watchers}),
         )
         app = create_app(context, lifespan=lambda _: _working(context, gateway))
         with serving(app, lifespan="on") as address, httpx.Client(base_url=address, timeout=30) as client:

@@ -5,7 +5,8 @@
 A photo costs its pixels times the faces restored in it. The faces are not known before it is worked on: one face is
 charged when the photo is taken, the others when it is done. So a window may be overspent by the photos that are under
 way, and refuses everything until it renews. A photo that fails by no fault of its own, so that it may be sent again,
-costs nothing; one that fails by its own fault has been worked on, and costs its one face.
+costs nothing, but at a deadline the faces that were restored before it; one that fails by its own fault has been
+worked on, and costs its one face.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from dataclasses import dataclass
 
 from service.access.caller import Caller
 from service.access.meter import Meter, Passage
-from service.core.errors import DependencyUnavailable, QuotaExceeded, RateLimited, ServiceError
+from service.core.errors import DeadlineExceeded, DependencyUnavailable, QuotaExceeded, RateLimited, ServiceError
 from service.core.jobs import Charge
+from service.core.photo_log import FACES_DONE
 from service.core.types import FaceStatus, Restoration
 
 logger = logging.getLogger(__name__)
@@ -118,10 +120,17 @@ class Accounts:
         if reserved.charge is not None and reserved.is_new:
             await self._correct(reserved.charge, -reserved.charge.photo_px, forget=mark)
 
-    async def settle(self, charge: Charge | None, photo_id: str, outcome: Outcome) -> None:
-        """Charge what a photo has cost beyond what was charged when it was taken, or take that back; once."""
+    async def settle(self, charge: Charge | None, photo_id: str, outcome: Outcome, *, at_least: int = 0) -> None:
+        """Charge what a photo has cost beyond what was charged when it was taken, or take that back; once.
+
+        Args:
+            charge: What was charged for it.
+            photo_id: Stands for the photo.
+            outcome: How it has ended.
+            at_least: Faces that it costs whatever its end.
+        """
         if charge is not None:
-            faces = _faces_of(outcome)
+            faces = max(at_least, _faces_of(outcome))
             if faces != 1:
                 await self._correct(charge, charge.photo_px * (faces - 1), once=photo_id)
 
@@ -154,7 +163,7 @@ class Accounts:
             photo_id: Stands for the photo.
             work: Restores it.
             until_s: Unix time after which the caller does not wait, or None. A photo that this ends is one that he has
-                withdrawn: it stays charged, or short deadlines would buy computing for nothing.
+                withdrawn: one face stays charged, or short deadlines would buy computing for nothing.
 
         Raises:
             ServiceError: What `work` raises.
@@ -162,8 +171,8 @@ class Accounts:
         try:
             restoration = await work()
         except ServiceError as error:
-            if until_s is None or time.time() < until_s:
-                await self.settle(charge, photo_id, error)
+            is_withdrawn = until_s is not None and time.time() >= until_s
+            await self.settle(charge, photo_id, error, at_least=int(is_withdrawn))
             raise
         await self.settle(charge, photo_id, restoration)
         return restoration
@@ -178,6 +187,8 @@ class Accounts:
 
 def _faces_of(outcome: Outcome) -> int:
     """Faces to pay for."""
+    if isinstance(outcome, DeadlineExceeded):
+        return int(outcome.extra.get(FACES_DONE, 0))
     if isinstance(outcome, ServiceError):
         return 0 if outcome.retryable else 1
     return max(1, sum(face.status is FaceStatus.RESTORED for face in outcome.report.faces))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, cast
 
 from fastapi import Depends, Request
@@ -12,8 +12,12 @@ from service.access.guard import Access
 from service.core.admission import Admission
 from service.core.interfaces import JobQueue
 from service.core.sending import SendingRoom
+from service.core.shares import Places
 from service.gateway import Gateway
 from service.webhooks.targets import WebhookTargets
+
+_MAX_WATCHERS = 512
+_ASK_INSTEAD = "watch fewer restorations at once, or ask for their state now and then"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,7 @@ class ApiContext:
         reasons_not_ready: Why photos cannot be restored now; empty when they can.
         version: Version of the service.
         heartbeat_s: Longest silence of an event stream.
+        watchers: Bounds the event streams.
     """
 
     gateway: Gateway
@@ -41,6 +46,7 @@ class ApiContext:
     reasons_not_ready: Callable[[], Awaitable[list[str]]]
     version: str
     heartbeat_s: float = 15.0
+    watchers: Places = field(default_factory=lambda: Places(_MAX_WATCHERS, "event streams", hint=_ASK_INSTEAD))
 
 
 async def get_context(request: Request) -> ApiContext:

@@ -132,7 +132,7 @@ async def get_result(restoration_id: str, request: Request, jobs: Jobs, context:
     responses={
         200: {"description": "Events until it has ended.", "content": event_content()},
         204: {"description": "You have seen the last event: do not connect again."},
-        **problem_responses(errors.NotFound, *ACCESS_PROBLEMS),
+        **problem_responses(errors.NotFound, errors.QueueFull, *ACCESS_PROBLEMS),
     },
 )
 async def get_events(restoration_id: str, request: Request, jobs: Jobs, context: Context) -> Response:
@@ -149,6 +149,7 @@ async def get_events(restoration_id: str, request: Request, jobs: Jobs, context:
     if request.headers.get("last-event-id") == LAST_ID:
         return Response(status_code=204)
     await jobs.status(restoration_id)
+    held_until_sent(request).enter_context(context.watchers.held(jobs.owner))
     return EventStream(
         events_of(
             jobs.watch(restoration_id),

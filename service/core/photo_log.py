@@ -9,11 +9,16 @@ import time
 from collections.abc import Iterator
 
 from service.core import tracing
-from service.core.errors import ServiceError
+from service.core.errors import DeadlineExceeded, ServiceError
+from service.core.interfaces import OnProgress
+from service.core.jobs import Progress
 from service.core.types import FaceStatus, Lane, Restoration
 
 SUCCEEDED = "succeeded"
 CANCELLED = "cancelled"
+
+FACES_DONE = "faces_done"
+"""How many faces were restored before a deadline, in `DeadlineExceeded.extra`."""
 
 logger = logging.getLogger(__name__)
 
@@ -29,10 +34,21 @@ class PhotoLog:
         self._lane = lane
         self._begin_s = time.perf_counter()
         self._known: dict[str, int] = {}
+        self.faces_done = 0
 
     def size(self, width_px: int, height_px: int) -> None:
         """Note the size of the photo."""
         self._note(width_px=width_px, height_px=height_px)
+
+    def follow(self, on_progress: OnProgress | None) -> OnProgress:
+        """To be told how far the faces are: that is noted here, and passed on."""
+
+        def note(progress: Progress) -> None:
+            self.faces_done = progress.faces_done
+            if on_progress is not None:
+                on_progress(progress)
+
+        return note
 
     def restored(self, restoration: Restoration) -> Restoration:
         """Note what was done; returns it."""
@@ -75,6 +91,8 @@ def photo_log(lane: Lane, kept: PhotoLog | None = None) -> Iterator[PhotoLog]:
             yield log
         except ServiceError as error:
             outcome = error.code
+            if isinstance(error, DeadlineExceeded):
+                error.extra[FACES_DONE] = log.faces_done
             raise
         except asyncio.CancelledError:
             outcome = CANCELLED

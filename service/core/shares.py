@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import Counter
 from collections.abc import Iterator
+
+from service.core.errors import QueueFull
 
 OWNERS_SHARE = 0.5
 """Of a room that several owners use, what one of them may hold."""
@@ -58,3 +61,56 @@ class Shares:
             yield
         finally:
             self.give_back(owner, amount)
+
+
+class Places:
+    """A number of places, half of them at most for one named owner; used within one event loop.
+
+    Args:
+        most: How many there are, at least 1.
+        things: What takes one, in the plural.
+        hint: What to do where there is none.
+    """
+
+    def __init__(self, most: int, things: str, *, hint: str) -> None:
+        self._most = most
+        self._things = things
+        self._hint = hint
+        self._shares = Shares(math.ceil(OWNERS_SHARE * most))
+
+    def check(self, owner: str) -> None:
+        """See whether an owner may have a place.
+
+        Raises:
+            QueueFull: All are taken, or half of them by him.
+        """
+        if self._shares.total >= self._most:
+            raise QueueFull(f"{self._most} {self._things} are open", hint=self._hint)
+        if not self._shares.allow(owner):
+            raise QueueFull(f"{self._shares.of(owner)} {self._things} of yours are open", hint=self._hint)
+
+    def take(self, owner: str) -> None:
+        """Give an owner a place.
+
+        Raises:
+            QueueFull: As of `check`.
+        """
+        self.check(owner)
+        self._shares.take(owner)
+
+    def give_back(self, owner: str) -> None:
+        """Let an owner leave a place."""
+        self._shares.give_back(owner)
+
+    @contextlib.contextmanager
+    def held(self, owner: str) -> Iterator[None]:
+        """Give an owner a place for the duration of the block.
+
+        Raises:
+            QueueFull: As of `check`.
+        """
+        self.take(owner)
+        try:
+            yield
+        finally:
+            self.give_back(owner)

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 from collections.abc import AsyncIterator, Iterator
 
-from service.core.errors import QueueFull
-from service.core.shares import OWNERS_SHARE, Shares
+from service.core.shares import Places
 
 
 class StreamRoom:
@@ -31,7 +29,7 @@ class StreamRoom:
         self.max_photos = max_photos
         self._max_bytes = max_bytes
         self.windows: set[Window] = set()
-        self._streams = Shares(math.ceil(OWNERS_SHARE * max_photos))
+        self._streams = Places(max_photos, "streams", hint="send many photos through each stream")
 
     def photos_of(self, window: Window) -> int:
         """A stream's share of the photos."""
@@ -59,12 +57,7 @@ class StreamRoom:
         Raises:
             QueueFull: There are as many as there may be photos, or too many of his.
         """
-        if len(self.windows) >= self.max_photos:
-            raise QueueFull(f"{len(self.windows)} streams are open", hint="send many photos through each stream")
-        if not self._streams.allow(owner):
-            raise QueueFull(
-                f"{self._streams.of(owner)} streams of yours are open", hint="send many photos through each stream"
-            )
+        self._streams.check(owner)
 
     @contextlib.contextmanager
     def window(self, owner: str = "") -> Iterator[Window]:
@@ -76,15 +69,14 @@ class StreamRoom:
         Raises:
             QueueFull: There are as many streams as there may be photos, or too many of his.
         """
-        self.check(owner)
-        window = Window(self)
-        self.windows.add(window)
-        try:
-            with self._streams.held(owner):
+        with self._streams.held(owner):
+            window = Window(self)
+            self.windows.add(window)
+            try:
                 yield window
-        finally:
-            self.windows.discard(window)
-            self.tell()
+            finally:
+                self.windows.discard(window)
+                self.tell()
 
     def tell(self) -> None:
         """Let every stream look again whether there is room for it."""

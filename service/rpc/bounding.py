@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-import math
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
@@ -21,7 +20,7 @@ from google.protobuf.message import DecodeError
 
 from service.core.arriving import FIRST_BYTES_S, arriving
 from service.core.errors import MalformedRequest, QueueFull, ServiceError
-from service.core.shares import OWNERS_SHARE, Shares
+from service.core.shares import Places
 from service.rpc.context import RpcContext
 from service.rpc.guarding import caller_of
 from service.rpc.handlers import Behaviour, Context, behaviour_of, streaming
@@ -29,6 +28,7 @@ from service.rpc.status import abort, undecodable
 
 _MAX_CALLS = 512  # of ours; each may hold an answer that is not read
 _MAX_ELSEWHERE = 64  # of each other service
+_FEWER = "make fewer at once, or come back after the time in RetryInfo"
 _MAX_AWAITED = 64  # messages to all others, of up to 4 MiB each: most are for everybody, and not counted
 
 
@@ -47,8 +47,8 @@ class Bounding(grpc.aio.ServerInterceptor):
         self._ours = ours
         self._with_photo = f"/{ours}/Restore"
         self._uncounted = uncounted
-        self._calls: defaultdict[str, _Calls] = defaultdict(lambda: _Calls(_MAX_ELSEWHERE))
-        self._calls[ours] = _Calls(max_calls)
+        self._calls = defaultdict(lambda: Places(_MAX_ELSEWHERE, "calls", hint=_FEWER))
+        self._calls[ours] = Places(max_calls, "calls", hint=_FEWER)
         self._awaited = _Awaited(_MAX_AWAITED)
         self._under_way = 0
         self._left = asyncio.Event()
@@ -103,7 +103,9 @@ class Bounding(grpc.aio.ServerInterceptor):
         owner = caller_of(self._context.access, context.invocation_metadata()).owner if service == self._ours else ""
         try:
             if method != self._uncounted:
-                self._calls[service].take(owner, context)
+                self._calls[service].take(owner)
+                leave = partial(self._calls[service].give_back, owner)  # when its caller has its end, or is gone
+                context.add_done_callback(lambda _context: leave())  # type: ignore[arg-type] # any callable will do
             request = requests
             if not handler.request_streaming:
                 request = await self._message(method, owner, handler.request_deserializer, context)
@@ -173,29 +175,3 @@ class _Awaited:
             if not end.expired():
                 raise
             raise QueueFull("the message was not there when others came", hint="send it with its call") from error
-
-
-class _Calls:
-    """Those of one service.
-
-    Args:
-        most: How many there may be; an owner's are half of them at most.
-    """
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._shares = Shares(math.ceil(OWNERS_SHARE * most))
-
-    def take(self, owner: str, context: Context) -> None:
-        """Count a call until its caller has its end, or is gone.
-
-        Raises:
-            QueueFull: There are too many.
-        """
-        if self._shares.total >= self._most:
-            raise QueueFull(f"{self._most} calls are open", hint="come back after the time in RetryInfo")
-        if not self._shares.allow(owner):
-            raise QueueFull(f"{self._shares.of(owner)} calls of yours are open", hint="make fewer at once")
-        self._shares.take(owner)
-        leave = partial(self._shares.give_back, owner)
-        context.add_done_callback(lambda _context: leave())  # type: ignore[arg-type] # any callable will do

@@ -8,9 +8,10 @@ import pytest
 from service.brokers.redis_jobs import RedisJobQueue, SharedJobLimits
 from service.core.errors import InferenceFailed
 from service.core.metrics import Metrics
+from service.core.shares import Places
 from tests.api_keys import add_key, bearer
 from tests.fakes import EchoBroker, FakeDetector, HeldBroker, face_at
-from tests.job_client import PNG, ask, problem, until
+from tests.job_client import ASYNC, PNG, ask, problem, until
 from tests.pictures import encoded, pixels
 from tests.processes import until as wait_until
 from tests.redis_servers import fresh_prefix, shared_server
@@ -57,6 +58,25 @@ def test_every_request_counts_photos_and_questions_alike(service):
     assert client.post("/restore", files={"image": PNG}).status_code == 200
     for method, path in (("GET", where), ("GET", f"{where}/events"), ("POST", "/restore"), ("DELETE", where)):
         problem(client.request(method, path), 429, "rate_limited")
+
+
+def test_an_owner_has_half_of_the_event_streams(service, keys):
+    broker = HeldBroker()
+    client = service({}, broker=broker, watchers=Places(2, "event streams", hint="wait"))
+    other = bearer(add_key(keys, "rival"))
+    wait_until(lambda: client.get("/v1/limits", headers=other).status_code == 200)
+    where = ask(client, **ASYNC).headers["location"]
+    with client.stream("GET", f"{where}/events") as first:
+        assert first.status_code == 200
+        told = problem(client.get(f"{where}/events"), 429, "queue_full")
+        assert "of yours" in told["detail"]
+        assert told["retryable"]
+        theirs = ask(client, **ASYNC, **other).headers["location"]
+        with client.stream("GET", f"{theirs}/events", headers=other) as second:
+            assert second.status_code == 200
+            broker.go.set()
+            assert "event: end" in first.read().decode()
+    wait_until(lambda: client.get(f"{where}/events").status_code == 200)
 
 
 def test_health_and_the_page_are_not_counted(service):

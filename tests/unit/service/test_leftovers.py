@@ -14,7 +14,7 @@ from service.api.hang_up import while_connected
 from service.brokers.memory_meter import MemoryMeter
 from service.core.admission import Admission
 from service.core.errors import DeadlineExceeded, DependencyUnavailable, InferenceFailed
-from service.core.jobs import Charge, JobState
+from service.core.jobs import Charge, JobState, Progress
 from service.core.metrics import Metrics
 from service.core.settings import Settings
 from service.core.threads import Threads
@@ -187,4 +187,22 @@ async def test_a_job_that_is_withdrawn_as_it_ends_costs_its_one_face(way, error,
             await queue.admit(replace(photo("a", charge=charge), upload=Upload(OWN)))
             await until(lambda: told() == ["cancelled"])
     assert len(broker.jobs["a"]) == 2
+    assert (await accounts.meter.spend("shop", QUOTA, 0)).spent_face_px == charge.photo_px
+
+
+class OneDone(EchoBroker):
+    """One face is restored, the others never."""
+
+    async def results(self, job_id, timeout_s, on_progress=None, on_preview=None):
+        on_progress(Progress(num_faces=2, faces_done=1, num_steps=20, steps_done=13))
+        await asyncio.Event().wait()
+
+
+async def test_a_job_that_took_too_long_costs_the_faces_that_were_restored():
+    accounts, charge = Accounts(MemoryMeter()), Charge("shop", 1000, QUOTA.window_s)
+    await accounts.meter.spend("shop", QUOTA, charge.photo_px)
+    async with memory() as queue, at_work(queue, Seen(), OneDone(), accounts=accounts, request_timeout_s=0.2):
+        await queue.admit(replace(photo("a", charge=charge), upload=Upload(OWN)))
+        await end_of(queue, "a")
+        assert (await queue.status("a")).failure.extra["faces_done"] == 1
     assert (await accounts.meter.spend("shop", QUOTA, 0)).spent_face_px == charge.photo_px
