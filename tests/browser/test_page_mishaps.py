@@ -114,6 +114,38 @@ def test_a_photo_can_be_enlarged_with_two_fingers(driver, client, photo):
         assert page.pinch() > 1.2
 
 
+def test_who_leaves_is_asked_while_something_would_be_lost(page, photo):
+    def leaves():
+        return page.run("return dispatchEvent(new Event('beforeunload', { cancelable: true }))")
+
+    assert leaves()
+    page.choose(photo)
+    page.settled()
+    page.all("#photos button")[0].click()
+    assert not leaves()
+    page["download"].click()
+    assert leaves()
+    page.change("fidelity", 0)
+    page.until(lambda: "fidelity 0," in page["facts"].text)
+    assert not leaves()
+
+
+def test_another_run_and_another_photo_leave_the_face_near(page, photo, wall):
+    page.choose(photo)
+    page.settled()
+    page.all("#face-list button")[0].click()
+    near = page.run("return document.getElementById('compare').style.getPropertyValue('--view')")
+    assert "scale(1)" not in near
+    page.change("fidelity", 0)
+    page.until(lambda: "fidelity 0," in page["facts"].text)
+    page.choose(wall)
+    page.until(lambda: page["name"].text == "wall.png")
+    assert "scale(1)" in page.run("return document.getElementById('compare').style.getPropertyValue('--view')")
+    page.all("#photos button")[0].click()
+    assert page.run("return document.getElementById('compare').style.getPropertyValue('--view')") == near
+    assert page.all("#face-list button")[0].get_attribute("aria-pressed") == "true"
+
+
 def test_a_name_does_not_turn_around_what_follows(page, photo, tmp_path):
     reversing = tmp_path / "\u202egpj.exe.jpg"
     reversing.write_bytes(photo.read_bytes())

@@ -36,15 +36,20 @@ function words(face) {
 /**
  * Show a report's faces.
  * @param faces Of the report; empty shows none.
- * @param onLook Told which face the visitor wants to see from near, or null for the whole photo.
+ * @param near Box of the face that is seen from near, or null.
+ * @param onLook Told which face the visitor wants to see from near, or null for the whole photo; at once for `near`.
  */
-export function showFaces(faces, onLook) {
+export function showFaces(faces, near, onLook) {
   const boxes = faces.map((face) => {
     const [left, top, right, bottom] = face.box;
     const radius = (right - left) / 12;
     return shape("rect", { x: left, y: top, width: right - left, height: bottom - top, rx: radius, class: face.status });
   });
   const buttons = [];
+  const lookAt = (index) => {
+    buttons.forEach((button, at) => button.setAttribute("aria-pressed", String(at === index)));
+    onLook(faces[index] ?? null);
+  };
   const items = faces.map((face, at) => {
     const { status, measures } = words(face);
     const button = element("button", `face ${face.status}`, "");
@@ -54,11 +59,7 @@ export function showFaces(faces, onLook) {
     for (const [name, on] of [["mouseenter", true], ["focus", true], ["mouseleave", false], ["blur", false]]) {
       button.addEventListener(name, () => boxes[at].classList.toggle("marked", on));
     }
-    button.addEventListener("click", () => {
-      const near = button.getAttribute("aria-pressed") !== "true";
-      for (const other of buttons) other.setAttribute("aria-pressed", String(near && other === button));
-      onLook(near ? face : null);
-    });
+    button.addEventListener("click", () => lookAt(button.getAttribute("aria-pressed") === "true" ? -1 : at));
     buttons.push(button);
     const item = document.createElement("li");
     item.append(button);
@@ -66,6 +67,7 @@ export function showFaces(faces, onLook) {
   });
   byId("boxes").replaceChildren(...boxes);
   byId("face-list").replaceChildren(...items);
+  lookAt(faces.findIndex((face) => String(face.box) === String(near)));
 }
 
 /** Show intermediate estimates of faces where the faces are. */

@@ -83,10 +83,9 @@ function select(photo) {
   byId("compare").hidden = true; // until its shape is known
   byId("before").src = photo.url;
   showOptions(photo.options);
-  showFaces([], look);
+  showFaces([], null, () => look(null));
   byId("facts").textContent = "";
   split(50);
-  look(null);
   paintViewer(photo);
 }
 
@@ -134,8 +133,10 @@ function paintResult(photo) {
     `seed ${report.seed} · ${seconds} s · ${report.model}`;
   showSeed(photo.options.seed);
   shape(...photo.sizePx);
-  showFaces(report.faces, (face) => look(face?.box, ...photo.sizePx));
-  look(null);
+  showFaces(report.faces, photo.near, (face) => {
+    photo.near = face?.box ?? null;
+    look(photo.near, ...photo.sizePx);
+  });
 }
 
 function changed(photo, words) {
@@ -236,6 +237,11 @@ byId("retry").addEventListener("click", () => {
   focusViewer();
 });
 byId("forget").addEventListener("click", forget);
+byId("download").addEventListener("click", () => (shown.isSaved = true));
+addEventListener("beforeunload", (event) => {
+  if (navigator.userActivation?.hasBeenActive === false) return; // browsers would not ask, and complain
+  if (photos.some((photo) => photo.busy || (photo.resultUrl && !photo.isSaved))) event.preventDefault();
+});
 byId("show-boxes").addEventListener("change", ({ target }) => byId("compare").classList.toggle("plain", !target.checked));
 document.addEventListener("paste", (event) => take(event.clipboardData.files));
 for (const name of ["dragover", "dragleave", "drop"]) {

@@ -65,6 +65,8 @@ export class Photo {
     this.report = null; // of the picture that is here
     this.sizePx = null; // width and height as the service has them; a browser may take an EXIF resolution into account
     this.resultUrl = null;
+    this.isSaved = false; // that picture
+    this.near = null; // box of the face that is seen from near
     this.previews = new Map(); // of the run under way, by face
     this.job = null; // of the run under way, or the last one
     this.held = new Set(); // jobs that the service may remember
@@ -255,7 +257,7 @@ export class Photo {
     const report = { ...this.ending, seed: seed || String(this.ending.seed) };
     const sizePx = [report.width, report.height].map((side) => Math.round(side / Number(upscale)));
     if (this.resultUrl) URL.revokeObjectURL(this.resultUrl);
-    Object.assign(this, { stage: "done", note: "", report, sizePx, resultUrl: URL.createObjectURL(result) });
+    Object.assign(this, { stage: "done", note: "", report, sizePx, resultUrl: URL.createObjectURL(result), isSaved: false });
     this.previews.clear();
     this.options = { ...this.options, seed: report.seed }; // changes come one by one
     const count = this.report.faces.filter((face) => face.status === "restored").length;
