@@ -29,6 +29,7 @@ from service.rpc.status import abort, undecodable
 _MAX_CALLS = 512  # of ours; each may hold an answer that is not read
 _MAX_ELSEWHERE = 64  # of each other service
 _FEWER = "make fewer at once, or come back after the time in RetryInfo"
+_OWNERS_AWAITED = 64  # messages to ours without a photo that an owner lets wait at once: half arrived, each is 4 MiB
 _MAX_AWAITED = 64  # messages to all others, of up to 4 MiB each: most are for everybody, and not counted
 
 
@@ -50,6 +51,7 @@ class Bounding(grpc.aio.ServerInterceptor):
         self._calls = defaultdict(lambda: Places(_MAX_ELSEWHERE, "calls", hint=_FEWER))
         self._calls[ours] = Places(max_calls, "calls", hint=_FEWER)
         self._awaited = _Awaited(_MAX_AWAITED)
+        self._owners_awaited = defaultdict[str, asyncio.Semaphore](lambda: asyncio.Semaphore(_OWNERS_AWAITED))
         self._under_way = 0
         self._left = asyncio.Event()
 
@@ -132,6 +134,8 @@ class Bounding(grpc.aio.ServerInterceptor):
                 with gateway.metrics.refusals_counted():
                     await held.enter_async_context(self._context.uploads.place(owner))
             async with arriving(longest_s, longest_s):
+                if owner and method != self._with_photo:
+                    await held.enter_async_context(self._owners_awaited[owner])
                 message = await context.read()
         if message is grpc.aio.EOF:
             await asyncio.sleep(0)  # who has gone is cancelled now

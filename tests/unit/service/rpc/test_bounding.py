@@ -13,8 +13,10 @@ from service.core.admission import Admission
 from service.core.errors import DeadlineExceeded, MalformedRequest, QueueFull
 from service.core.metrics import Metrics
 from service.core.settings import Settings
+from service.core.tasks import end_tasks
 from service.rpc import restoration_pb2 as pb
 from service.rpc.bounding import Bounding
+from tests.rpc_serving import until
 
 OURS = "restoration.v1.RestorationService"
 CHECK = "/grpc.health.v1.Health/Check"
@@ -119,6 +121,25 @@ async def test_an_owner_has_half_of_the_calls():
     with pytest.raises(QueueFull, match="yours"):
         await answered(bounds, f"/{OURS}/Get", Call(message, "anna"), answer)
     assert await answered(bounds, f"/{OURS}/Get", Call(message, "bert"), answer) == "answer"
+
+
+async def test_of_an_owner_s_messages_64_are_read_at_once():
+    bounds, begun = bounding(), []
+
+    async def unfinished():
+        begun.append(1)
+        await silence()
+
+    calls = [
+        asyncio.create_task(answered(bounds, f"/{OURS}/Get", Call(unfinished, "anna"), answer)) for _ in range(100)
+    ]
+    await until(lambda: len(begun) == 64)
+    assert await answered(bounds, f"/{OURS}/Get", Call(message, "bert"), answer) == "answer"
+    assert len(begun) == 64
+    calls[0].cancel()
+    await until(lambda: len(begun) == 65)
+    await end_tasks(*calls)
+    assert await answered(bounds, f"/{OURS}/Get", Call(message, "anna"), answer) == "answer"
 
 
 async def test_one_method_is_never_counted():
