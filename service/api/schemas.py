@@ -50,6 +50,10 @@ class FaceSchema(Schema):
         description="RMSE between the face in the result and its posterior mean, on [0, 1] pixels; higher means less "
         "certain."
     )
+    fidelity: float | None = Field(
+        description="Its blend: as asked for, or the bundle's default and more where the face had its detail already; "
+        "null if it was skipped."
+    )
 
     @classmethod
     def of(cls, face: FaceReport) -> Self:
@@ -96,6 +100,7 @@ class RestorationSchema(Schema):
                             "status": "restored",
                             "reason": None,
                             "ind_rmse": 0.021,
+                            "fidelity": 0.5,
                         }
                     ],
                     "timings_ms": {
@@ -124,7 +129,7 @@ class RestorationSchema(Schema):
     output_format: OutputFormat
     seed: int = Field(description="Send it again to get the same result.", json_schema_extra={"format": "int64"})
     num_steps: int
-    fidelity: float
+    fidelity: float = Field(description="The blend that was asked for, or the bundle's default; each face has its own.")
     faces: tuple[FaceSchema, ...]
     timings_ms: dict[str, float] = Field(description="Milliseconds by stage, and `total`.")
     expires_at: datetime | None = Field(description="When the result is forgotten; null if it was not kept.")

@@ -147,6 +147,7 @@ def _face(face: pb.Face) -> Face:
         status=_word(pb.FaceStatus.DESCRIPTOR, face.status),
         reason=face.reason if face.HasField("reason") else None,
         ind_rmse=face.ind_rmse if face.HasField("ind_rmse") else None,
+        fidelity=face.fidelity if face.HasField("fidelity") else None,
     )
 
 

@@ -67,6 +67,8 @@ class Face:
         status: `restored` or `skipped`.
         reason: Why it was skipped, or None.
         ind_rmse: RMSE between the face in the result and its posterior mean, on [0, 1] pixels; higher is less certain.
+        fidelity: Its blend: as asked for, or the bundle's default and more where the face had its detail already; None
+            for a skipped one, or from a service that does not tell.
     """
 
     index: int
@@ -76,6 +78,7 @@ class Face:
     status: str
     reason: str | None
     ind_rmse: float | None
+    fidelity: float | None = None
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Self:
@@ -98,7 +101,7 @@ class Report:
         output_format: Encoding of the result.
         seed: Send it again to get the same result.
         num_steps: Euler steps that were used.
-        fidelity: The blend that was used.
+        fidelity: The blend that was asked for, or the bundle's default; each face has its own.
         faces: One entry per detected face.
         timings_ms: Milliseconds by stage, and `total`.
     """

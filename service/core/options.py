@@ -35,7 +35,8 @@ class OptionFields(BaseModel):
         ge=0,
         le=1,
         allow_inf_nan=False,
-        description="0 gives the sampled face, 1 the posterior mean, values between a blend. Default: the bundle's.",
+        description="0 gives the sampled face, 1 the posterior mean, values between a blend. Default: the bundle's, or "
+        "more for a face that has its detail already.",
         examples=[0.5],
     )
     num_steps: int | None = Field(

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from service.core.face_ellipse import half_axes_away
+from service.core.face_ellipse import around_face, half_axes_away
 from service.core.types import F32Array
 
 _LOW, _HIGH = np.array([0.25, 0.5, 0.25], np.float32), np.array([-0.25, 0.5, -0.25], np.float32)
@@ -39,12 +39,6 @@ def roughness(picture: F32Array) -> float:
 def _face(size_px: int) -> tuple[tuple[slice, slice], npt.NDArray[np.intp]]:
     """Rows and columns that hold the face, and places of its pixels among theirs."""
     across, down = half_axes_away(size_px)
-    columns, rows = _inside(across), _inside(down)
+    rows, columns = around_face(size_px)
     places = np.flatnonzero(across[columns] ** 2 + down[rows, None] ** 2 <= 1)
     return (rows, columns), np.random.default_rng(0).permutation(places)[::_LOOKED_AT]
-
-
-def _inside(away: npt.NDArray[np.float64]) -> slice:
-    """Where an axis meets the ellipse."""
-    first, *_, last = np.flatnonzero(away <= 1).tolist()
-    return slice(first, last + 1)

@@ -66,7 +66,8 @@ class RestoreOptions:
     """What a caller may choose; None means the bundle's or the photo's own value.
 
     Attributes:
-        fidelity: 0 is the sampled face, 1 the posterior mean; in between a pixel blend (Freirich et al., 2021).
+        fidelity: 0 is the sampled face, 1 the posterior mean; in between a pixel blend (Freirich et al., 2021). None:
+            the bundle's, or nearer to 1 for a face of which the sample brings little detail that the mean has not.
         num_steps: Euler steps of the flow.
         seed: Seed of the source noise, 0 to 2**63 - 1; face i of a photo uses the pair (seed, i).
         faces: Which faces are restored.
@@ -270,6 +271,7 @@ class FaceReport:
         reason: Why it was skipped (`below_min_face_px`, `not_selected`, `over_max_faces`, `degenerate_landmarks`,
             `unreliable`: the networks went astray with it), or None.
         ind_rmse: RMSE between the pasted face and the posterior mean, on [0, 1] pixels (paper, section 4.4).
+        fidelity: The blend of a restored face: as asked for, or between the bundle's default and 1.
     """
 
     index: int
@@ -279,6 +281,7 @@ class FaceReport:
     status: FaceStatus
     reason: str | None = None
     ind_rmse: float | None = None
+    fidelity: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +295,7 @@ class Report:
         height: Result height in pixels.
         seed: The seed used, so that the result can be made again.
         num_steps: Euler steps used.
-        fidelity: Blend used.
+        fidelity: Blend that was asked for, or the bundle's default.
         faces: One entry per detected face.
         timings_ms: Milliseconds by stage file name, and `total`.
         output_format: Encoding of the result.

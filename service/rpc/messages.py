@@ -138,6 +138,7 @@ def _face(face: FaceReport) -> pb.Face:
         status=pb.FaceStatus.Value(f"FACE_STATUS_{face.status.name}"),
         reason=face.reason,
         ind_rmse=face.ind_rmse,
+        fidelity=face.fidelity,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -9,7 +10,7 @@ from service.core.coarse import coarse_shift
 from service.core.colour import with_colour_of
 from service.core.stopwatch import Stopwatch
 from service.core.types import AlignedFace, DecodedImage, OutputFormat, RestoredFace, RestoreOptions
-from service.stages.blend import BlendedFace, blend
+from service.stages.blend import BlendedFace, blend, blend_where_it_draws
 from service.stages.encode import encode
 from service.stages.paste import paste
 from service.stages.picks import UNRELIABLE, Pick, require_a_face
@@ -51,7 +52,7 @@ def finish(  # noqa: PLR0913 - what three stages need
         image: The photo; it is consumed.
         picks: Its faces.
         restored: Those of them that were chosen.
-        fidelity: 0 gives the sample, 1 the posterior mean.
+        fidelity: 0 gives the sample, 1 the posterior mean; at least so much where the caller has chosen none.
         options: The caller's choices.
         max_coarse_shift: As in the manifest: what is moved by more is left as it is.
 
@@ -61,7 +62,13 @@ def finish(  # noqa: PLR0913 - what three stages need
         InvalidOption: The format cannot hold a picture of this size.
     """
     with watch.stage("blend"):
-        blended = {face.face_index: blend(face, fidelity) for face in restored}
+        shrinks = {face.index: _shrink(face, options.upscale) for face in _aligned(picks)}
+        blended = {
+            face.face_index: blend_where_it_draws(face, fidelity, shrinks[face.face_index])
+            if options.fidelity is None
+            else blend(face, fidelity)
+            for face in restored
+        }
         picks = [_checked(pick, blended, max_coarse_shift) for pick in picks]
         require_a_face(picks, options.faces)
         pairs = [
@@ -78,6 +85,11 @@ def finish(  # noqa: PLR0913 - what three stages need
 
 def _aligned(picks: Sequence[Pick]) -> list[AlignedFace]:
     return [pick.aligned for pick in picks if pick.aligned is not None]
+
+
+def _shrink(face: AlignedFace, upscale: float) -> float:
+    """Pixels of the crop to one of the result, along a side."""
+    return math.hypot(*face.affine[:, 0]) / upscale
 
 
 def _checked(pick: Pick, blended: Mapping[int, BlendedFace], max_coarse_shift: float | None) -> Pick:

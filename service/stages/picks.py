@@ -80,6 +80,7 @@ def report_face(pick: Pick, image: DecodedImage, blended: Mapping[int, BlendedFa
         status=FaceStatus.SKIPPED if done is None else FaceStatus.RESTORED,
         reason=pick.reason,
         ind_rmse=None if done is None or pick.aligned is None else done.ind_rmse / pick.aligned.tone.gain,
+        fidelity=None if done is None else done.fidelity,
     )
 
 

@@ -24,22 +24,24 @@ function shape(kind, attributes) {
   return made;
 }
 
-function words(face) {
+function words(face, asked) {
   const size = `${Math.round(face.box[2] - face.box[0])} × ${Math.round(face.box[3] - face.box[1])} px`;
   const status = face.status === "restored" ? "restored" : `skipped: ${REASONS[face.reason] ?? face.reason}`;
   const measures = [size];
   if (face.score !== null) measures.push(`score ${face.score.toFixed(2)}`);
   if (face.ind_rmse !== null) measures.push(`IndRMSE ${face.ind_rmse.toFixed(4)}`);
+  if (face.fidelity !== null && face.fidelity !== asked) measures.push(`fidelity ${face.fidelity.toFixed(2)}: it had its detail`);
   return { status, measures: measures.join(" · ") };
 }
 
 /**
  * Show a report's faces.
  * @param faces Of the report; empty shows none.
+ * @param asked Fidelity of the report.
  * @param near Box of the face that is seen from near, or null.
  * @param onLook Told which face the visitor wants to see from near, or null for the whole photo; at once for `near`.
  */
-export function showFaces(faces, near, onLook) {
+export function showFaces(faces, asked, near, onLook) {
   const boxes = faces.map((face) => {
     const [left, top, right, bottom] = face.box;
     const radius = (right - left) / 12;
@@ -51,7 +53,7 @@ export function showFaces(faces, near, onLook) {
     onLook(faces[index] ?? null);
   };
   const items = faces.map((face, at) => {
-    const { status, measures } = words(face);
+    const { status, measures } = words(face, asked);
     const button = element("button", `face ${face.status}`, "");
     button.type = "button";
     button.setAttribute("aria-pressed", "false");

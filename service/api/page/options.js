@@ -6,6 +6,7 @@ const QUIET_MS = 400; // keys move a control step by step
 const SEEDS = 2 ** 32;
 
 const byId = (id) => document.getElementById(id);
+let usual = ""; // fidelity that the service takes where none is sent, and more for faces that have their detail already
 let timer = null; // runs while a choice has not come to rest
 let seedIsTouched = false; // by the visitor, since it was shown or used
 
@@ -16,18 +17,25 @@ export function limitOptions({ options }) {
     byId(name).max = options[name].maximum;
     byId(name).value = options[name].default;
   }
+  usual = byId("fidelity").value;
   const choices = ENLARGEMENTS.filter((factor) => factor <= options.upscale.maximum);
   byId("upscale").replaceChildren(...choices.map((factor) => new Option(factor === 1 ? "not at all" : `${factor} ×`, factor)));
   showFidelity();
 }
 
-export const readOptions = () => Object.fromEntries(NAMES.map((name) => [name, byId(name).value]));
+/** The choices; what is empty is left to the service. */
+export function readOptions() {
+  const options = Object.fromEntries(NAMES.map((name) => [name, byId(name).value]));
+  if (options.fidelity === usual) options.fidelity = "";
+  return options;
+}
 
 /** Show a photo's own; what was being changed was another's. */
 export function showOptions(options) {
   clearTimeout(timer);
   seedIsTouched = false;
   for (const name of NAMES) byId(name).value = options[name];
+  if (!options.fidelity) byId("fidelity").value = usual;
   showFidelity();
 }
 

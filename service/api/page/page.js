@@ -83,7 +83,7 @@ function select(photo) {
   byId("compare").hidden = true; // until its shape is known
   byId("before").src = photo.url;
   showOptions(photo.options);
-  showFaces([], null, () => look(null));
+  showFaces([], null, null, () => look(null));
   byId("facts").textContent = "";
   split(50);
   paintViewer(photo);
@@ -133,7 +133,7 @@ function paintResult(photo) {
     `seed ${report.seed} · ${seconds} s · ${report.model}`;
   showSeed(photo.options.seed);
   shape(...photo.sizePx);
-  showFaces(report.faces, photo.near, (face) => {
+  showFaces(report.faces, report.fidelity, photo.near, (face) => {
     photo.near = face?.box ?? null;
     look(photo.near, ...photo.sizePx);
   });

@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -379,3 +380,12 @@ async def test_no_room_and_shutting_down():
         admission.close()
         with pytest.raises(Draining):
             await gateway.restore(photo(), EXACT)
+
+
+async def test_a_face_keeps_its_detail_unless_the_caller_chooses_the_fidelity():
+    halfway = tiny_manifest().model_copy(update={"default_fidelity": 0.5})
+    with gateway_with(manifest=halfway) as gateway:  # half inverted, a face has no detail at all
+        left = await gateway.restore(photo(), EXACT)
+        chosen = await gateway.restore(photo(), replace(EXACT, fidelity=0.5))
+    assert [(one.report.fidelity, one.report.faces[0].fidelity) for one in (left, chosen)] == [(0.5, 1.0), (0.5, 0.5)]
+    assert left.report.faces[0].ind_rmse == 0.0 < chosen.report.faces[0].ind_rmse

@@ -1,9 +1,12 @@
+from dataclasses import replace
+
+import cv2
 import numpy as np
 import pytest
 
 from service.core.errors import InferenceFailed
 from service.core.types import RestoredFace
-from service.stages.blend import blend
+from service.stages.blend import blend, blend_where_it_draws
 
 
 @pytest.fixture
@@ -52,3 +55,52 @@ def test_a_network_that_went_wrong_ends_here(face, part, value, fidelity):
     getattr(face, part)[3, 4, 1] = value
     with pytest.raises(InferenceFailed, match="finite"):
         blend(face, fidelity)
+
+
+@pytest.fixture
+def blurred():
+    """A face whose posterior mean is soft, and whose sample is as sharp as grain."""
+    random = np.random.default_rng(1)
+    soft = cv2.GaussianBlur(random.random((64, 64, 3), dtype=np.float32), (0, 0), 4)
+    grain = random.normal(0, 0.02, soft.shape).astype(np.float32)
+    return RestoredFace("job", 0, soft + grain, soft)
+
+
+def swapped(face):
+    return replace(face, sample=face.posterior_mean, posterior_mean=face.sample)
+
+
+@pytest.mark.parametrize("fidelity", [0.0, 0.5])
+def test_a_sample_that_brings_detail_is_drawn_as_asked_for(blurred, fidelity):
+    done = blend_where_it_draws(blurred, fidelity, 1.0)
+    np.testing.assert_array_equal(done.pixels, blend(blurred, fidelity).pixels)
+    assert done.fidelity == fidelity
+
+
+def test_one_that_brings_none_leaves_the_posterior_mean(blurred):
+    sharp = swapped(blurred)
+    done = blend_where_it_draws(sharp, 0.5, 1.0)
+    np.testing.assert_array_equal(done.pixels, sharp.posterior_mean)
+    assert (done.fidelity, done.ind_rmse) == (1.0, 0.0)
+
+
+def test_one_that_brings_little_is_drawn_in_part(blurred):
+    grain = blurred.sample - blurred.posterior_mean
+    little = replace(blurred, posterior_mean=blurred.sample, sample=blurred.sample + np.float32(0.15) * grain)
+    done = blend_where_it_draws(little, 0.5, 1.0)
+    assert 0.5 < done.fidelity < 1
+    np.testing.assert_array_equal(done.pixels, blend(little, done.fidelity).pixels)
+
+
+def test_detail_that_the_result_is_too_small_for_does_not_count(blurred):
+    board = np.float32(0.02) * (np.indices((64, 64)).sum(axis=0) % 2 - np.float32(0.5))
+    face = replace(blurred, sample=blurred.posterior_mean + board[..., None].astype(np.float32))
+    assert blend_where_it_draws(face, 0.5, 1.0).fidelity == 0.5
+    assert blend_where_it_draws(face, 0.5, 2.0).fidelity == 1.0
+
+
+def test_a_plain_picture_is_blended_as_asked_for():
+    plain = np.full((64, 64, 3), 0.5, np.float32)
+    assert blend_where_it_draws(RestoredFace("job", 0, plain, plain), 0.5, 1.0).ind_rmse == 0.0
+    noise = np.random.default_rng(2).random(plain.shape, dtype=np.float32)
+    assert blend_where_it_draws(RestoredFace("job", 0, noise, plain), 0.5, 1.0).fidelity == 0.5
