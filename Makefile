@@ -136,7 +136,9 @@ $(foreach stamp,$(STAMPS),$(eval $(stamp): $(call unusable,$(stamp))))
 # One make at a time sets an environment up; who has waited looks at the stamp again.
 ifneq ($(ALONE),yes)
 $(STAMPS):
-	@exec 9>$(@D).lock; \
+	@{ : >>$(@D).lock; } 2>/dev/null || { \
+		echo "error: $(@D) has to be set up here, and $$PWD cannot be written to; use a checkout of your own" >&2; exit 1; }; \
+	exec 9>$(@D).lock; \
 	if command -v flock >/dev/null; then \
 		flock --nonblock 9 || { echo "another make is setting up $(@D); waiting"; flock 9; }; \
 	fi; \

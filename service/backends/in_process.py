@@ -28,6 +28,7 @@ from service.core.manifest import NetworkSpec, TensorSpec
 from service.core.metrics import Metrics
 
 Arrays = dict[str, npt.NDArray[np.generic]]
+EXPORT_AGAIN = "export the bundle again"
 
 
 class Session(Protocol):
@@ -181,10 +182,12 @@ def check_signature(name: str, spec: NetworkSpec, inputs: Sequence[Signature], o
     _check(f"networks.{name}.outputs", outputs, spec.outputs)
 
 
-def unloadable(name: str, spec: NetworkSpec | None, file: object, error: Exception) -> ManifestMismatch:
+def unloadable(
+    name: str, spec: NetworkSpec | None, file: object, error: Exception, *, hint: str = EXPORT_AGAIN
+) -> ManifestMismatch:
     """The refusal of a file that a runtime cannot load."""
     field = f"networks.{name}.file" if spec is not None else name
-    return ManifestMismatch(f"{field}: {file} cannot be loaded: {first_line(error)}", hint="export the bundle again")
+    return ManifestMismatch(f"{field}: {file} cannot be loaded: {first_line(error)}", hint=hint)
 
 
 def first_line(error: Exception) -> str:
@@ -219,4 +222,4 @@ def _sizes(shape: Sequence[int | str | None]) -> list[int | None]:
 
 
 def _mismatch(field: str, found: object, expected: object) -> ManifestMismatch:
-    return ManifestMismatch(f"{field}: the file has {found}, the manifest {expected}", hint="export the bundle again")
+    return ManifestMismatch(f"{field}: the file has {found}, the manifest {expected}", hint=EXPORT_AGAIN)

@@ -9,7 +9,15 @@ from typing import Any
 
 import onnxruntime as ort
 
-from service.backends.in_process import InProcessBackend, Lane, Network, Signature, check_signature, unloadable
+from service.backends.in_process import (
+    EXPORT_AGAIN,
+    InProcessBackend,
+    Lane,
+    Network,
+    Signature,
+    check_signature,
+    unloadable,
+)
 from service.core.cores import usable_cores
 from service.core.detector import DETECTOR
 from service.core.errors import ManifestMismatch
@@ -19,8 +27,9 @@ from service.core.metrics import Metrics
 DETECTOR_FILE = "detector/1/model.onnx"
 
 _PROCESSOR = "CPUExecutionProvider"
-# As `export.triton_config` has it: what a graph computes in float32 is not to be rounded to TF32, as the default is.
-_OPTIONS = {"CUDAExecutionProvider": {"use_tf32": "0"}}
+# As `export.triton_config` has them: what a graph computes in float32 is not to be rounded to TF32, as the default is,
+# and convolutions, planned anew whenever the size or the number of rows changes, are not to be searched for long.
+_OPTIONS = {"CUDAExecutionProvider": {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}}
 _ERRORS_ONLY = 3
 _SPIN_US = "200"  # of waiting in a loop, before a thread sleeps
 _DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(bfloat16)": "bfloat16"}
@@ -59,13 +68,13 @@ class OrtBackend(InProcessBackend):
         }
         if only is None or DETECTOR in only:
             detector = repository / DETECTOR_FILE
+            fetch = f"`.venv/bin/python -m export.detector --model-repository {repository}`"
             if not detector.is_file():
                 raise ManifestMismatch(
                     f"detector: {detector} does not exist",
-                    hint="run `make install`, which fetches it, or for a bundle elsewhere "
-                    f"`.venv/bin/python -m export.detector --model-repository {repository}`",
+                    hint=f"run `make install`, which fetches it, or for a bundle elsewhere {fetch}",
                 )
-            networks[DETECTOR] = _open(DETECTOR, detector, None, detection)
+            networks[DETECTOR] = _open(DETECTOR, detector, None, detection, hint=f"fetch it again: {fetch}")
         super().__init__(networks, (sampler, detection), metrics)
 
     def _load(self, name: str, file: Path, spec: NetworkSpec, lane: Lane) -> Network:
@@ -117,13 +126,13 @@ def _share_arena() -> None:
     ort.create_and_register_allocator(processor, None)
 
 
-def _open(name: str, file: Path, spec: NetworkSpec | None, lane: Lane) -> Network:
+def _open(name: str, file: Path, spec: NetworkSpec | None, lane: Lane, *, hint: str = EXPORT_AGAIN) -> Network:
     def opened(cores: int, *, spinning: bool = False) -> Any:  # noqa: ANN401 - onnxruntime is untyped
         options = session_options(cores, spinning=spinning)
         try:
             return ort.InferenceSession(str(file), options, providers=providers(), provider_options=provider_options())
         except Exception as error:  # onnxruntime's errors have no root of their own
-            raise unloadable(name, spec, file, error) from error
+            raise unloadable(name, spec, file, error, hint=hint) from error
 
     session = opened(lane.threads, spinning=_is_stepped(spec))
     inputs, outputs = (

@@ -40,12 +40,12 @@ async def queue(make_queue):
 
 @pytest.fixture
 def with_component(tmp_path):
-    """Builds an overlay with one more component, by their names."""
+    """Builds an overlay with more components, by their names."""
 
-    def built(name, component):
+    def built(name, *components):
         folder = shutil.copytree(FOLDER, tmp_path / "k8s") / "overlays" / name
         kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
-        kustomization["components"].append(f"../../components/{component}")
+        kustomization["components"] += [f"../../components/{component}" for component in components]
         (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
         return build(folder)
 

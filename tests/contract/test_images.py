@@ -1,8 +1,6 @@
 """No container engine runs here: what images and compose files say is read, and held against the code it speaks of."""
 
-import os
 import re
-import subprocess
 import urllib.parse
 
 import pytest
@@ -313,88 +311,3 @@ def test_spans_go_where_grafana_looks_for_those_that_exemplars_name():
 @pytest.mark.parametrize("name", OURS)
 def test_containers_write_logs_for_machines(name):
     assert LogFormat(read_image(name)[-1].environment[f"{ENV_PREFIX}LOG_FORMAT"]) is LogFormat.JSON
-
-
-# Scripts
-
-FAKE_DOCKER = """#!/usr/bin/env bash
-printf '%s\\n' "$@" >> "$ARGUMENTS"
-if [[ $1 == buildx ]]; then echo "sha256:$(printf %064d 7)"; fi
-"""
-
-
-@pytest.fixture
-def docker(tmp_path):
-    """A `docker` that only writes down how it was called; returns the environment to call scripts with."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    (folder / "docker").write_text(FAKE_DOCKER)
-    (folder / "docker").chmod(0o755)
-    return {"PATH": f"{folder}:{os.environ['PATH']}", "ARGUMENTS": str(tmp_path / "arguments")}
-
-
-def run_script(name, environment, *arguments, cwd=ROOT):
-    return subprocess.run(
-        [cwd / "docker" / name, *arguments], env=environment, capture_output=True, text=True, check=False, cwd=cwd
-    )
-
-
-def test_engines_are_built_by_the_triton_image_that_will_load_them(docker, tmp_path):
-    environment = docker | {"TIMING_CACHE": str(tmp_path / "cache")}
-    done = run_script("export.sh", environment, str(tmp_path / "engines"), "--precision", "bfloat16")
-    assert done.returncode == 0, done.stderr
-    called = (tmp_path / "arguments").read_text().splitlines()
-    image = read_image("triton")[-1].base
-    assert called[called.index(image) + 1 :] == ["/work/docker/export.sh", "--inside", "--precision", "bfloat16"]
-    assert called[:5] == ["run", "--rm", "--gpus", "all", "--shm-size"]
-    mounts = [called[place + 1] for place, word in enumerate(called) if word == "--volume"]
-    assert mounts == [
-        f"{ROOT}:/work:ro",
-        f"{ROOT}/model_repository:/bundle:ro",
-        f"{tmp_path}/engines:/target",
-        f"{tmp_path}/cache:/cache",
-    ]
-
-
-@pytest.mark.timeout(300)  # imports torch
-def test_the_command_in_the_container_is_one_of_the_export_s(capsys):
-    from export.cli import main as export
-
-    script = (DOCKER / "export.sh").read_text()
-    command = re.search(r"python3 -m export\.cli (\w+) (.*) \"\$@\"", script)
-    with pytest.raises(SystemExit) as stopped:
-        export([command[1], *command[2].split(), "--precision", "bfloat16", "--level", "5", "--help"])
-    assert stopped.value.code == 0
-    assert "--timing-cache" in capsys.readouterr().out
-    copied = re.search(r"/work/\{([^}]*)\}", script)[1].split(",")
-    assert [name for name in copied if not (ROOT / name).exists()] == []
-
-
-def test_engines_come_with_their_detector_though_the_checkout_has_none():
-    """Triton does not start without it, and a fresh clone has not fetched it."""
-    commands = re.findall(r"python3 -m (export\S+) (.*)", (DOCKER / "export.sh").read_text())
-    assert [module for module, _ in commands] == ["export.cli", "export.detector"]
-    assert commands[1][1] == "--model-repository /target"
-    assert commands[0][1].startswith("tensorrt --model-repository /bundle --target /target ")
-
-
-@pytest.mark.parametrize("arguments", [(), ("--precision", "float16")])
-def test_without_a_target_the_script_says_how_it_is_called(docker, arguments):
-    done = run_script("export.sh", docker, *arguments)
-    assert done.returncode == 2
-    assert "docker/export.sh TARGET" in done.stderr
-
-
-def test_pinning_writes_every_image_of_the_compose_files(docker, tmp_path):
-    (tmp_path / "docker").mkdir()
-    script = tmp_path / "docker" / "pin.sh"
-    script.write_text((DOCKER / "pin.sh").read_text())
-    script.chmod(0o755)
-    done = run_script("pin.sh", docker, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    pinned = dict(line.split("=", 1) for line in (tmp_path / "docker" / ".env").read_text().splitlines())
-    text = "".join(path.read_text() for path in sorted(DOCKER.glob("compose*.yaml")))
-    assert set(pinned) == set(re.findall(r"\$\{(\w+_IMAGE):-", text))
-    assert all(PINNED.fullmatch(image) for image in pinned.values())
-    written = {name: image.partition("@")[0] for name, image in pinned.items()}
-    assert written == {name: image.partition("@")[0] for name, image in re.findall(r"\$\{(\w+_IMAGE):-([^}]*)\}", text)}

@@ -114,6 +114,14 @@ def test_an_environment_whose_python_is_gone_is_made_anew(clone):
     assert noted(clone) == INSTALLED
 
 
+def test_a_checkout_that_cannot_be_written_to_says_so(clone):
+    (clone / ".venv.lock").mkdir()  # to root, too
+    status, told = made(clone)
+    assert status != 0
+    assert f"{clone} cannot be written to" in told
+    assert noted(clone) == []
+
+
 def test_a_failure_of_pip_says_what_to_look_at_and_is_tried_again(clone):
     status, told = made(clone, PIP_STATUS="1")
     assert status != 0

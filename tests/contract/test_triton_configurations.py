@@ -137,12 +137,13 @@ def test_a_bundle_of_engines_keeps_its_detector_as_it_is_but_on_the_gpu(manifest
     assert detector.instance_group[0].kind == ModelInstanceGroup.KIND_GPU
 
 
-def test_a_network_of_free_sizes_has_its_convolutions_chosen_by_heuristics_on_the_gpu(manifest):
-    plain, engines = configurations(manifest), configurations(as_engines(manifest))
-    chosen = {path: parsed(text).parameters.get("cudnn_conv_algo_search") for path, text in plain.items()}
-    assert {path: value.string_value for path, value in chosen.items() if value} == {"detector/configs/gpu.pbtxt": "1"}
-    assert parsed(engines["detector/config.pbtxt"]).parameters["cudnn_conv_algo_search"].string_value == "1"
-    assert all("cudnn" not in text for path, text in engines.items() if not path.startswith("detector/"))
+def test_convolutions_are_chosen_by_heuristics_wherever_onnxruntime_runs_them_on_the_gpu(manifest):
+    """Rows change from call to call, and with them all plans, for which onnxruntime's default takes longer."""
+    for files in (configurations(manifest), configurations(as_engines(manifest))):
+        for path, config in ((path, parsed(text)) for path, text in files.items()):
+            chosen = config.parameters["cudnn_conv_algo_search"].string_value
+            on_gpu = config.instance_group[0].kind == ModelInstanceGroup.KIND_GPU and config.backend == "onnxruntime"
+            assert chosen == ("1" if on_gpu else ""), path
 
 
 def test_what_is_float32_in_a_graph_is_not_rounded_to_tf32_on_the_gpu(manifest):

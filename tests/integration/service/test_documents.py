@@ -37,6 +37,7 @@ NOT_RUN = {
     ".venv-dev/bin/python -m export.cli half": "takes a minute; test_half_bundle.py",
     ".venv-dev/bin/python -m export.cli cost --gpu": "wants a GPU; test_cost.py",
     "docker/export.sh": "wants Docker and a GPU",
+    "docker build ": "wants Docker",
     "GRAFANA_PASSWORD=": "wants Docker",
     "latent-pmrf batch photos/ restored/ --engine ray": "takes a minute; test_batch_ray.py",
     "RAY_ADDRESS=": "wants a cluster",

@@ -221,9 +221,20 @@ def test_a_missing_detector_says_how_to_get_it(tmp_path):
     assert f"python -m export.detector --model-repository {tmp_path}`" in refusal.value.hint
 
 
-def test_what_a_graph_has_in_float32_is_not_rounded_to_tf32_on_a_gpu(monkeypatch):
-    """onnxruntime's default would; there is no GPU here, and only what it is asked can be looked at."""
+def test_a_damaged_detector_is_fetched_again_and_the_bundle_not_exported(tmp_path):
+    write_bundle(tmp_path, SIZE_PX)
+    detector = write_detector(tmp_path)
+    detector.write_bytes(detector.read_bytes()[:100])
+    with pytest.raises(ManifestMismatch, match=r"detector/1/model\.onnx cannot be loaded") as refusal:
+        OrtBackend(load_manifest(tmp_path), tmp_path, 1, metrics=Metrics())
+    assert refusal.value.hint.endswith(f"`.venv/bin/python -m export.detector --model-repository {tmp_path}`")
+    assert "export the bundle" not in refusal.value.hint
+
+
+def test_a_gpu_is_asked_for_float32_as_it_is_and_for_no_long_search_at_every_size(monkeypatch):
+    """onnxruntime's defaults would; there is no GPU here, and only what it is asked can be looked at."""
     found = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(ort, "get_available_providers", lambda: found)
     asked = dict(zip(providers(), provider_options(), strict=True))
-    assert asked == {"CUDAExecutionProvider": {"use_tf32": "0"}, "CPUExecutionProvider": {}}
+    on_gpu = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+    assert asked == {"CUDAExecutionProvider": on_gpu, "CPUExecutionProvider": {}}

