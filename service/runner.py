@@ -14,7 +14,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from service.access.accounts import Accounts
 from service.core.errors import (
@@ -57,12 +57,14 @@ class _Held:
         log: Told how it ended, once that is stored.
         pipeline: The gateway at work on it.
         unwanted: Nobody waits for it from here any more.
+        ended: Set when nothing of it is left here.
     """
 
     job: PhotoJob
     log: PhotoLog
     pipeline: asyncio.Task[Restoration] | None = None
     unwanted: bool = False
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     def drop(self) -> None:
         """Let the work end; its outcome is told to nobody."""
@@ -141,6 +143,11 @@ class PhotoRunner:
         job = await self._take()
         if job is None:
             return False
+        # A lease that ran out while the queue was away may bring a photo here that is still under way here.
+        if (held := self._held.get(job.job_id)) is not None:
+            if not held.unwanted:
+                return False
+            await held.ended.wait()  # it was another's meanwhile, and here it was dropped: again
         held = self._held[job.job_id] = _Held(job, PhotoLog(job.lane))
         task = asyncio.create_task(self._serve(held), name="photo")
         self._tasks.add(task)
@@ -161,8 +168,7 @@ class PhotoRunner:
             await asyncio.sleep(self._pause_s)
         else:
             self._outages.back()
-            # A lease that ran out while the queue was away may bring a photo here that is still under way here.
-            return None if job is not None and job.job_id in self._held else job
+            return job
         return None
 
     async def _serve(self, held: _Held) -> None:
@@ -173,6 +179,7 @@ class PhotoRunner:
             except Exception:
                 logger.exception("unexpected error at the end of a photo")
         del self._held[held.job.job_id]
+        held.ended.set()
         self._room.release()
 
     async def _see_through(self, held: _Held) -> None:

@@ -69,8 +69,9 @@ def photos_counted(metrics):
 
 def photo(job_id, lane=Lane.INTERACTIVE, **fields):
     options = RestoreOptions(seed=len(job_id))
-    settings = {"deadline_s": time.time() + 3600, "options": options, **fields}
-    return PhotoJob(job_id=job_id, upload=Upload(f"bytes of {job_id}".encode()), lane=lane, **settings)
+    upload = Upload(f"bytes of {job_id}".encode())
+    settings = {"upload": upload, "deadline_s": time.time() + 3600, "options": options, **fields}
+    return PhotoJob(job_id=job_id, lane=lane, **settings)
 
 
 def result_of(job_id, data=b"\x00picture\xff"):

@@ -117,6 +117,14 @@ class QueueKeys:
         """Hash: what a notice is made of."""
         return self._name("notice", notice_id)
 
+    def holders(self, pool: str) -> str:
+        """Sorted set of owners by the bytes that they hold; pools are `photos`, `jobs` (that have ended) and `kept`."""
+        return self._name("holders", pool)
+
+    def held(self, pool: str, owner: str) -> str:
+        """Sorted set of what an owner holds, by the time when it expires."""
+        return self._name("held", pool, owner)
+
     @property
     def moved(self) -> str:
         """Channel: positions in the lanes may have changed."""
@@ -137,7 +145,7 @@ class QueueKeys:
             *map(self.order, lanes),
             *(self.job(""), self.next(""), self._name("payload", ""), self._name("result", "")),
             *(self.bell, self.news(""), self.moved, self.mail),
-            *(self.idempotency(""), self.outbox, self.notice("")),
+            *(self.idempotency(""), self.outbox, self.notice(""), self.holders(""), self._name("held", "")),
         ]
 
     def _name(self, *parts: str) -> str:

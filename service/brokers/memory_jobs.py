@@ -321,6 +321,10 @@ class MemoryJobQueue:
         """Drop a notice, or let it come due again."""
         self._outbox.settle(notice, retry_in_s)
 
+    async def postpone_notice(self, notice: Notice, wait_s: float) -> None:
+        """Let a notice come due later as the same attempt."""
+        self._outbox.postpone(notice, wait_s)
+
     async def depth(self) -> int:
         """Photos waiting, all lanes."""
         return self._lanes.depth()

@@ -74,14 +74,17 @@ class Outbox:
 
     def settle(self, notice: Notice, retry_in_s: float | None) -> None:
         """Drop a notice, or let it come due again as the next attempt; one that is gone stays gone."""
-        entry = self._entries.get(notice.notice_id)
-        if entry is None:
-            return
         if retry_in_s is None:
             self._drop(notice.notice_id)
-            return
-        entry.notice = replace(notice, attempt=notice.attempt + 1)
-        self._schedule(notice.notice_id, self._clock() + retry_in_s)
+        else:
+            self.postpone(replace(notice, attempt=notice.attempt + 1), retry_in_s)
+
+    def postpone(self, notice: Notice, wait_s: float) -> None:
+        """Let a notice come due later as the same attempt; one that is gone stays gone."""
+        entry = self._entries.get(notice.notice_id)
+        if entry is not None:
+            entry.notice = notice
+            self._schedule(notice.notice_id, self._clock() + wait_s)
 
     def close(self) -> None:
         """Hand out nothing more and wake who waits."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -28,6 +28,8 @@ _PAUSES_S = (0.02, 0.2)  # before a call is tried again whose connection was los
 _CONNECT_TIMEOUT_S = 2.0
 _PING_TIMEOUT_S = 1.0
 _MAX_CONNECTIONS = 32
+_LEAST_BYTES_PER_S = 2**20  # what is sent has as much longer
+_PART_BYTES = 4 * 2**20  # of a value that is fetched: each part has the time of a call
 
 # Replies of a server that is there but cannot do it now: as errors of their own, or by their code in the text where a
 # command inside a script was refused.
@@ -37,7 +39,11 @@ _NOT_NOW = (
     ("READONLY", "MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "LOADING", "BUSY "),
 )
 
-_ALONE = {"knock", "spend", "correct"}  # scripts that know no queue
+# What scripts begin with, where that is not `lanes` alone: those know no queue, these want room for what is kept.
+_BEFORE: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("knock", "spend", "correct"), ()),
+    **dict.fromkeys(("admit", "keep"), ("lanes", "room")),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +56,9 @@ class Script:
 
 @cache
 def load_script(name: str) -> Script:
-    """`scripts/NAME.lua`, behind what all scripts of a queue share, `scripts/lanes.lua`."""
+    """`scripts/NAME.lua`, behind what several share."""
     folder = resources.files("service.brokers") / "scripts"
-    parts = (name,) if name in _ALONE else ("lanes", name)
+    parts = (*_BEFORE.get(name, ("lanes",)), name)
     text = "\n".join((folder / f"{part}.lua").read_text(encoding="utf-8") for part in parts)
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
@@ -67,7 +73,7 @@ class RedisConnection:
 
     Args:
         url: `redis://`, `rediss://` or `unix://` address.
-        timeout_s: Longest wait for one reply, and for a free connection.
+        timeout_s: Longest wait for one reply, and for a free connection; longer by a second for each MiB that is sent.
 
     Raises:
         ValueError: The address is not one.
@@ -107,12 +113,20 @@ class RedisConnection:
             return await self._call(("EVAL", script.text, *tail), again=again)
 
     async def get_many(self, names: Sequence[str]) -> list[bytes | None]:
-        """The values of keys, None where there is none.
+        """The values of keys, None where there is none or an empty one.
 
         Raises:
             DependencyUnavailable: The server does not answer.
         """
-        return list(await self._call(("MGET", *names))) if names else []
+        return [await self._get(name) for name in names]
+
+    async def exists(self, name: str) -> bool:
+        """Whether there is such a key.
+
+        Raises:
+            DependencyUnavailable: The server does not answer.
+        """
+        return bool(await self._call(("EXISTS", name)))
 
     async def put(self, name: str, value: bytes, *, ttl_ms: int) -> None:
         """Set a key for a while.
@@ -148,13 +162,25 @@ class RedisConnection:
         await self._client.aclose()
         await self._pool.aclose()
 
+    async def _get(self, name: str) -> bytes | None:
+        parts: list[bytes] = []
+        while not parts or len(parts[-1]) == _PART_BYTES:
+            start = len(parts) * _PART_BYTES
+            parts.append(await self._call(("GETRANGE", name, start, start + _PART_BYTES - 1)))
+        value = b"".join(parts)
+        if len(parts) > 1 and not parts[-1] and await self._call(("STRLEN", name)) != len(value):
+            return None  # it went meanwhile
+        return value or None
+
     async def _call(self, command: Sequence[Argument], *, again: bool = True) -> Any:  # noqa: ANN401
         pauses_s = [*_PAUSES_S] if again else []
+        sent_bytes = sum(len(argument) for argument in command if isinstance(argument, bytes))
+        timeout_s = self._timeout_s + sent_bytes / _LEAST_BYTES_PER_S
         while True:
             if self._closed:
                 raise DependencyUnavailable("the connection to the queue's server is closed")
             try:
-                async with asyncio.timeout(self._timeout_s):
+                async with asyncio.timeout(timeout_s):
                     return await self._client.execute_command(*command)
             except (exceptions.RedisError, OSError) as error:
                 unavailable = _unavailable(error)

@@ -16,13 +16,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from service.brokers.codec import decode, encode
-from service.brokers.intake import cannot_be_kept, key_conflict, lane_full, owners_share, retry_after_s
+from service.brokers.intake import key_conflict, lane_full, owners_share, retry_after_s
 from service.brokers.keys import DEFAULT_PREFIX, QueueKeys
 from service.brokers.redis_connection import as_ms
 from service.brokers.redis_lanes import POLL_S, Lanes, LeaseTerms
 from service.brokers.redis_listener import Ear
 from service.brokers.redis_outbox import RedisOutbox, notice_id_of
 from service.brokers.redis_previews import is_preview, preview_in, show_previews
+from service.brokers.redis_results import bring_result, keep_result
 from service.core.errors import Cancelled, Draining, NotFinished, NotFound, QueueFull, ServiceError
 from service.core.jobs import (
     Admitted,
@@ -42,7 +43,6 @@ from service.core.types import FacePreview, Lane, Report, Restoration, Upload
 
 _LOOK_PAUSE_S = 0.05  # between two looks of one who watches: a busy lane moves often
 _MOVED = b"moved"  # said of a lane, not of a job
-_MOST_BYTES = 512 * 1024 * 1024  # of a value, unless the server is set up otherwise (`proto-max-bulk-len`)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,15 +188,12 @@ class RedisJobQueue:
             Whether it is the job's outcome.
 
         Raises:
-            ImageTooLarge: It is more than the server takes.
+            ImageTooLarge: It is more than the server takes, or than the way there.
             DependencyUnavailable: The server does not answer.
         """
-        report, data = restoration.report, encode(restoration)
-        if len(data) > _MOST_BYTES:  # the server would hang up, and seem to be away for ever
-            raise cannot_be_kept(len(data), _MOST_BYTES)
-        is_end, view = await self._lanes.run_as_taker("finish", report.id, data, encode(report))
+        is_end, view = await bring_result(self._lanes, restoration)
         self._lanes.show(view)
-        self._lanes.let_go((report.id, 0))
+        self._lanes.let_go((restoration.report.id, 0))
         if is_end:
             self._metrics.photos("succeeded")
         return bool(is_end)
@@ -217,16 +214,16 @@ class RedisJobQueue:
         """
         await self._lanes.hand_back([(job_id, 0)])
 
-    async def keep(self, restoration: Restoration, owner: str = "") -> StoredResult | None:  # noqa: ARG002 - by their time
-        """Keep the result of a photo that was answered without a job; None when the server has no room for it.
+    async def keep(self, restoration: Restoration, owner: str = "") -> StoredResult | None:
+        """Keep the result of a photo of its owner's that was answered without a job.
+
+        Returns:
+            None when the server has no room for it, or it takes too long.
 
         Raises:
             DependencyUnavailable: The server does not answer.
         """
-        ttl_ms = as_ms(self._limits.result_ttl_s)
-        report = restoration.report
-        expires_ms = await self._lanes.run("keep", report.id, encode(restoration), encode(report), ttl_ms)
-        return None if expires_ms is None else StoredResult(restoration, int(expires_ms) / 1000)
+        return await keep_result(self._lanes, restoration, owner, ttl_ms=as_ms(self._limits.result_ttl_s))
 
     async def status(self, job_id: str) -> JobStatus:
         """Where a job is.
@@ -346,6 +343,14 @@ class RedisJobQueue:
             DependencyUnavailable: The server does not answer.
         """
         await self._outbox.settle(notice, retry_in_s)
+
+    async def postpone_notice(self, notice: Notice, wait_s: float) -> None:
+        """Let a notice come due later as the same attempt; one that is gone stays gone.
+
+        Raises:
+            DependencyUnavailable: The server does not answer.
+        """
+        await self._outbox.postpone(notice, wait_s)
 
     async def depth(self) -> int:
         """Photos waiting, all lanes; brings the gauges up to date.

@@ -3,7 +3,7 @@
     PUBLISH -> reader -> Ear.wait
 
 Messages can be lost, when the connection is; who waits must look for itself now and then. After a new connection
-everybody is woken once.
+everybody is woken once. A connection on which nothing comes back is given up: its server may have gone without a word.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from service.core.tasks import end_tasks
 PATIENCE_S = 1.0
 _PAUSES_S = (0.05, 0.2, 0.5, 1.0)  # before the next attempt to connect; the last one again and again
 _CONNECT_TIMEOUT_S = 5.0
+_PING_S = 5.0  # without anything else to ask; what is asked is answered before as much again is over
 _LOST = (exceptions.RedisError, OSError, TimeoutError)
 _LOOK = b""  # the message that says only: look
 
@@ -85,10 +86,12 @@ class Listener:
 
     Args:
         make_connection: Makes a connection that is not open yet.
+        ping_s: How often the server is asked at least.
     """
 
-    def __init__(self, make_connection: Callable[[], Any]) -> None:
+    def __init__(self, make_connection: Callable[[], Any], *, ping_s: float = _PING_S) -> None:
         self._make_connection = make_connection
+        self._ping_s = ping_s
         self._channels: dict[str, _Channel] = {}
         self._wishes: asyncio.Queue[tuple[str, list[str]]] | None = None  # there while there is a connection
         self._reader: asyncio.Task[None] | None = None
@@ -156,7 +159,7 @@ class Listener:
                     directions.create_task(self._hear(connection), name="listener hears")
             except* _LOST as lost:
                 if not failures:
-                    logger.warning("no news from the queue's server: %s", lost.exceptions[0])
+                    logger.warning("no news from the queue's server: %s", str(lost.exceptions[0]) or "it is silent")
             finally:
                 self._wishes = None
                 await connection.disconnect(nowait=True)
@@ -168,17 +171,23 @@ class Listener:
             failures += 1
 
     async def _ask(self, connection: Any) -> None:  # noqa: ANN401 - redis has no public name for the type
-        """Ask for every channel, then for what is wished."""
+        """Ask for every channel, then for what is wished, or for a sign of life."""
         wishes: asyncio.Queue[tuple[str, list[str]]] = asyncio.Queue()
         self._wishes = wishes
         self._wish("SUBSCRIBE", list(self._channels))
         while True:
-            command, names = await wishes.get()
+            command, names = "PING", list[str]()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._ping_s):
+                    command, names = await wishes.get()
             await connection.send_command(command, *names, check_health=False)
 
     async def _hear(self, connection: Any) -> None:  # noqa: ANN401
         while True:
-            self._pass_on(await connection.read_response(timeout=math.inf, push_request=True))
+            async with asyncio.timeout(2 * self._ping_s):
+                message = await connection.read_response(timeout=math.inf, push_request=True)
+            if isinstance(message, list):  # else it is what RESP 3 answers to PING
+                self._pass_on(message)
 
     def _pass_on(self, message: list[Any]) -> None:
         channel = self._channels.get(message[1].decode()) if message[1] is not None else None

@@ -58,7 +58,7 @@ class RedisMeter:
             self._keys.settled(account, _digest(once)),
             self._keys.photo(account, _digest(forget)),
         ]
-        arguments = [face_px, as_ms(window_s), _MARK_MS if once else "", int(bool(forget))]
+        arguments = [face_px, as_ms(window_s), _MARK_MS if once else ""]
         await self._connection.run("correct", keys, arguments, again=bool(once))
 
     async def close(self) -> None:

@@ -58,8 +58,19 @@ class RedisOutbox:
         Raises:
             DependencyUnavailable: The server does not answer.
         """
-        again_ms = "" if retry_in_s is None else max(0, round(retry_in_s * 1000))
-        await self._lanes.run("settle_notice", notice.notice_id, notice.attempt + 1, again_ms)
+        await self._put_back(notice, notice.attempt + 1, retry_in_s)
+
+    async def postpone(self, notice: Notice, wait_s: float) -> None:
+        """Let a notice come due later as the same attempt; one that is gone stays gone.
+
+        Raises:
+            DependencyUnavailable: The server does not answer.
+        """
+        await self._put_back(notice, notice.attempt, wait_s)
+
+    async def _put_back(self, notice: Notice, attempts: int, wait_s: float | None) -> None:
+        again_ms = "" if wait_s is None else max(0, round(wait_s * 1000))
+        await self._lanes.run("settle_notice", notice.notice_id, attempts, again_ms)
 
 
 def notice_id_of(job: PhotoJob) -> str:

@@ -42,8 +42,7 @@ class Presence:
         """Whether a worker has been alive during the last lease; None when the server does not say within a second."""
         with contextlib.suppress(TimeoutError, DependencyUnavailable):
             async with asyncio.timeout(_LOOK_TIMEOUT_S):
-                (found,) = await self._connection.get_many([self._key])
-                return found is not None
+                return await self._connection.exists(self._key)
         return None
 
     async def close(self) -> None:

@@ -299,6 +299,10 @@ class JobQueue(Protocol):
         """A delivery was attempted: drop the notice, or let it come due again as the next attempt."""
         ...
 
+    async def postpone_notice(self, notice: Notice, wait_s: float) -> None:
+        """No delivery was attempted: let the notice come due later as the same attempt."""
+        ...
+
     async def depth(self) -> int:
         """Photos waiting, all lanes."""
         ...

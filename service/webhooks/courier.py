@@ -11,7 +11,6 @@ import asyncio
 import logging
 import math
 import secrets
-from dataclasses import replace
 from typing import Protocol
 
 from service.core.errors import DependencyUnavailable
@@ -113,9 +112,8 @@ class Courier:
         return None
 
     async def _hold_back(self, notice: Notice) -> None:
-        """Let a notice come due later as what it is: no attempt was made."""
         try:
-            await self._jobs.settle_notice(replace(notice, attempt=notice.attempt - 1), _HELD_BACK_S)
+            await self._jobs.postpone_notice(notice, _HELD_BACK_S)
         except DependencyUnavailable as error:
             logger.warning("a notice cannot be held back, it waits for its lease: %s", error.detail)
         except Exception:

@@ -95,6 +95,19 @@ async def test_a_notice_comes_due_again_as_the_next_attempt(queue):
     assert await queue.due_notice(SOON_S) is None
 
 
+async def test_a_notice_that_is_postponed_comes_due_again_as_the_same_attempt(queue):
+    await leave_notice(queue)
+    first = await queue.due_notice(LONG_S)
+    await queue.postpone_notice(first, 60.0)
+    assert await queue.due_notice(0) is None
+    await queue.postpone_notice(first, 0.0)
+    again = await queue.due_notice(LONG_S)
+    assert again == first
+    await queue.settle_notice(again, None)
+    await queue.postpone_notice(again, 0.0)
+    assert await queue.due_notice(SOON_S) is None
+
+
 async def test_a_notice_that_is_not_settled_comes_due_again(make_queue):
     async with make_queue(notice_lease_s=0.1) as queue:
         await leave_notice(queue)

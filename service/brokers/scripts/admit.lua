@@ -10,6 +10,7 @@
 local job, lane, limit, payload, payload_ttl_ms, keep_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[6]
 local webhook, notice, idempotency, fingerprint, origin = ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11]
 local owner, owners_limit = ARGV[13], tonumber(ARGV[14])
+local OWNERS_SHARE = 0.5 -- as in core/shares.py
 local MOST_MEMORY = 0.8 -- what is left is for the faces of photos that are admitted, and for what must be told of them
 
 local function answer(kind, admitted)
@@ -26,18 +27,19 @@ end
 if call('EXISTS', JOB .. job) == 1 then
   return answer('admitted', job)
 end
-if memory_taken() > MOST_MEMORY then
-  return answer('no memory', job)
-end
-open_lanes()
 if not has_room(waiting_in(lane), 1, limit) then
   return answer('full', job)
 end
 local is_empty = waiting_in(lane) == 0
 local of_his = is_empty and 0 or tonumber(call('HGET', STATE, of_owner(lane, owner)) or 0)
-if owner ~= '' and not has_room(of_his, 1, owners_limit) then
+local may_hold = owner == '' or is_within('photos', owner, #payload, OWNERS_SHARE * MOST_MEMORY)
+if owner ~= '' and not (may_hold and has_room(of_his, 1, owners_limit)) then
   return answer('owner full', job)
 end
+if not (make_room('kept', owner, 0, MOST_MEMORY) or make_room('jobs', owner, 0, MOST_MEMORY)) then
+  return answer('no memory', job)
+end
+open_lanes()
 call('SET', PAYLOAD .. job .. ':0', payload, 'PX', payload_ttl_ms)
 if owner ~= '' then
   if is_empty then -- a gateway of a release that counts no owners may have taken what was counted
@@ -46,6 +48,7 @@ if owner ~= '' then
   call('HSET', JOB .. job, 'owner', owner)
 end
 admit(job, lane, now_us(), keep_ms, {'0', '0'})
+note_held(job, 'photos', payload_ttl_ms)
 if webhook ~= '' then
   call('HSET', JOB .. job, 'webhook', webhook, 'notice', notice, 'origin', origin)
 end

@@ -8,4 +8,4 @@ local found = call('HMGET', JOB .. job, 'at', 'end')
 if found[1] and not found[2] then
   conclude(job, 'cancelled', '', word)
 end
-return {ended_by(job, word), view()}
+return {ended_by(job, word, 'cancelled'), view()}

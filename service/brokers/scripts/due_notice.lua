@@ -4,6 +4,7 @@
 -- Returns 'none'; or 'later', ms until one is due; or 'due', notice, job, address, outcome, end of the job in
 -- microseconds, its error or '', attempts before, the job's origin, '' or nothing, its owner, '' or nothing.
 
+go_on()
 local now_ms = now_us() / 1000
 while true do
   local first = call('ZRANGE', OUTBOX, 0, 0, 'WITHSCORES')

@@ -9,7 +9,7 @@ local taker, job, index, error, reason = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARG
 go_on()
 local lane, id, since = lease_of(job, index, taker)
 if not lane then
-  return {0, ended_by(job, taker), view()}
+  return {0, ended_by(job, taker, 'failed'), view()}
 end
 if reason ~= '' then
   bury(job, index, lane, reason, call('XPENDING', STREAM[lane], GROUP, id, id, 1)[1][4])

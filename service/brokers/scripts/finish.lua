@@ -11,4 +11,4 @@ if lane then
   learn_pace(now_us() - since)
   conclude(job, 'succeeded', '', gateway)
 end
-return {ended_by(job, gateway), view()}
+return {ended_by(job, gateway, 'succeeded'), view()}

@@ -11,7 +11,7 @@
 --                   per item: t:i its steps, s:i those taken, e:i its entry, k:i when it was taken, q:i how long it waited,
 --                   photos: progress, webhook, notice (the id that its notice will have), its origin, idempotency,
 --                   upload ('kept' if it outlives the job's end), owner, report (once it has succeeded), retryable (there if it
---                   failed so that it may be sent again)
+--                   failed so that it may be sent again), held (what its owner holds by it: pool, bytes and id)
 --
 -- The server refuses some writes when it is out of memory, and looks before a script's first write alone, so that a script
 -- runs as a whole or not at all. Scripts that bring work begin with one of those. Scripts that bring it on, and so make
@@ -24,6 +24,7 @@ local ORDER = {interactive = KEYS[9], batch = KEYS[10]}
 local JOB, NEXT, PAYLOAD, RESULT = KEYS[11], KEYS[12], KEYS[13], KEYS[14]
 local BELL, NEWS, MOVED, MAIL = KEYS[15], KEYS[16], KEYS[17], KEYS[18]
 local IDEMPOTENCY, OUTBOX, NOTICE = KEYS[19], KEYS[20], KEYS[21]
+local HOLDERS, HELD = KEYS[22], KEYS[23]
 
 local GROUP, AT_FRONT = 'takers', '~front'
 local LANES = {'interactive', 'batch'}
@@ -44,13 +45,6 @@ end
 -- A write that needs no memory and changes nothing: what comes behind it is not refused.
 local function go_on()
   call('PERSIST', STATE)
-end
-
--- The share of the server's memory that is taken; 0 where it has no limit.
-local function memory_taken()
-  local told = call('INFO', 'memory')
-  local most = tonumber(string.match(told, '\nmaxmemory:(%d+)'))
-  return most > 0 and tonumber(string.match(told, '\nused_memory:(%d+)')) / most or 0
 end
 
 -- Make sure that the lanes exist. Groups begin at 0: what was there before the first taker came is not skipped.
@@ -206,6 +200,14 @@ local function item_of(lane, id)
   return nil
 end
 
+-- What owners hold, in pools: 'photos' of jobs that have not ended, 'jobs' that have, 'kept' of photos that were never queued.
+-- HOLDERS .. pool has the owners by their bytes, HELD .. pool:owner his entries ('bytes job') by the time when they expire.
+local function strike_off(pool, owner, entry)
+  if call('ZREM', HELD .. pool .. ':' .. owner, entry) == 1 then
+    call('ZINCRBY', HOLDERS .. pool, -tonumber(string.match(entry, '^%d+')), owner)
+  end
+end
+
 -- Take a job's items out of the lanes, with their payloads; the number of items that waited. An upload that is kept stays
 -- as long as the job is remembered.
 local function clear(job, keeps_results, keeps_upload)
@@ -237,6 +239,11 @@ local function clear(job, keeps_results, keeps_upload)
       call('HDEL', JOB .. job, 'e:' .. index, 'k:' .. index)
     end
   end
+  if known.held then
+    local pool, entry = string.match(known.held, '^(%l+) (.+)')
+    strike_off(pool, known.owner, entry)
+    call('HDEL', JOB .. job, 'held')
+  end
   call('DEL', NEXT .. job)
   call('ZREM', OVERDUE, job)
   return waited
@@ -253,6 +260,40 @@ local function known_by(idempotency, fingerprint)
     return job, 'conflict'
   end
   return job, call('HEXISTS', JOB .. job, 'retryable') == 1 and 'failed' or 'joined'
+end
+
+-- Strike off what of an owner's has expired; whether there was any.
+local function strike_off_expired(pool, owner)
+  local held = HELD .. pool .. ':' .. owner
+  local expired = call('ZRANGEBYSCORE', held, '-inf', now_us() / 1000, 'LIMIT', 0, 100)
+  for _, entry in ipairs(expired) do
+    strike_off(pool, owner, entry)
+  end
+  return #expired > 0 or call('EXISTS', held) == 0 and call('ZREM', HOLDERS .. pool, owner) == 1
+end
+
+-- Let a key last so long at least.
+local function let_last(key, ms)
+  if call('PTTL', key) < tonumber(ms) then
+    call('PEXPIRE', key, ms)
+  end
+end
+
+-- Note what the owner of a job holds by it from now on, for so long at most.
+local function note_held(job, pool, keep_ms)
+  local owner, expires_ms = call('HGET', JOB .. job, 'owner'), now_us() / 1000 + tonumber(keep_ms)
+  local bytes = owner and call('STRLEN', RESULT .. job .. ':0') + call('STRLEN', PAYLOAD .. job .. ':0') or 0
+  if bytes == 0 then
+    return
+  end
+  strike_off_expired(pool, owner)
+  local held, entry = HELD .. pool .. ':' .. owner, bytes .. ' ' .. job
+  if call('ZADD', held, exact(expires_ms), entry) == 1 then
+    call('ZINCRBY', HOLDERS .. pool, bytes, owner)
+  end
+  let_last(held, keep_ms)
+  let_last(HOLDERS .. pool, keep_ms)
+  call('HSET', JOB .. job, 'held', pool .. ' ' .. entry)
 end
 
 -- What has ended is kept for a while.
@@ -284,14 +325,16 @@ local function conclude(job, outcome, error, by)
   call('HSET', JOB .. job, 'end', outcome, 'error', error, 'expires', exact(expires_ms), 'by', by or '')
   post_notice(job, outcome, error, now)
   local waited = clear(job, outcome == 'succeeded', true)
+  note_held(job, 'jobs', call('HGET', JOB .. job, 'keep'))
   expire(job)
   call('PUBLISH', NEWS .. job, 'end')
   return waited
 end
 
--- Whether it was he who ended a job, 1 or 0: also when he asks again because the answer was lost.
-local function ended_by(job, by)
-  return call('HGET', JOB .. job, 'by') == by and 1 or 0
+-- Whether it was he who ended a job, and so, 1 or 0: also when he asks again because the answer was lost.
+local function ended_by(job, by, outcome)
+  local found = call('HMGET', JOB .. job, 'by', 'end')
+  return found[1] == by and found[2] == outcome and 1 or 0
 end
 
 -- Forget a job; the number of items that waited.

@@ -1,8 +1,9 @@
--- A delivery was attempted: drop the notice, or let it come due again. One that is gone stays gone.
+-- Drop a notice, or let it come due again. One that is gone stays gone.
 --
 -- ARGV: notice, attempts so far, ms until it is due again ('' to drop it).
 
 local notice, attempts, again_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])
+go_on()
 if not again_ms then
   call('ZREM', OUTBOX, notice)
   call('DEL', NOTICE .. notice)

@@ -60,9 +60,17 @@ local function forget_takers(lane)
   end
 end
 
--- Right after the server has started, silence proves nothing: takers could not reach it.
+-- Right after the server has started, or another has taken its place, silence proves nothing: takers could not reach it.
 local function looks_silent_because_it_was_away()
-  return tonumber(string.match(call('INFO', 'server'), 'uptime_in_seconds:(%d+)')) * 1000 < lease_ms
+  local told, now = call('INFO', 'server'), now_us()
+  local server = string.match(told, 'run_id:(%w+)') or ''
+  local known = call('HMGET', STATE, 'server', 'since')
+  local since = tonumber(known[2])
+  if known[1] ~= server then
+    since = known[1] and now or now - tonumber(string.match(told, 'uptime_in_seconds:(%d+)')) * 1000000
+    call('HSET', STATE, 'server', server, 'since', exact(since))
+  end
+  return now - since < lease_ms * 1000
 end
 
 local function sweep()

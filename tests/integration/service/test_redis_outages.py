@@ -5,7 +5,9 @@ import contextlib
 
 import pytest
 
+from service.access.caller import Quota
 from service.brokers.redis_jobs import RedisJobQueue, SharedJobLimits
+from service.brokers.redis_meter import RedisMeter
 from service.brokers.redis_streams import RedisBroker
 from service.core.errors import Cancelled, DeadlineExceeded, DependencyUnavailable, InferenceFailed, QueueFull
 from service.core.jobs import Idempotency, JobState
@@ -216,6 +218,32 @@ async def test_a_full_memory_refuses_what_comes_and_lets_go_on_what_is_there(ser
     server.tell("CONFIG", "SET", "maxmemory", "0")
     await broker.submit(photo("b"))
     assert (await queue.admit(photo_job("c"))).is_new
+
+
+async def test_a_full_memory_holds_up_no_notice(server, queue):
+    await queue.admit(photo_job("a", webhook_url=HOOK))
+    await queue.cancel("a")
+    server.tell("CONFIG", "SET", "maxmemory", "1")
+    first = await queue.due_notice(0)
+    await queue.settle_notice(first, 0.0)
+    again = await queue.due_notice(LONG_S)
+    assert (again.notice_id, again.attempt) == (first.notice_id, 1)
+    await queue.settle_notice(again, None)
+    assert await queue.due_notice(0) is None
+
+
+async def test_a_full_memory_leaves_no_account_uncorrected(server):
+    meter, quota = RedisMeter(server.url, prefix=fresh_prefix()), Quota(face_px=100, window_s=3600.0)
+    try:
+        await meter.spend("shop", quota, 10)
+        server.tell("CONFIG", "SET", "maxmemory", "1")
+        for _ in range(2):
+            await meter.correct("shop", 3600.0, 90, once="photo")
+        server.tell("CONFIG", "SET", "maxmemory", "0")
+        spending = await meter.spend("shop", quota, 10)
+        assert (spending.accepted, spending.spent_face_px) == (False, 100)
+    finally:
+        await meter.close()
 
 
 async def test_memory_is_left_for_the_faces_of_photos_that_are_admitted(server, make_broker, queue):

@@ -37,6 +37,8 @@ def test_a_name_of_a_job_is_what_scripts_build(faces):
         (faces.news("id"), "id"),
         (faces.notice("id"), "id"),
         (faces.idempotency("digest"), "digest"),
+        (faces.holders("jobs"), "jobs"),
+        (faces.held("jobs", "owner"), "jobs:owner"),
     ):
         assert name.removesuffix(tail) in given
     assert faces.stream(Lane.BATCH) in given
