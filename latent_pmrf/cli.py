@@ -107,6 +107,7 @@ def _enlarge(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
+    from latent_pmrf.data.pictures import UnreadablePicture
     from latent_pmrf.training.processes import joined  # torch takes seconds
     from latent_pmrf.training.recipe import load_recipe
     from latent_pmrf.training.setup import Places, build_trainer
@@ -125,7 +126,11 @@ def _train(options: argparse.Namespace) -> int:
         except (ValueError, FileNotFoundError) as error:
             sys.stderr.write(f"error: {error}\n")
             return 2
-        trainer.train()
+        try:
+            trainer.train()
+        except UnreadablePicture as error:
+            sys.stderr.write(f"error: {error}; mend or remove it: the run then goes on from its last checkpoint\n")
+            return 2
     return 0 if trainer.step >= recipe.optim.steps else 130
 
 

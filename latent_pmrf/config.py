@@ -24,10 +24,24 @@ TimeConvention = Literal["t", "sigma"]
 VAENorm = Literal["layer", "group"]
 Resizing = Literal["separate", "in_block"]
 
+_BLOCKS = ("depth", "depths", "mapping_depth", "layers_per_block", "decoder_layers_per_block", "layers_mid_block")
+
 
 def _check_choice(name: str, value: str, choices: Any) -> None:  # noqa: ANN401 - a Literal has no type of its own
     if value not in get_args(choices):
         raise ValueError(f"{name} must be one of {get_args(choices)}, not {value!r}")
+
+
+def _check_sizes(config: Any) -> None:  # noqa: ANN401 - any of the specifications
+    """Refuse a network without levels, and numbers that build none: only blocks may be missing."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        entries = value if isinstance(value, tuple) else (value,)
+        numbers = [entry for entry in entries if isinstance(entry, int | float) and not isinstance(entry, bool)]
+        may_be_none = field.name in _BLOCKS
+        if not entries or any(number < 0 if may_be_none else number <= 0 for number in numbers):
+            shown = list(entries) if isinstance(value, tuple) else value
+            raise ValueError(f"{field.name} must be {'0 or more' if may_be_none else 'above 0'}, not {shown}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +77,7 @@ class SwinIRConfig:
 
     def __post_init__(self) -> None:
         """Refuse inconsistent sizes with a message that names the field."""
+        _check_sizes(self)
         if len(self.depths) != len(self.num_heads):
             raise ValueError("depths and num_heads must have one entry per residual group")
         if any(self.embed_dim % heads for heads in self.num_heads):
@@ -100,6 +115,7 @@ class UNetConfig:
 
     def __post_init__(self) -> None:
         """Refuse inconsistent sizes with a message that names the field."""
+        _check_sizes(self)
         if self.shrinkage and (self.image_channels != 3 or self.image_size_px % 4):
             raise ValueError(
                 f"shrinkage is for images of 3 channels with a side that 4 divides, not of {self.image_channels} "
@@ -150,7 +166,8 @@ class SimVAEConfig:
     resizing: Resizing = "separate"
 
     def __post_init__(self) -> None:
-        """Refuse unknown choices with a message that names the field."""
+        """Refuse unknown choices and sizes with a message that names the field."""
+        _check_sizes(self)
         _check_choice("norm", self.norm, VAENorm)
         _check_choice("resizing", self.resizing, Resizing)
 
@@ -207,6 +224,7 @@ class HDiTConfig:
 
     def __post_init__(self) -> None:
         """Refuse inconsistent sizes with a message that names the field."""
+        _check_sizes(self)
         if not len(self.widths) == len(self.depths) == len(self.attention) == len(self.head_dim):
             raise ValueError("widths, depths, attention and head_dim must have one entry per level")
         for width, head_dim in zip(self.widths, self.head_dim, strict=True):

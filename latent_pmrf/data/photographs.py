@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from latent_pmrf.data.pictures import is_resource_fork, read_rgb
+from latent_pmrf.data.pictures import UnreadablePicture, is_resource_fork, read_rgb
 
 U8Image = npt.NDArray[np.uint8]
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
@@ -39,8 +39,8 @@ class _Place:
 class Photographs(Sequence[U8Image]):
     """Square pictures of the tar shards (`*.tar`), then of the image files, each sorted by path.
 
-    An item is an upright (S, S, 3) uint8 RGB array, S as stored; it raises ValueError, with the picture's name, for one
-    that cannot be decoded or is not square. What macOS writes beside a file (`._*`) is passed over.
+    An item is an upright (S, S, 3) uint8 RGB array, S as stored; it raises UnreadablePicture, with the picture's name,
+    for one that cannot be decoded or is not square. What macOS writes beside a file (`._*`) is passed over.
 
     Args:
         root: Folder with shards or pictures.
@@ -77,7 +77,8 @@ class Photographs(Sequence[U8Image]):
             data = file.read(place.size_bytes)
         picture = read_rgb(io.BytesIO(data), place.name, _FORMATS)
         if picture.width != picture.height:
-            raise ValueError(f"{place.name} has {picture.width} x {picture.height} pixels; training takes square crops")
+            size = f"{picture.width} x {picture.height}"
+            raise UnreadablePicture(f"{place.name} has {size} pixels; training takes square crops")
         return np.asarray(picture, dtype=np.uint8)
 
 

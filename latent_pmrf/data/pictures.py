@@ -23,6 +23,10 @@ _TURNS = {
 """What makes a picture of each EXIF orientation upright."""
 
 
+class UnreadablePicture(ValueError):
+    """A picture file that cannot be used; the message names it."""
+
+
 def read_rgb(source: Path | BinaryIO, name: str, formats: tuple[str, ...] | None = None) -> Image.Image:
     """Decode a picture of any mode: upright, 8-bit RGB.
 
@@ -33,7 +37,7 @@ def read_rgb(source: Path | BinaryIO, name: str, formats: tuple[str, ...] | None
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It cannot be decoded.
+        UnreadablePicture: It cannot be decoded.
     """
     try:
         with Image.open(source, formats=formats) as image:
@@ -42,9 +46,9 @@ def read_rgb(source: Path | BinaryIO, name: str, formats: tuple[str, ...] | None
         raise
     except UnidentifiedImageError as error:
         kinds = "picture" if formats is None else "JPEG, PNG or WebP"
-        raise ValueError(f"{name} cannot be read: it is no {kinds}") from error
+        raise UnreadablePicture(f"{name} cannot be read: it is no {kinds}") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{name} cannot be read: {error}") from error
+        raise UnreadablePicture(f"{name} cannot be read: {error}") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

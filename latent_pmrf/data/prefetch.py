@@ -15,6 +15,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from latent_pmrf.data.pictures import UnreadablePicture
+
 Batch = TypeVar("Batch")
 BatchT_co = TypeVar("BatchT_co", covariant=True)
 
@@ -60,7 +62,7 @@ class WorkerPrefetcher(Generic[Batch]):
 
     def __init__(self, make: Callable[[int], Batch], indices: Iterator[int], workers: int) -> None:
         self._closed = multiprocessing.RawValue(ctypes.c_bool, False)
-        loader: DataLoader[Batch] = DataLoader(
+        loader: DataLoader[Batch | UnreadablePicture] = DataLoader(
             _Computed(make),
             batch_size=None,
             sampler=_Indices(indices),
@@ -76,8 +78,10 @@ class WorkerPrefetcher(Generic[Batch]):
         """The next batch; raises what `make` raised."""
         if self._batches is None:
             raise ValueError("the batches were closed")
-        batch: Batch = next(self._batches)
-        return batch
+        made: Batch | UnreadablePicture = next(self._batches)
+        if isinstance(made, UnreadablePicture):
+            raise made
+        return made
 
     def close(self) -> None:
         """Stop the processes; pending batches are dropped."""
@@ -106,14 +110,21 @@ def _as_it_is(batch: Batch) -> Batch:
     return batch
 
 
-class _Computed(Dataset[Batch]):
-    """`make` under the name that a `DataLoader` calls."""
+class _Computed(Dataset[Batch | UnreadablePicture]):
+    """`make` under the name that a `DataLoader` calls.
+
+    A picture that cannot be read is handed over, not raised: the loader would raise it with its process's traceback as
+    its message.
+    """
 
     def __init__(self, make: Callable[[int], Batch]) -> None:
         self._make = make
 
-    def __getitem__(self, index: int) -> Batch:
-        return self._make(index)
+    def __getitem__(self, index: int) -> Batch | UnreadablePicture:
+        try:
+            return self._make(index)
+        except UnreadablePicture as error:
+            return error
 
 
 class _Indices(Sampler[int]):

@@ -36,7 +36,8 @@ LEGEND = (
     "where that is less); identity: dlib embedding distance to the clean face; nearer: share of faces nearer to the "
     "clean face than the degraded input; landmarks: mean distance of 68 points, in pixels at 512; IndRMSE: to the "
     "estimator's output; colour: shift of the channel means, 8-bit levels; blocks: steps on the 8-px grid over steps "
-    "elsewhere (1 is none); grain: fine structure in flat areas above the clean face, 8-bit levels."
+    "elsewhere (1 is none); grain: fine structure in flat areas above the clean face, 8-bit levels. Where there are "
+    "several seeds, the default is the mean over them, and all else is of the first."
 )
 
 

@@ -134,8 +134,10 @@ def _optim(values: Mapping[str, Any], steps: int | None) -> OptimConfig:
     return taken
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """The content of a recipe's file, merged into that of its base."""
+def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The content of a recipe's file, merged into that of its base; `above` are the recipes whose base it is."""
+    if path.resolve() in above:
+        raise ValueError(f"{path} has itself as a base")
     try:
         content = dict(section(yaml.safe_load(path.read_text(encoding="utf-8")), "the recipe"))
         base = content.pop("base", None)
@@ -151,7 +153,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
-    merged = _read(path.parent / base)
+    merged = _read(path.parent / base, (*above, path.resolve()))
     for key, value in content.items():
         merged[key] = _merged(key, merged.get(key), value) if isinstance(value, Mapping) else value
     return merged

@@ -26,6 +26,7 @@ from loadtest.photos import scene
 from loadtest.soak.fleet import Fleet, Member, fleet
 from loadtest.soak.stamped import number_of, stamped
 from loadtest.traffic.arrivals import poisson
+from loadtest.traffic.report import percentile
 
 _MIB = 1024 * 1024
 _BEAT_S = 5.0
@@ -75,14 +76,14 @@ class Diary:
     def as_markdown(self) -> str:
         """A report."""
         wrong = [ending for ending in self.endings if ending.found != ending.expected]
-        times = sorted(ending.seconds for ending in self.endings) or [0.0]
+        times = [ending.seconds for ending in self.endings] or [0.0]
         kills = ", ".join(f"{count} of {kind}s" for kind, count in sorted(self.kills.items())) or "none"
         lines = [
             f"- jobs: {len(self.endings)}, of which wrong or lost: {len(wrong)}",
             f"- ended as they had to: {_counted(ending.found for ending in self.endings if ending not in wrong)}",
             f"- kills: {kills}; jobs sent more than once: {sum(ending.sent > 1 for ending in self.endings)}",
             f"- seconds from sending to the end: median {statistics.median(times):.1f}, p99 "
-            f"{times[int(0.99 * (len(times) - 1))]:.1f}, largest {times[-1]:.1f}",
+            f"{percentile(times, 99):.1f}, largest {max(times):.1f}",
         ]
         lines += [f"- memory of {name}: {_told(seen)}" for name, seen in self.memory_mib.items()]
         lines += [f"- WRONG: {ending}" for ending in wrong[:10]]

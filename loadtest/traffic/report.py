@@ -38,7 +38,8 @@ class Row:
         asked_per_s: Requests a second, from the first arrival to the last answer: no more can be restored of them.
         restored_per_s: Photos restored a second, in the same time.
         good_per_s: Of those, within the objective.
-        percentiles_s: Latency of restored photos from the intended time, by percentile; empty when none was.
+        percentiles_s: Latency from the intended time of photos that were restored, and of those that were given up, who
+            have waited at least so long; by percentile, empty when there are none.
         refused: Requests that admission turned away.
         gave_up: Requests whose sender lost patience.
         wrong: Answers that the photo did not deserve, by code: what must not happen at any load.
@@ -92,8 +93,8 @@ def row_of(way: str, load: float, samples: Sequence[Sample], seen: Observation, 
     lasted_s = max(sample.ended_s for sample in samples)
     offered_s = max(sample.intended_s for sample in samples) or 1.0
     restored = [sample for sample in samples if sample.code == OK]
-    latencies = [sample.latency_s for sample in restored]
-    steps = {number: float(np.percentile(latencies, number)) for number in PERCENTILES} if latencies else {}
+    given_up = [sample for sample in samples if sample.code in TOO_LATE]
+    waited_s = [sample.latency_s for sample in (*restored, *given_up)]
     busy_s = sum(seen.grown(f"restore_network_duration_seconds_sum[network={name}]") for name in _NETWORKS)
     wait_s = seen.mean("restore_queue_wait_seconds", "[lane=interactive]")
     return Row(
@@ -102,18 +103,23 @@ def row_of(way: str, load: float, samples: Sequence[Sample], seen: Observation, 
         offered_per_s=len(samples) / offered_s,
         asked_per_s=len(samples) / lasted_s,
         restored_per_s=len(restored) / lasted_s,
-        good_per_s=sum(latency <= objective_s for latency in latencies) / lasted_s,
-        percentiles_s=steps,
+        good_per_s=sum(sample.latency_s <= objective_s for sample in restored) / lasted_s,
+        percentiles_s={number: percentile(waited_s, number) for number in PERCENTILES} if waited_s else {},
         refused=sum(sample.code in REFUSED for sample in samples),
-        gave_up=sum(sample.code in TOO_LATE for sample in samples),
+        gave_up=len(given_up),
         wrong=dict(Counter(sample.code for sample in samples if is_wrong(sample))),
         queue_wait_ms=None if wait_s is None else wait_s * 1000,
         compute_ms=busy_s * 1000 / len(restored) if restored else None,
         rows_per_step=seen.mean("restore_batch_size", "[network=velocity]"),
         peak_mib=seen.peak_mib,
         slope_mib_per_min=seen.slope_mib_per_min,
-        late_p99_ms=float(np.percentile([sample.sent_s - sample.intended_s for sample in samples], 99)) * 1000,
+        late_p99_ms=percentile([sample.sent_s - sample.intended_s for sample in samples], 99) * 1000,
     )
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """What `percent` of the values do not exceed: one that occurred, which of few values is the largest."""
+    return float(np.percentile(values, percent, method="inverted_cdf"))
 
 
 def is_wrong(sample: Sample) -> bool:
@@ -144,8 +150,8 @@ def verdict(rows: Sequence[Row], objective_s: float) -> str:
             slowest = max(row.percentiles_s.get(99, 0.0) for row in past)
             lines.append(
                 f"{way}, past saturation: least goodput {least:.0%} of the peak ({peak:.2f} a second) or of what was "
-                f"asked, if less, p99 of what was restored at most {slowest:.2f} s (objective {objective_s:g} s), "
-                f"answers that were wrong: "
+                f"asked, if less, p99 of what was restored or given up at most {slowest:.2f} s (objective "
+                f"{objective_s:g} s), answers that were wrong: "
                 f"{sum(sum(row.wrong.values()) for row in mine)}."
             )
     return "\n".join(lines)

@@ -23,6 +23,11 @@ def test_a_photo_says_which_it_is(number):
     assert number_of(stamped(np.full((64, 256, 3), 90, np.uint8), number)) == number
 
 
+def test_the_slowest_of_few_jobs_are_told():
+    diary = Diary(endings=[Ending("succeeded", "succeeded", seconds, 1) for seconds in (9.0, 1.0)])
+    assert "median 5.0, p99 9.0, largest 9.0" in diary.as_markdown()
+
+
 def test_what_is_wrong_is_told():
     diary = Diary(
         endings=[Ending("succeeded", "another photo: 3 for 4", 1.0, 1), Ending("succeeded", "succeeded", 1.0, 2)]

@@ -81,6 +81,15 @@ def test_specifications_are_frozen_and_hashable(config):
         (HDiTConfig, {"attention": ("neighborhood", "window", "global")}, "attention must be .* not 'window'"),
         (HDiTConfig, {"flavour": "natten"}, "flavour"),
         (HDiTConfig, {"time_convention": "reverse"}, "time_convention"),
+        (SwinIRConfig, {"num_heads": (0,) * 8}, "num_heads must be above 0"),
+        (SwinIRConfig, {"mlp_ratio": -1.0}, "mlp_ratio must be above 0, not -1"),
+        (UNetConfig, {"unshuffle": 0}, "unshuffle must be above 0, not 0"),
+        (UNetConfig, {"widths": ()}, r"widths must be above 0, not \[\]"),
+        (UNetConfig, {"heads": 0}, "heads must be above 0, not 0"),
+        (UNetConfig, {"depth": -1}, "depth must be 0 or more, not -1"),
+        (SimVAEConfig, {"block_out_channels": (-1, 8)}, r"block_out_channels must be above 0, not \[-1, 8\]"),
+        (SimVAEConfig, {"layers_mid_block": -1}, "layers_mid_block must be 0 or more"),
+        (HDiTConfig, {"head_dim": (0, 64, 64)}, "head_dim must be above 0"),
     ],
 )
 def test_inconsistent_sizes_are_refused_by_name(cls, changes, named):

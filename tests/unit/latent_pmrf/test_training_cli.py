@@ -2,6 +2,7 @@ import json
 import re
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,29 @@ def test_what_cannot_be_trained_is_told_in_a_line(tmp_path, faces, capsys, chang
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert re.search(message, error)
+
+
+def test_a_picture_that_cannot_be_read_on_the_way_is_told_in_a_line_and_the_run_goes_on_once_it_is_mended(
+    tmp_path, capsys
+):
+    data = write_faces(tmp_path)
+    recipe = write_recipe(tmp_path, "estimator", steps=2)
+    recipe.write_text(recipe.read_text() + "in_memory: false\n")
+    assert train("estimator", recipe, data, tmp_path / "runs") == 0
+    shard = data / "train256-000.tar"
+    whole = shard.read_bytes()
+    with tarfile.open(shard) as archive:
+        places = [(member.offset_data, member.size) for member in archive]
+    broken = bytearray(whole)
+    for offset, size in places:
+        broken[offset : offset + size] = bytes(size)
+    shard.write_bytes(broken)
+    assert train("estimator", recipe, data, tmp_path / "runs", "--steps", "4") == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert re.match(rf"error: {shard}:\d\.png cannot be read: .*; mend or remove it: the run then goes on", error)
+    shard.write_bytes(whole)
+    assert train("estimator", recipe, data, tmp_path / "runs", "--steps", "4") == 0
+    assert saved_step(tmp_path / "runs", "estimator") == 4
 
 
 @pytest.mark.parametrize("device", ["quantum", "cuda:97"])

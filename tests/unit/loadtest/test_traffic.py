@@ -10,7 +10,7 @@ from loadtest.traffic.arrivals import Arrival, poisson
 from loadtest.traffic.mix import MIXES, OK, MixedPhoto, everyday
 from loadtest.traffic.observed import Observation
 from loadtest.traffic.offer import Sample, offer, saturate
-from loadtest.traffic.report import as_markdown, draw, row_of, verdict
+from loadtest.traffic.report import as_markdown, draw, percentile, row_of, verdict
 from loadtest.traffic.senders import GAVE_UP
 
 PHOTO = MixedPhoto("any", b"photo", 1)
@@ -107,8 +107,23 @@ def test_a_row_counts_what_was_restored_in_time_refused_given_up_and_wrong():
     assert row.restored_per_s == pytest.approx(2 / 9)
     assert row.good_per_s == pytest.approx(1 / 9)  # latencies are 2 and 3 s
     assert (row.refused, row.gave_up, row.wrong) == (1, 1, {"internal": 1})
-    assert row.percentiles_s[100] == pytest.approx(3.0)
+    assert row.percentiles_s[100] == pytest.approx(5.0)
     assert row.late_p99_ms == pytest.approx(10.0)
+
+
+def test_who_gives_up_has_waited_and_counts_among_the_latencies():
+    quick = [Sample(0, intended_s=1.0, sent_s=1.0, ended_s=2.0, code=OK, expected=OK)] * 98
+    lost = [Sample(0, intended_s=1.0, sent_s=1.0, ended_s=61.0, code=GAVE_UP, expected=OK)] * 2
+    row = row_of("HTTP", 1.5, [*quick, *lost], Observation(), objective_s=30)
+    assert row.percentiles_s[50] == 1.0
+    assert row.percentiles_s[99] == 60.0
+    assert row.good_per_s == pytest.approx(98 / 61)
+
+
+def test_a_percentile_of_few_is_one_that_occurred():
+    assert percentile([3.0, 1.0, 2.0], 99) == 3.0
+    assert percentile([1.0, 10.0], 99) == 10.0
+    assert percentile(range(1, 201), 99) == 198
 
 
 def test_a_bad_photo_that_is_restored_is_wrong():

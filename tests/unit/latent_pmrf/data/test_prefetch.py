@@ -9,6 +9,7 @@ import psutil
 import pytest
 import torch
 
+from latent_pmrf.data.pictures import UnreadablePicture
 from latent_pmrf.data.prefetch import Prefetcher, WorkerPrefetcher
 
 
@@ -74,6 +75,21 @@ def test_workers_leave_tuples_alone():
     assert found == (0, (first, second))
     assert isinstance(found[1], tuple)
     assert isinstance(second, tuple)
+
+
+def unreadable(index):
+    if index == 1:
+        raise UnreadablePicture("train.tar:1.png cannot be read: it is no picture")
+    return index
+
+
+def test_workers_tell_of_a_picture_in_a_line():
+    batches = WorkerPrefetcher(unreadable, itertools.count(), workers=1)
+    assert batches.next() == 0
+    with pytest.raises(UnreadablePicture) as caught:
+        batches.next()
+    batches.close()
+    assert str(caught.value) == "train.tar:1.png cannot be read: it is no picture"
 
 
 def own_number(index):

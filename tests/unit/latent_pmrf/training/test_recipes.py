@@ -222,6 +222,7 @@ def test_a_recipe_says_only_what_differs_from_its_base(tmp_path):
     [
         ("base: 3", ValueError, "base must be the path of a recipe, not 3"),
         ("base: absent.yaml", FileNotFoundError, "absent.yaml"),
+        ("base: recipe.yaml", ValueError, "recipe.yaml has itself as a base"),
     ],
 )
 def test_a_wrong_base_is_named(tmp_path, text, error, named):
