@@ -48,7 +48,7 @@ from service.stages.finish import finish
 from service.stages.picks import Found, Pick, pick_faces, report_face, require_a_face
 from service.stages.preview import MAX_FACES, placing, preview_every
 from service.stages.samples import Samples
-from service.stages.seen import as_seen, seen_faces
+from service.stages.seen import as_seen, is_seen, seen_faces
 
 _SEEDS = 2**32  # random seeds stay in what every JSON reader keeps exact; callers may use larger ones
 
@@ -313,7 +313,7 @@ class Gateway:
 
     async def _pick_faces(self, image: DecodedImage, options: RestoreOptions, watch: Stopwatch) -> list[Pick]:
         """The faces that can be seen; what alpha hides is shown neither to the detector nor to the networks."""
-        shown = image if image.alpha is None else await watch.compute("seen", as_seen, image)
+        shown = image if is_seen(image) else await watch.compute("seen", as_seen, image)
         found = [] if options.aligned else await self._find_faces(shown, options, watch)
         size_px = self.manifest.image_size_px
         return await watch.compute("align", pick_faces, shown, found, size_px, aligned=options.aligned)

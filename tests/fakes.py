@@ -8,9 +8,11 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+from PIL import Image
 
 from service.core.errors import InferenceFailed, ServiceError
-from service.core.types import Face, FaceJob, RestoredFace
+from service.core.types import Face, FaceJob, FacePreview, RestoredFace
+from tests.pictures import saved
 
 
 def face_at(left: float, top: float, side: float, score: float = 0.9) -> Face:
@@ -188,3 +190,15 @@ class HeldBroker(EchoBroker):
     async def cancel(self, job_id):
         await super().cancel(job_id)
         self.dropped.set()
+
+
+class PreviewingBroker(HeldBroker):
+    """Shows each face on its way, again and again, as long as it holds the results back."""
+
+    async def results(self, job_id, timeout_s, on_progress=None, on_preview=None):
+        files = [(job, saved(Image.fromarray(job.crop), "JPEG")) for job in self.jobs[job_id]]
+        while on_preview and not self.go.is_set():
+            for job, data in files:
+                on_preview(FacePreview(job_id, job.face_index, 1, job.num_steps, data))
+            await asyncio.sleep(0.05)
+        return await super().results(job_id, timeout_s, on_progress, on_preview)

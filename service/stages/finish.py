@@ -12,6 +12,7 @@ from service.core.stopwatch import Stopwatch
 from service.core.types import AlignedFace, DecodedImage, OutputFormat, RestoredFace, RestoreOptions
 from service.stages.blend import BlendedFace, blend, blend_where_it_draws
 from service.stages.encode import encode
+from service.stages.light import is_linear
 from service.stages.paste import paste
 from service.stages.picks import UNRELIABLE, Pick, require_a_face
 from service.stages.tone import in_photo
@@ -71,8 +72,10 @@ def finish(  # noqa: PLR0913 - what three stages need
         }
         picks = [_checked(pick, blended, max_coarse_shift) for pick in picks]
         require_a_face(picks, options.faces)
+        linear = is_linear(image)
         pairs = [
-            (face, in_photo(with_colour_of(blended[face.index].pixels, face.crop), face)) for face in _aligned(picks)
+            (face, in_photo(with_colour_of(blended[face.index].pixels, face.crop), face, is_linear=linear))
+            for face in _aligned(picks)
         ]
     with watch.stage("paste"):
         result = paste(image, pairs, upscale=options.upscale, background=options.background, consume=True)

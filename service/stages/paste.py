@@ -21,6 +21,7 @@ import numpy as np
 from service.core.types import AlignedFace, Background, DecodedImage, F32Array
 from service.stages.enlarge import enlarged
 from service.stages.finer import finer_kept
+from service.stages.light import is_linear
 from service.stages.samples import Samples, read_only, writable
 from service.stages.tone import in_photo
 from service.stages.warp import F64Matrix, bounds, compose, invert, scaling, translation, warp
@@ -154,7 +155,8 @@ def _layer(aligned: AlignedFace, restored: F32Array, image: DecodedImage, enlarg
     kept = finer_kept(aligned)
     crop = np.clip(restored, 0, 1, dtype=np.float32)
     if kept is not None:
-        crop -= kept[:, :, None] * in_photo(aligned.crop.astype(np.float32) / np.float32(255), aligned)
+        seen = aligned.crop.astype(np.float32) / np.float32(255)
+        crop -= kept[:, :, None] * in_photo(seen, aligned, is_linear=is_linear(image))
     crop *= np.float32(np.iinfo(image.pixels.dtype).max)
     affine = compose(enlarge, invert(aligned.affine))
     side_px = aligned.crop.shape[0]

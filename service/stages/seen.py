@@ -1,4 +1,4 @@
-"""Seen: the photo as detector and networks may know it, without the colours that its alpha hides.
+"""Seen: the photo as detector and networks may know it, without the colours that its alpha hides, nor in linear light.
 
     DecodedImage -> DecodedImage with pixels of alpha 0 filled in, for detect and align; then the faces that can be seen
 
@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from service.core.types import DecodedImage, F32Array, Face
+from service.stages.light import as_encoded, is_linear
 from service.stages.samples import Samples, as_samples, read_only
 
 _BAND_ROWS = 256  # even
@@ -25,8 +26,18 @@ def as_seen(image: DecodedImage) -> DecodedImage:
     """Give pixels of alpha 0 the colours of the nearest ones that are seen, the smoother the further away those are.
 
     Returns:
-        The photo with new pixels, or itself where all are seen; black where none is.
+        The photo with new pixels, or itself where all are seen; black where none is. Of a photo in linear light they
+        have 16 bits, on the curve of sRGB.
     """
+    return as_encoded(_without_hidden(image))
+
+
+def is_seen(image: DecodedImage) -> bool:
+    """Whether a photo is as it may be known, as `as_seen` would find without looking at its pixels."""
+    return image.alpha is None and not is_linear(image)
+
+
+def _without_hidden(image: DecodedImage) -> DecodedImage:
     alpha = image.alpha
     if alpha is None or alpha.all():
         return image

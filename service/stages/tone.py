@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from service.core.face_ellipse import half_axes_away
 from service.core.types import AlignedFace, F32Array, Tone, U8Image
+from service.stages.light import in_light
 from service.stages.samples import Samples
 
 _RANGE_BELOW = 0.38  # of the brightness of a face, 0 to 1; every validation face, severely degraded ones too, has more
@@ -59,18 +60,20 @@ def stretched(samples: Samples, tone: Tone) -> tuple[U8Image, F32Array | None]:
     return crop, beyond if beyond.any() else None
 
 
-def in_photo(restored: F32Array, aligned: AlignedFace) -> F32Array:
+def in_photo(restored: F32Array, aligned: AlignedFace, *, is_linear: bool = False) -> F32Array:
     """A restored crop in the tone of its photo.
 
     Args:
         restored: (S, S, 3) RGB as the networks see it, in [0, 1] or a little beyond.
         aligned: What it was made of.
+        is_linear: The photo is in linear light.
 
     Returns:
         (S, S, 3) float32, the same array where there is nothing to undo.
     """
     toned = aligned.tone.undo(restored)
-    return toned if aligned.beyond is None else np.asarray(cv2.add(toned, aligned.beyond), np.float32)
+    whole = toned if aligned.beyond is None else np.asarray(cv2.add(toned, aligned.beyond), np.float32)
+    return in_light(whole) if is_linear else whole
 
 
 def _luma(samples: Samples) -> F32Array:

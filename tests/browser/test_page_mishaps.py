@@ -8,7 +8,7 @@ from skimage.data import astronaut
 
 from tests.api_keys import add_key
 from tests.browser.visitor import FAKES, Page
-from tests.fakes import HeldBroker
+from tests.fakes import HeldBroker, PreviewingBroker
 from tests.pictures import saved
 from tests.serving import fake_service
 
@@ -47,6 +47,16 @@ def guarded(driver, tmp_path):
         page.run("try { sessionStorage.clear(); } catch {}")
 
 
+@pytest.fixture
+def dense(tmp_path):
+    """A photo of 512 x 512 pixels that browsers show as one of 256 x 256."""
+    photo, exif = tmp_path / "dense.jpg", Image.Exif()
+    exif.update({0x011A: 144.0, 0x011B: 144.0, 0x0128: 2})  # 144 dpi
+    exif.get_ifd(0x8769).update({0xA002: 256, 0xA003: 256})  # the size at 72 dpi
+    photo.write_bytes(saved(Image.fromarray(astronaut()), "JPEG", exif=exif))
+    return photo
+
+
 def test_a_folder_is_called_what_it_is(page, tmp_path):
     folder = tmp_path / "holidays"
     folder.mkdir()
@@ -56,12 +66,8 @@ def test_a_folder_is_called_what_it_is(page, tmp_path):
     assert page.sent_bytes() == []
 
 
-def test_boxes_lie_on_the_faces_of_a_photo_with_a_resolution(page, tmp_path):
-    photo, exif = tmp_path / "dense.jpg", Image.Exif()
-    exif.update({0x011A: 144.0, 0x011B: 144.0, 0x0128: 2})  # 144 dpi
-    exif.get_ifd(0x8769).update({0xA002: 256, 0xA003: 256})  # the size at 72 dpi
-    photo.write_bytes(saved(Image.fromarray(astronaut()), "JPEG", exif=exif))
-    page.choose(photo)
+def test_boxes_lie_on_the_faces_of_a_photo_with_a_resolution(page, dense):
+    page.choose(dense)
     page.settled()
     assert page["before"].get_property("naturalWidth") == 256
     for factor in (1, 2):
@@ -71,6 +77,21 @@ def test_boxes_lie_on_the_faces_of_a_photo_with_a_resolution(page, tmp_path):
         frame = page["compare"].rect
         assert box.rect["width"] == pytest.approx(130 / 512 * frame["width"], abs=3)
         assert box.rect["x"] - frame["x"] == pytest.approx(160 / 512 * frame["width"], abs=3)
+
+
+def test_previews_lie_on_the_faces_of_a_photo_with_a_resolution(driver, dense):
+    broker = PreviewingBroker()
+    with fake_service(broker=broker, **FAKES) as (client, _):
+        page = Page(driver, client.base_url).ready()
+        page.choose(dense)
+        page.until(lambda: page.all("#previews image") and page["before"].get_property("complete"))
+        assert page["before"].get_property("naturalWidth") == 256
+        page.until(lambda: page["overlay"].get_dom_attribute("viewBox") == "0 0 512 512")
+        (preview,), frame = page.all("#previews image"), page["compare"].rect
+        middle = preview.rect["x"] + preview.rect["width"] / 2 - frame["x"]
+        assert middle == pytest.approx(225 / 512 * frame["width"], abs=5)
+        broker.go.set()
+        page.settled()
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])

@@ -110,6 +110,7 @@ function paintViewer(photo) {
   byId("problem-hint").textContent = ADVICE[code] ?? sentence(hint);
   byId("retry").hidden = retryable === false;
   byId("compare").classList.toggle("busy", photo.busy);
+  if (photo.sizePx) shape(...photo.sizePx);
   showPreviews(photo.previews);
   const hasResult = Boolean(photo.resultUrl);
   for (const id of ["after-layer", "slider", "tag-before", "tag-after", "download"]) byId(id).hidden = !hasResult;
@@ -132,7 +133,6 @@ function paintResult(photo) {
   byId("facts").textContent = `${report.width} × ${report.height} px · ${counted(report.num_steps, "step")}, fidelity ${report.fidelity}, ` +
     `seed ${report.seed} · ${seconds} s · ${report.model}`;
   showSeed(photo.options.seed);
-  shape(...photo.sizePx);
   showFaces(report.faces, report.fidelity, photo.near, (face) => {
     photo.near = face?.box ?? null;
     look(photo.near, ...photo.sizePx);

@@ -64,6 +64,7 @@ export class Photo {
     this.ending = null; // report of the run under way, once it has ended
     this.report = null; // of the picture that is here
     this.sizePx = null; // width and height as the service has them; a browser may take an EXIF resolution into account
+    this.measuring = null; // settled once `sizePx` is known before there is a report, or cannot be
     this.resultUrl = null;
     this.isSaved = false; // that picture
     this.near = null; // box of the face that is seen from near
@@ -150,11 +151,20 @@ export class Photo {
   /** Show it the right way up where the browser does not. */
   async #turn() {
     const picture = await upright(this.file);
-    if (!picture) return;
+    if (!picture) return this.file;
     const asItLies = this.url;
     this.url = URL.createObjectURL(picture);
     this.onChange(this);
     URL.revokeObjectURL(asItLies);
+    return picture;
+  }
+
+  /** Find out its size, as previews need it. */
+  async #measure() {
+    const bitmap = await createImageBitmap(await this.turning);
+    this.sizePx ??= [bitmap.width, bitmap.height];
+    bitmap.close();
+    this.onChange(this);
   }
 
   /** Give up what is under way, for what comes now. */
@@ -229,6 +239,7 @@ export class Photo {
   #moved(name, state) {
     if (name === "preview") {
       this.previews.set(state.face_index, state);
+      this.measuring ??= this.#measure().catch(() => {}); // the browser cannot show the photo either
       this.onChange(this);
     } else if (state.status === "succeeded") {
       this.#enter("ended", { ending: state }); // shown with its picture

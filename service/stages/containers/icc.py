@@ -17,6 +17,12 @@ Curve = tuple[float] | tuple[float, float, float, float, float]  #: g, or g, a, 
 _D50 = (0.9642, 1.0, 0.8249)
 _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 _MAX_COLORANT = 4.0  # above, the primaries lie on a line or nearly so
+_MAX_TAGS = 100  # a display profile has some twenty
+_STRAIGHT = (
+    b"curv" + bytes(8),
+    b"curv" + bytes(7) + b"\1\1\0",
+    b"para" + bytes(9) + b"\1\0\0",
+)  # power 1, by three ways
 
 
 def profile_for(profile: bytes | None, space: ColourSpace) -> bytes | None:
@@ -29,6 +35,14 @@ def profile_for(profile: bytes | None, space: ColourSpace) -> bytes | None:
     if int.from_bytes(profile[:4], "big") > len(profile):
         return None
     return profile if profile[16:20] == space.encode().ljust(4) else None
+
+
+def is_linear(profile: bytes) -> bool:
+    """Whether samples are in proportion to light, by the curve of red or of grey; a profile of tables has none."""
+    for at in range(132, 132 + 12 * min(int.from_bytes(profile[128:132], "big"), _MAX_TAGS), 12):
+        if profile[at : at + 4] in (b"rTRC", b"kTRC"):
+            return profile.startswith(_STRAIGHT, int.from_bytes(profile[at + 4 : at + 8], "big"))
+    return False
 
 
 def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:

@@ -31,6 +31,7 @@ _LEAST_BODY_BYTES = {_APP0: 14, _APP14: 12}  # libjpeg takes shorter ones for an
 _MARKER_IN_SCAN = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])", re.DOTALL)
 # Between segments libjpeg passes over whatever is no marker.
 _MARKER = re.compile(rb"\xff([^\x00\xff])", re.DOTALL)
+_PIECE_BYTES = 16 * 1024  # looked at without letting others run: a search keeps the interpreter's lock
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ def _segments(data: bytes) -> Iterator[_Segment]:
     """Segments up to and including the header of the first scan; ends early where the file does."""
     view, position = memoryview(data), 2
     for _ in range(MAX_PARTS):
-        found = _MARKER.search(data, position)
+        found = _search(_MARKER, data, position)
         if found is None:
             return
         position, marker = found.start(), found[1][0]
@@ -107,6 +108,15 @@ def _segments(data: bytes) -> Iterator[_Segment]:
         if marker == _SOS:
             return
         position = end
+
+
+def _search(marker: re.Pattern[bytes], data: bytes, position: int) -> re.Match[bytes] | None:
+    """The first marker, two bytes, from `position` on; looked for in pieces, as hostile files have none for long."""
+    for start in range(position, len(data), _PIECE_BYTES):
+        found = marker.search(data, start, start + _PIECE_BYTES + 1)
+        if found is not None:
+            return found
+    return None
 
 
 def _collect(data: bytes) -> _Parts:
@@ -154,7 +164,7 @@ def _end_of_image(data: bytes, start: int | None) -> tuple[int, str | None]:
         return 0, "the JPEG file ends before its first scan"
     position, scans = start, 0
     for _ in range(MAX_PARTS):
-        found = _MARKER_IN_SCAN.search(data, position)
+        found = _search(_MARKER_IN_SCAN, data, position)
         if found is None:
             break
         marker = found[1][0]

@@ -1,4 +1,7 @@
-"""Colours that a PNG file states in chunks -> the ICC profile that states them in a JPEG or WebP file."""
+"""Colours that a PNG file states in chunks -> the ICC profile that states them in a JPEG or WebP file.
+
+And whether they are in linear light.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ _BT601_525: Chromaticities = (*_D65, 0.630, 0.340, 0.310, 0.595, 0.155, 0.070)
 _P3 = (0.680, 0.320, 0.265, 0.690, 0.150, 0.060)
 _SRGB_CURVE: Curve = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
 _BT1886_CURVE: Curve = (2.4,)  # how displays show what cameras of BT.709, 601 and 2020 encode; browsers take it, too
+_LINEAR = 8
 # By the numbers of ITU-T H.273. PQ and HLG (16, 18) have no place in a profile of this kind.
 _PRIMARIES: dict[int, Chromaticities] = {
     1: _BT709,
@@ -28,7 +32,7 @@ _CURVES: dict[int, Curve] = {
     4: (2.2,),
     5: (2.8,),
     6: _BT1886_CURVE,
-    8: (1.0,),
+    _LINEAR: (1.0,),
     13: _SRGB_CURVE,
     14: _BT1886_CURVE,
     15: _BT1886_CURVE,
@@ -62,6 +66,16 @@ def profile_of_chunks(packed: bytes, *, grey: bool) -> bytes | None:
         if curve == _SRGB_CURVE and (grey or primaries == _BT709):
             return None
     return matrix_profile(curve, None if grey else primaries)
+
+
+def states_linear(packed: bytes) -> bool | None:
+    """Whether pixels with these chunks are in linear light; None where the chunks do not say, but a profile may."""
+    chunks = unpack(packed)
+    if b"cICP" in chunks:
+        return chunks[b"cICP"][1] == _LINEAR
+    if b"sRGB" in chunks:
+        return False
+    return _stated_curve(chunks) == (1.0,) if b"gAMA" in chunks else None
 
 
 def _stated_primaries(chunks: dict[bytes, bytes]) -> Chromaticities:

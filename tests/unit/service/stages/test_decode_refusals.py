@@ -3,6 +3,7 @@
 import contextlib
 import random
 import struct
+import sys
 import tracemalloc
 import zlib
 
@@ -182,6 +183,23 @@ TIRESOME = {
 def test_files_made_to_keep_the_walkers_busy(trick):
     with pytest.raises((CorruptImage, UnsupportedFormat)):
         decode(Upload(TIRESOME[trick]), DecodeLimits(10**8, 10**6, 8))
+
+
+@pytest.mark.parametrize("trick", ["filling before a JPEG's markers", "escaped bytes in a JPEG's scan"])
+def test_walkers_let_others_run_between_short_searches(trick):
+    searches, before = [], sys.getprofile()
+
+    def note(frame, event, function):
+        if event == "c_call" and function.__name__ == "search":
+            searches.append(function)
+
+    sys.setprofile(note)
+    try:
+        with pytest.raises((CorruptImage, UnsupportedFormat)):
+            decode(Upload(TIRESOME[trick]), DecodeLimits(10**8, 10**6, 8))
+    finally:
+        sys.setprofile(before)
+    assert len(searches) > BUSY / 50_000
 
 
 @pytest.mark.parametrize("lie", LIES)
