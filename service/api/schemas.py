@@ -47,11 +47,11 @@ class FaceSchema(Schema):
         "or `unreliable`: the networks went astray with it."
     )
     ind_rmse: float | None = Field(
-        description="RMSE between the face in the result and its posterior mean, on [0, 1] pixels; higher means less "
-        "certain."
+        description="RMSE between the face, blended as asked for, and its posterior mean, on [0, 1] pixels; higher "
+        "means less certain."
     )
     fidelity: float | None = Field(
-        description="Its blend: as asked for, or the bundle's default and more where the face had its detail already; "
+        description="Its blend: as asked for, or the bundle's default and more where it was hardly degraded; "
         "null if it was skipped."
     )
 

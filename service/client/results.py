@@ -66,8 +66,9 @@ class Face:
         score: Detector confidence, 0 to 1; None for an aligned photo.
         status: `restored` or `skipped`.
         reason: Why it was skipped, or None.
-        ind_rmse: RMSE between the face in the result and its posterior mean, on [0, 1] pixels; higher is less certain.
-        fidelity: Its blend: as asked for, or the bundle's default and more where the face had its detail already; None
+        ind_rmse: RMSE between the face, blended as asked for, and its posterior mean, on [0, 1] pixels; higher is less
+            certain.
+        fidelity: Its blend: as asked for, or the bundle's default and more where it was hardly degraded; None
             for a skipped one, or from a service that does not tell.
     """
 

@@ -36,7 +36,7 @@ class OptionFields(BaseModel):
         le=1,
         allow_inf_nan=False,
         description="0 gives the sampled face, 1 the posterior mean, values between a blend. Default: the bundle's, or "
-        "more for a face that has its detail already.",
+        "more for a face that was hardly degraded.",
         examples=[0.5],
     )
     num_steps: int | None = Field(

@@ -67,7 +67,7 @@ class RestoreOptions:
 
     Attributes:
         fidelity: 0 is the sampled face, 1 the posterior mean; in between a pixel blend (Freirich et al., 2021). None:
-            the bundle's, or nearer to 1 for a face of which the sample brings little detail that the mean has not.
+            the bundle's, or nearer to 1 for a face that was hardly degraded.
         num_steps: Euler steps of the flow.
         seed: Seed of the source noise, 0 to 2**63 - 1; face i of a photo uses the pair (seed, i).
         faces: Which faces are restored.
@@ -270,7 +270,8 @@ class FaceReport:
         status: Restored or skipped.
         reason: Why it was skipped (`below_min_face_px`, `not_selected`, `over_max_faces`, `degenerate_landmarks`,
             `unreliable`: the networks went astray with it), or None.
-        ind_rmse: RMSE between the pasted face and the posterior mean, on [0, 1] pixels (paper, section 4.4).
+        ind_rmse: RMSE between the face, blended as asked for, and the posterior mean, on [0, 1] pixels (paper, section
+            4.4).
         fidelity: The blend of a restored face: as asked for, or between the bundle's default and 1.
     """
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
 from service.core.errors import InferenceFailed
-from service.core.fine_detail import fine_energy
-from service.core.types import F32Array, RestoredFace
+from service.core.fine_detail import face_luma, fine_energy
+from service.core.types import F32Array, RestoredFace, U8Image
 
 # How many times the posterior mean's energy of the finest detail a blend has. At one half, clean faces have 1.0 to 1.15
 # times as much, large ones of JPEG quality 50 1.2, blurred by a pixel 3, moderately degraded 6 (EXPERIMENTS.md, G17).
 _NO_GAIN, _WORTH_ALL = 1.05, 1.25
+# RMSE between a face as the networks were shown it and its posterior mean, 38 and 34 dB. Clean faces have 38 to 41 dB.
+_HARDLY_MOVED, _MOVED = 0.0125, 0.02
 _LEAST_ENERGY = 1e-12
 
 
@@ -26,7 +28,8 @@ class BlendedFace:
         face_index: As in the FaceJob.
         pixels: (S, S, 3) float32 RGB in [0, 1], up to rounding.
         fidelity: 0 where `pixels` are the sample, 1 where they are the posterior mean.
-        ind_rmse: RMSE between `pixels` and the posterior mean, an indicator of the error that needs no clean photo.
+        ind_rmse: RMSE between the blend that was asked for and the posterior mean, an indicator of the error that needs
+            no clean photo.
     """
 
     face_index: int
@@ -55,7 +58,7 @@ def blend(face: RestoredFace, fidelity: float) -> BlendedFace:
     return BlendedFace(face.face_index, pixels, fidelity, ind_rmse)
 
 
-def blend_where_it_draws(face: RestoredFace, fidelity: float, shrink: float) -> BlendedFace:
+def blend_where_it_draws(face: RestoredFace, crop: U8Image, fidelity: float, shrink: float) -> BlendedFace:
     """The blend of a caller who leaves the fidelity to the service.
 
     A blend is farther from the clean face than the posterior mean is; the sample's detail is what that is worth. A face
@@ -63,14 +66,24 @@ def blend_where_it_draws(face: RestoredFace, fidelity: float, shrink: float) -> 
 
     Args:
         face: Sample and posterior mean.
-        fidelity: As of `blend`; nearer to 1 where such a blend has little more detail than the posterior mean.
-        shrink: As of `fine_energy`: detail that the result cannot show does not count.
+        crop: (S, S, 3) uint8 RGB, what they were made of.
+        fidelity: As of `blend`; nearer to 1 where such a blend has little more detail than the posterior mean, and that
+            is little else than the crop.
+        shrink: As of `face_luma`: what the result cannot show does not count.
 
     Raises:
         ValueError, InferenceFailed: As of `blend`.
     """
     blended = blend(face, fidelity)
-    had = fine_energy(face.posterior_mean, shrink)
-    gain = fine_energy(blended.pixels, shrink) / max(had, _LEAST_ENERGY)
-    share = min(1.0, max(0.0, (gain - _NO_GAIN) / (_WORTH_ALL - _NO_GAIN)))
-    return blended if share == 1 else blend(face, 1 - (1 - fidelity) * share)
+    mean, drawn, shown = (face_luma(each, shrink) for each in (face.posterior_mean, blended.pixels, crop))
+    gain = fine_energy(drawn) / max(fine_energy(mean), _LEAST_ENERGY)
+    moved = cv2.norm(mean, shown, cv2.NORM_L2) / math.sqrt(mean.size)
+    share = max(_part(gain, _NO_GAIN, _WORTH_ALL), _part(moved, _HARDLY_MOVED, _MOVED))
+    if share == 1:
+        return blended
+    return replace(blend(face, 1 - (1 - fidelity) * share), ind_rmse=blended.ind_rmse)
+
+
+def _part(value: float, low: float, high: float) -> float:
+    """How far a value is from `low` to `high`, 0 to 1."""
+    return min(1.0, max(0.0, (value - low) / (high - low)))

@@ -63,13 +63,8 @@ def finish(  # noqa: PLR0913 - what three stages need
         InvalidOption: The format cannot hold a picture of this size.
     """
     with watch.stage("blend"):
-        shrinks = {face.index: _shrink(face, options.upscale) for face in _aligned(picks)}
-        blended = {
-            face.face_index: blend_where_it_draws(face, fidelity, shrinks[face.face_index])
-            if options.fidelity is None
-            else blend(face, fidelity)
-            for face in restored
-        }
+        aligned = {face.index: face for face in _aligned(picks)}
+        blended = {face.face_index: _blended(face, aligned[face.face_index], fidelity, options) for face in restored}
         picks = [_checked(pick, blended, max_coarse_shift) for pick in picks]
         require_a_face(picks, options.faces)
         linear = is_linear(image)
@@ -90,9 +85,11 @@ def _aligned(picks: Sequence[Pick]) -> list[AlignedFace]:
     return [pick.aligned for pick in picks if pick.aligned is not None]
 
 
-def _shrink(face: AlignedFace, upscale: float) -> float:
-    """Pixels of the crop to one of the result, along a side."""
-    return math.hypot(*face.affine[:, 0]) / upscale
+def _blended(face: RestoredFace, aligned: AlignedFace, fidelity: float, options: RestoreOptions) -> BlendedFace:
+    if options.fidelity is not None:
+        return blend(face, fidelity)
+    shrink = math.hypot(*aligned.affine[:, 0]) / options.upscale  # pixels of the crop to one of the result
+    return blend_where_it_draws(face, aligned.crop, fidelity, shrink)
 
 
 def _checked(pick: Pick, blended: Mapping[int, BlendedFace], max_coarse_shift: float | None) -> Pick:

@@ -30,7 +30,7 @@ function words(face, asked) {
   const measures = [size];
   if (face.score !== null) measures.push(`score ${face.score.toFixed(2)}`);
   if (face.ind_rmse !== null) measures.push(`IndRMSE ${face.ind_rmse.toFixed(4)}`);
-  if (face.fidelity !== null && face.fidelity !== asked) measures.push(`fidelity ${face.fidelity.toFixed(2)}: it had its detail`);
+  if (face.fidelity !== null && face.fidelity !== asked) measures.push(`fidelity ${face.fidelity.toFixed(2)}: hardly degraded`);
   return { status, measures: measures.join(" · ") };
 }
 

@@ -6,7 +6,7 @@ const QUIET_MS = 400; // keys move a control step by step
 const SEEDS = 2 ** 32;
 
 const byId = (id) => document.getElementById(id);
-let usual = ""; // fidelity that the service takes where none is sent, and more for faces that have their detail already
+let usual = ""; // fidelity that the service takes where none is sent, or more
 let timer = null; // runs while a choice has not come to rest
 let seedIsTouched = false; // by the visitor, since it was shown or used
 

@@ -66,28 +66,33 @@ def blurred():
     return RestoredFace("job", 0, soft + grain, soft)
 
 
+def shown(face, *, moved=0.0):
+    """What the networks were shown; `moved` by so much it was another."""
+    return np.rint(np.clip(face.posterior_mean + np.float32(moved), 0, 1) * 255).astype(np.uint8)
+
+
 def swapped(face):
     return replace(face, sample=face.posterior_mean, posterior_mean=face.sample)
 
 
 @pytest.mark.parametrize("fidelity", [0.0, 0.5])
 def test_a_sample_that_brings_detail_is_drawn_as_asked_for(blurred, fidelity):
-    done = blend_where_it_draws(blurred, fidelity, 1.0)
+    done = blend_where_it_draws(blurred, shown(blurred), fidelity, 1.0)
     np.testing.assert_array_equal(done.pixels, blend(blurred, fidelity).pixels)
     assert done.fidelity == fidelity
 
 
 def test_one_that_brings_none_leaves_the_posterior_mean(blurred):
     sharp = swapped(blurred)
-    done = blend_where_it_draws(sharp, 0.5, 1.0)
+    done = blend_where_it_draws(sharp, shown(sharp), 0.5, 1.0)
     np.testing.assert_array_equal(done.pixels, sharp.posterior_mean)
-    assert (done.fidelity, done.ind_rmse) == (1.0, 0.0)
+    assert (done.fidelity, done.ind_rmse) == (1.0, blend(sharp, 0.5).ind_rmse)  # as uncertain as before
 
 
 def test_one_that_brings_little_is_drawn_in_part(blurred):
     grain = blurred.sample - blurred.posterior_mean
     little = replace(blurred, posterior_mean=blurred.sample, sample=blurred.sample + np.float32(0.15) * grain)
-    done = blend_where_it_draws(little, 0.5, 1.0)
+    done = blend_where_it_draws(little, shown(little), 0.5, 1.0)
     assert 0.5 < done.fidelity < 1
     np.testing.assert_array_equal(done.pixels, blend(little, done.fidelity).pixels)
 
@@ -95,12 +100,18 @@ def test_one_that_brings_little_is_drawn_in_part(blurred):
 def test_detail_that_the_result_is_too_small_for_does_not_count(blurred):
     board = np.float32(0.02) * (np.indices((64, 64)).sum(axis=0) % 2 - np.float32(0.5))
     face = replace(blurred, sample=blurred.posterior_mean + board[..., None].astype(np.float32))
-    assert blend_where_it_draws(face, 0.5, 1.0).fidelity == 0.5
-    assert blend_where_it_draws(face, 0.5, 2.0).fidelity == 1.0
+    assert blend_where_it_draws(face, shown(face), 0.5, 1.0).fidelity == 0.5
+    assert blend_where_it_draws(face, shown(face), 0.5, 2.0).fidelity == 1.0
+
+
+def test_a_face_that_was_degraded_is_blended_as_asked_for(blurred):
+    sharp = swapped(blurred)
+    assert blend_where_it_draws(sharp, shown(sharp, moved=0.03), 0.5, 1.0).fidelity == 0.5
+    assert 0.5 < blend_where_it_draws(sharp, shown(sharp, moved=0.016), 0.5, 1.0).fidelity < 1
 
 
 def test_a_plain_picture_is_blended_as_asked_for():
-    plain = np.full((64, 64, 3), 0.5, np.float32)
-    assert blend_where_it_draws(RestoredFace("job", 0, plain, plain), 0.5, 1.0).ind_rmse == 0.0
-    noise = np.random.default_rng(2).random(plain.shape, dtype=np.float32)
-    assert blend_where_it_draws(RestoredFace("job", 0, noise, plain), 0.5, 1.0).fidelity == 0.5
+    plain = RestoredFace("job", 0, *np.full((2, 64, 64, 3), 0.5, np.float32))
+    assert blend_where_it_draws(plain, shown(plain), 0.5, 1.0).ind_rmse == 0.0
+    noise = replace(plain, sample=np.random.default_rng(2).random(plain.sample.shape, dtype=np.float32))
+    assert blend_where_it_draws(noise, shown(noise), 0.5, 1.0).fidelity == 0.5
