@@ -73,6 +73,20 @@ def container_of(deployment: Document) -> Document:
     return dict(container)
 
 
+def assert_restricted(workload: Document) -> None:
+    """Fail unless its pod may do no more than it must."""
+    pod, container = pod_of(workload), container_of(workload)
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["runAsUser"] > 0
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert pod["automountServiceAccountToken"] is False
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
 def variables_of(deployment: Document, documents: Iterable[Document]) -> dict[str, str | None]:
     """The environment of a container; None where the value is not known before the pod runs."""
     container, maps = container_of(deployment), of_kind(documents, "ConfigMap")

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.core.face_ellipse import around_face, half_axes_away
+from service.core.fine_detail import face_luma
 from service.core.types import F32Array
 
 _LOW, _HIGH = np.array([0.25, 0.5, 0.25], np.float32), np.array([-0.25, 0.5, -0.25], np.float32)
@@ -29,16 +30,15 @@ def roughness(picture: F32Array) -> float:
     Returns:
         Of the three the largest, in the picture's range.
     """
-    (rows, columns), places = _face(picture.shape[0])
-    luma = cv2.cvtColor(np.ascontiguousarray(picture[rows, columns]), cv2.COLOR_RGB2GRAY)
+    luma, places = face_luma(picture), _places(picture.shape[0])
     waves = [np.asarray(cv2.sepFilter2D(luma, -1, across, down)).take(places) for across, down in _WAVES]
     return max(float(np.percentile(np.abs(wave), _SHARE)) for wave in waves)
 
 
 @cache
-def _face(size_px: int) -> tuple[tuple[slice, slice], npt.NDArray[np.intp]]:
-    """Rows and columns that hold the face, and places of its pixels among theirs."""
+def _places(size_px: int) -> npt.NDArray[np.intp]:
+    """Places of the face's pixels among those of the rectangle around it."""
     across, down = half_axes_away(size_px)
     rows, columns = around_face(size_px)
     places = np.flatnonzero(across[columns] ** 2 + down[rows, None] ** 2 <= 1)
-    return (rows, columns), np.random.default_rng(0).permutation(places)[::_LOOKED_AT]
+    return np.random.default_rng(0).permutation(places)[::_LOOKED_AT]

@@ -78,12 +78,7 @@ def blend_where_it_draws(face: RestoredFace, crop: U8Image, fidelity: float, shr
     mean, drawn, shown = (face_luma(each, shrink) for each in (face.posterior_mean, blended.pixels, crop))
     gain = fine_energy(drawn) / max(fine_energy(mean), _LEAST_ENERGY)
     moved = cv2.norm(mean, shown, cv2.NORM_L2) / math.sqrt(mean.size)
-    share = max(_part(gain, _NO_GAIN, _WORTH_ALL), _part(moved, _HARDLY_MOVED, _MOVED))
+    share = max(np.interp(gain, (_NO_GAIN, _WORTH_ALL), (0, 1)), np.interp(moved, (_HARDLY_MOVED, _MOVED), (0, 1)))
     if share == 1:
         return blended
-    return replace(blend(face, 1 - (1 - fidelity) * share), ind_rmse=blended.ind_rmse)
-
-
-def _part(value: float, low: float, high: float) -> float:
-    """How far a value is from `low` to `high`, 0 to 1."""
-    return min(1.0, max(0.0, (value - low) / (high - low)))
+    return replace(blend(face, float(1 - (1 - fidelity) * share)), ind_rmse=blended.ind_rmse)

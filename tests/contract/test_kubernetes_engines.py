@@ -5,7 +5,7 @@ import pytest
 from service.core.manifest import load_manifest
 from service.core.settings import ENV_PREFIX
 from tests.images import DOCKER, read_dockerfile, read_image
-from tests.kubernetes import FOLDER, build, container_of, of_kind, overlay, pod_of
+from tests.kubernetes import FOLDER, assert_restricted, build, container_of, of_kind, overlay, pod_of
 from tests.processes import ROOT
 
 READERS = ("gateway", "worker", "triton")
@@ -99,15 +99,7 @@ def test_the_job_s_arguments_are_the_export_s(job, capsys):
 
 
 def test_the_job_is_restricted_and_needs_no_network(job):
-    pod, container = pod_of(job), container_of(job)
-    assert pod["securityContext"]["runAsNonRoot"] is True
-    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert pod["automountServiceAccountToken"] is False
-    assert container["securityContext"] == {
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
-    }
+    assert_restricted(job)
     labels = job["spec"]["template"]["metadata"]["labels"]
     policies = of_kind(overlay("gpu"), "NetworkPolicy").items()
     selected = {name for name, policy in policies if policy["spec"]["podSelector"] == {}}

@@ -14,6 +14,7 @@ from tests.images import read_image
 from tests.kubernetes import (
     FOLDER,
     OVERLAYS,
+    assert_restricted,
     build,
     container_of,
     of_kind,
@@ -109,16 +110,8 @@ def test_pods_are_restricted(objects, deployments):
     namespace = of_kind(objects, "Namespace")["latent-pmrf"]
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     for deployment in deployments.values():
+        assert_restricted(deployment)
         pod, container = pod_of(deployment), container_of(deployment)
-        assert pod["securityContext"]["runAsNonRoot"] is True
-        assert pod["securityContext"]["runAsUser"] > 0
-        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        assert pod["automountServiceAccountToken"] is False
-        assert container["securityContext"] == {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        }
         assert {volume["name"] for volume in pod["volumes"]} == {mount["name"] for mount in container["volumeMounts"]}
 
 

@@ -23,9 +23,12 @@ end
 -- Whether what an owner has in a pool and what he brings are no more than a share of the memory, or all he has.
 local function is_within(pool, owner, brings, share)
   strike_off_expired(pool, owner)
-  local _, all = memory()
   local held = held_by(pool, owner)
-  return held == 0 or held + brings <= share * all
+  if held == 0 then
+    return true
+  end
+  local _, all = memory()
+  return held + brings <= share * all
 end
 
 local function largest_holder(pool)
