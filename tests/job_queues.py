@@ -17,27 +17,20 @@ from tests.redis_servers import fresh_prefix, shared_server
 SOON_S = 0.02
 LONG_S = 30.0
 HOOK = "https://example.org/hook?of=mine"
+LIMITS = {"max_queued_photos": 64, "result_ttl_s": 3600.0, "notice_lease_s": 60.0}
 
 
 @contextlib.asynccontextmanager
-async def memory(*, max_queued_photos=64, result_ttl_s=3600.0, notice_lease_s=60.0, metrics=None):
-    limits = JobLimits(
-        max_queued_photos=max_queued_photos,
-        max_queued_bytes=2**20,
-        result_ttl_s=result_ttl_s,
-        max_result_bytes=2**20,
-        notice_lease_s=notice_lease_s,
-    )
+async def memory(*, metrics=None, **limits):
+    limits = JobLimits(**{**LIMITS, "max_queued_bytes": 2**20, "max_result_bytes": 2**20, **limits})
     queue = MemoryJobQueue(limits, metrics=metrics or Metrics())
     yield queue
     await queue.close()
 
 
 @contextlib.asynccontextmanager
-async def on_redis(version, query="", *, max_queued_photos=64, result_ttl_s=3600.0, notice_lease_s=60.0, metrics=None):
-    limits = SharedJobLimits(
-        max_queued_photos=max_queued_photos, result_ttl_s=result_ttl_s, notice_lease_s=notice_lease_s
-    )
+async def on_redis(version, query="", *, metrics=None, **limits):
+    limits = SharedJobLimits(**{**LIMITS, **limits})
     metrics, prefix = metrics or Metrics(), fresh_prefix()
     queue = RedisJobQueue(shared_server(version).url + query, limits, metrics=metrics, prefix=prefix)
     yield queue
@@ -57,7 +50,7 @@ def redis_7_by_resp_3(**limits):
 
 
 JOB_QUEUES = [memory, redis_6_2, redis_7, redis_7_by_resp_3]
-"""Every implementation; each is made with the limits of `memory`."""
+"""Every implementation; each is made with `LIMITS`, or others by their names."""
 
 
 def photos_counted(metrics):

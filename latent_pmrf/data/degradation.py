@@ -45,6 +45,8 @@ class DegradationRange:
             with `log_uniform`; the paper has none.
         fine_blur_sigma: As `blur_sigma`.
         fine_downsample: As `downsample`.
+        fine_unscaled_probability: Chance of such a photograph not to be scaled at all, whatever was drawn for it: any
+            scaling blends neighbouring pixels, so that noise which is independent in each is found in no other.
         fine_noise_sigma: As `noise_sigma`.
         fine_jpeg_quality: As `jpeg_quality`.
         fine_screen_probability: Chance of such a photograph to lie behind a `Screen`.
@@ -65,6 +67,7 @@ class DegradationRange:
     fine_noise_sigma: tuple[float, float] = (0.0, 30.0)
     fine_jpeg_quality: tuple[int, int] = (10, 100)
     fine_screen_probability: float = 0.0
+    fine_unscaled_probability: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse what cannot be drawn or done."""
@@ -141,12 +144,14 @@ class Degradation:
 
 
 def draw_degradation(ranges: DegradationRange, rng: np.random.Generator) -> Degradation:
-    """Draw one degradation from `ranges`; without `fine_probability` no random number is spent on it."""
+    """Draw one degradation from `ranges`; no random number is spent on what has no chance."""
     screen = None
-    if ranges.fine_probability > 0 and rng.random() < ranges.fine_probability:
-        if ranges.fine_screen_probability > 0 and rng.random() < ranges.fine_screen_probability:
+    if _happens(rng, ranges.fine_probability):
+        if _happens(rng, ranges.fine_screen_probability):
             screen = draw_screen(rng)
         ranges = ranges.fine()
+        if _happens(rng, ranges.fine_unscaled_probability):
+            ranges = dataclasses.replace(ranges, downsample=(1.0, 1.0))
     spread = log_uniform if ranges.log_uniform else _uniform
     sigma_x = spread(rng, ranges.blur_sigma)
     sigma_y = sigma_x if rng.random() < ranges.isotropic_probability else spread(rng, ranges.blur_sigma)
@@ -197,6 +202,10 @@ def _blur(image: U8Image, sigma: tuple[float, float], theta: float, kernel_size:
 def _jpeg(image: U8Image, quality: int) -> U8Image:
     _, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
     return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), dtype=np.uint8)[..., ::-1]
+
+
+def _happens(rng: np.random.Generator, probability: float) -> bool:
+    return probability > 0 and bool(rng.random() < probability)
 
 
 def _uniform(rng: np.random.Generator, bounds: tuple[float, float]) -> float:

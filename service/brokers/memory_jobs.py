@@ -42,7 +42,6 @@ from service.core.types import FacePreview, Restoration, Upload
 
 _REPORT_BYTES = 4096  # a generous guess of a report's weight: tiny images must not fill the memory with reports
 _MAX_ENDED = 10_000  # jobs that are remembered after their end
-_MAX_NOTICES = 10_000
 _NOTICE_LEASE_S = 60.0
 
 
@@ -56,6 +55,7 @@ class JobLimits:
         result_ttl_s: How long a job is remembered after its end.
         max_result_bytes: Budget of all results; a result above it cannot be kept.
         notice_lease_s: After how long a notice that was not settled is handed out again.
+        max_notices: Notices that are kept; the oldest of the owner who has most makes room.
     """
 
     max_queued_photos: int
@@ -63,6 +63,7 @@ class JobLimits:
     result_ttl_s: float
     max_result_bytes: int
     notice_lease_s: float = _NOTICE_LEASE_S
+    max_notices: int = 10_000
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
@@ -100,7 +101,9 @@ class MemoryJobQueue:
             clock=clock,
             on_gone=self._keys.forget,
         )
-        self._outbox = Outbox(lease_s=limits.notice_lease_s, max_notices=_MAX_NOTICES, clock=clock)
+        self._outbox = Outbox(
+            lease_s=limits.notice_lease_s, max_notices=limits.max_notices, clock=clock, metrics=metrics
+        )
         self._pace = Pace()
         self._closed = False
 

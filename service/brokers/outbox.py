@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from service.core.jobs import Notice
+from service.core.metrics import Metrics
 from service.core.shares import Shares
 
 logger = logging.getLogger(__name__)
@@ -30,12 +31,14 @@ class Outbox:
         max_notices: Most of them; the oldest of the owner who has most makes room, because receivers that are away for
             long must not fill the memory.
         clock: Seconds.
+        metrics: Told of notices that are given up.
     """
 
-    def __init__(self, *, lease_s: float, max_notices: int, clock: Callable[[], float]) -> None:
+    def __init__(self, *, lease_s: float, max_notices: int, clock: Callable[[], float], metrics: Metrics) -> None:
         self._lease_s = lease_s
         self._max_notices = max_notices
         self._clock = clock
+        self._metrics = metrics
         self._entries: dict[str, _Entry] = {}
         self._held = Shares(math.inf)
         self._order: list[tuple[float, str]] = []  # a heap; a pair whose time is not its entry's any more is void
@@ -47,6 +50,7 @@ class Outbox:
         if len(self._entries) >= self._max_notices:
             oldest = self._first_to_go(notice.owner)
             logger.warning("notice %s makes room and is never delivered", oldest)
+            self._metrics.notices("given_up")
             self._drop(oldest)
         self._drop(notice.notice_id)
         self._entries[notice.notice_id] = _Entry(notice, 0.0)

@@ -8,9 +8,7 @@ A photo is a job of one item in the same lanes as faces are (`redis_lanes.py`). 
 
 from __future__ import annotations
 
-import asyncio
 import secrets
-import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,9 +18,8 @@ from service.brokers.intake import key_conflict, lane_full, owners_share, retry_
 from service.brokers.keys import DEFAULT_PREFIX, QueueKeys
 from service.brokers.redis_connection import as_ms
 from service.brokers.redis_lanes import POLL_S, Lanes, LeaseTerms
-from service.brokers.redis_listener import Ear
 from service.brokers.redis_outbox import RedisOutbox, notice_id_of
-from service.brokers.redis_previews import is_preview, preview_in, show_previews
+from service.brokers.redis_previews import next_news, preview_in, show_previews
 from service.brokers.redis_results import bring_result, keep_result
 from service.core.errors import Cancelled, Draining, NotFinished, NotFound, QueueFull, ServiceError
 from service.core.jobs import (
@@ -41,9 +38,6 @@ from service.core.metrics import Metrics
 from service.core.results import StoredResult
 from service.core.types import FacePreview, Lane, Report, Restoration, Upload
 
-_LOOK_PAUSE_S = 0.05  # between two looks of one who watches: a busy lane moves often
-_MOVED = b"moved"  # said of a lane, not of a job
-
 
 @dataclass(frozen=True, slots=True)
 class SharedJobLimits:
@@ -56,6 +50,7 @@ class SharedJobLimits:
         lease_s: Seconds a gateway may be silent before its photos are given to others.
         max_deliveries: Gateways that may be lost over one photo.
         notice_lease_s: After how long a notice that was not settled is handed out again.
+        max_notices: Notices that are kept, some 600 bytes each; the oldest of the owner who has most makes room.
     """
 
     max_queued_photos: int
@@ -64,6 +59,7 @@ class SharedJobLimits:
     lease_s: float = 30.0
     max_deliveries: int = 3
     notice_lease_s: float = 60.0
+    max_notices: int = 100_000
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -99,7 +95,9 @@ class RedisJobQueue:
         self._lanes = Lanes(
             PhotoJob, url, self._keys, terms, metrics=metrics, show_lane=self._show_lane, on_failed=metrics.photo_failed
         )
-        self._outbox = RedisOutbox(self._lanes, self._keys, lease_s=limits.notice_lease_s)
+        self._outbox = RedisOutbox(
+            self._lanes, self._keys, metrics, lease_s=limits.notice_lease_s, max_notices=limits.max_notices
+        )
 
     async def admit(self, job: PhotoJob, idempotency: Idempotency | None = None) -> Admitted:
         """Queue a photo, unless it repeats a request with the same idempotency key.
@@ -291,7 +289,7 @@ class RedisJobQueue:
                     yield status
                 if status.state.final:
                     return
-                await _news(ear, is_queued=status.state is JobState.QUEUED)
+                await next_news(ear, is_queued=status.state is JobState.QUEUED)
         raise Draining("the queue was closed before the restoration ended", hint="try another instance")
 
     async def previews(self, job_id: str) -> AsyncGenerator[FacePreview, None]:
@@ -371,17 +369,6 @@ class RedisJobQueue:
     def _show_lane(self, lane: Lane, photos: int, oldest_s: float | None) -> None:
         self._metrics.photos_waiting(lane.value, photos)
         self._metrics.photos_oldest(lane.value, oldest_s)
-
-
-async def _news(ear: Ear, *, is_queued: bool) -> None:
-    """Wait, a second at most, until a job may have changed: by news of it, or of its lane while it is queued."""
-    await asyncio.sleep(_LOOK_PAUSE_S)
-    ends_s = time.monotonic() + POLL_S
-    while not ear.closed:
-        heard = await ear.wait(max(0.0, ends_s - time.monotonic()))
-        news = [message for message in heard if not is_preview(message)]
-        if not heard or (is_queued and news) or any(message != _MOVED for message in news):
-            return
 
 
 def _status_of(job_id: str, found: Sequence[Any]) -> JobStatus:

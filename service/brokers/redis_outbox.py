@@ -5,6 +5,7 @@ The scripts that end a job put what its notice is made of into the outbox; the n
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,8 +16,11 @@ from service.brokers.redis_connection import as_ms
 from service.brokers.redis_lanes import POLL_S, Lanes
 from service.brokers.redis_listener import PATIENCE_S
 from service.core.jobs import Failure, JobState, Notice, PhotoJob
+from service.core.metrics import Metrics
 from service.core.notices import closing_notice
 from service.core.origin import Origin
+
+logger = logging.getLogger(__name__)
 
 
 class RedisOutbox:
@@ -25,13 +29,19 @@ class RedisOutbox:
     Args:
         lanes: The queue whose jobs' ends are told.
         keys: Its names.
+        metrics: Told of notices that are given up.
         lease_s: After how long a notice that was handed out and not settled is handed out again.
+        max_notices: Most of them; the oldest of the owner who has most makes room, when the next one is asked for.
     """
 
-    def __init__(self, lanes: Lanes[PhotoJob], keys: QueueKeys, *, lease_s: float) -> None:
+    def __init__(
+        self, lanes: Lanes[PhotoJob], keys: QueueKeys, metrics: Metrics, *, lease_s: float, max_notices: int
+    ) -> None:
         self._lanes = lanes
         self._keys = keys
+        self._metrics = metrics
         self._lease_ms = as_ms(lease_s)
+        self._max_notices = max_notices
 
     async def due(self, wait_s: float) -> Notice | None:
         """The notice that has been due longest, on lease; None after `wait_s` without one, or when closed.
@@ -42,9 +52,14 @@ class RedisOutbox:
         ends_s = time.monotonic() + wait_s
         async with self._lanes.listener.listen(self._keys.mail, patience_s=min(wait_s, PATIENCE_S), keep=True) as ear:
             while not ear.closed:
-                kind, *found = await self._lanes.run("due_notice", self._lease_ms)
+                kind, *found = await self._lanes.run("due_notice", self._lease_ms, self._max_notices)
                 if kind == b"due":
                     return _notice_of(found)
+                if kind == b"dropped":
+                    for notice_id in found:
+                        logger.warning("notice %s makes room and is never delivered", notice_id.decode())
+                        self._metrics.notices("given_up")
+                    continue
                 left_s = ends_s - time.monotonic()
                 if left_s <= 0:
                     break

@@ -9,6 +9,7 @@ import pytest
 from service.core.errors import (
     NoFaceFound,
 )
+from service.core.metrics import Metrics
 from service.core.origin import Origin
 from tests.job_queues import HOOK, LONG_S, SOON_S, photo, result_of
 
@@ -62,8 +63,8 @@ async def test_no_notice_without_a_webhook(queue):
     assert await queue.due_notice(SOON_S) is None
 
 
-async def leave_notice(queue, job_id="a"):
-    await queue.admit(photo(job_id, webhook_url=HOOK))
+async def leave_notice(queue, job_id="a", **fields):
+    await queue.admit(photo(job_id, webhook_url=HOOK, **fields))
     await queue.cancel(job_id)
 
 
@@ -136,3 +137,26 @@ async def test_a_notice_tells_us_whose_it_is(queue):
     notice = await queue.due_notice(LONG_S)
     assert notice.owner == "shop"
     assert b"shop" not in notice.body
+
+
+async def notices_left(queue):
+    """Jobs whose notices are due, in turn."""
+    found = []
+    while notice := await queue.due_notice(0):
+        found.append(json.loads(notice.body)["data"]["id"])
+        await queue.settle_notice(notice, None)
+    return found
+
+
+async def test_who_has_most_notices_makes_room_for_others(make_queue, caplog):
+    metrics = Metrics()
+    async with make_queue(max_notices=3, metrics=metrics) as queue:
+        await leave_notice(queue, "mine", owner="shop")
+        for job_id in "abcd":
+            await leave_notice(queue, job_id, owner="flood")
+        assert await notices_left(queue) == ["mine", "c", "d"]
+        assert caplog.text.count("makes room") == 2
+        assert b'restore_notices_total{outcome="given_up"} 2.0' in metrics.render()
+        for job_id in "efgh":
+            await leave_notice(queue, job_id)
+        assert await notices_left(queue) == ["f", "g", "h"]

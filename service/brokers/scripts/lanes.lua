@@ -202,6 +202,7 @@ end
 
 -- What owners hold, in pools: 'photos' of jobs that have not ended, 'jobs' that have, 'kept' of photos that were never queued.
 -- HOLDERS .. pool has the owners by their bytes, HELD .. pool:owner his entries ('bytes job') by the time when they expire.
+-- 'notices' are counted, not weighed: HELD .. 'notices:' .. owner has their ids by the time when they were written.
 local function strike_off(pool, owner, entry)
   if call('ZREM', HELD .. pool .. ':' .. owner, entry) == 1 then
     call('ZINCRBY', HOLDERS .. pool, -tonumber(string.match(entry, '^%d+')), owner)
@@ -296,6 +297,19 @@ local function note_held(job, pool, keep_ms)
   call('HSET', JOB .. job, 'held', pool .. ' ' .. entry)
 end
 
+-- Drop a notice, and what its owner holds by it; whether there was one.
+local function drop_notice(notice, owner)
+  local held = HELD .. 'notices:' .. owner
+  if call('ZREM', held, notice) == 1 then
+    call('ZINCRBY', HOLDERS .. 'notices', -1, owner)
+  end
+  if call('EXISTS', held) == 0 then
+    call('ZREM', HOLDERS .. 'notices', owner)
+  end
+  call('ZREM', OUTBOX, notice)
+  return call('DEL', NOTICE .. notice) == 1
+end
+
 -- What has ended is kept for a while.
 local function expire(job)
   local kept = call('HMGET', JOB .. job, 'keep', 'idempotency')
@@ -314,6 +328,9 @@ local function post_notice(job, outcome, error, now)
     call('HSET', NOTICE .. notice, 'job', job, 'url', url, 'outcome', outcome, 'ended', exact(now), 'error', error,
       'attempt', 0, 'origin', origin, 'owner', owner)
     call('ZADD', OUTBOX, now / 1000, notice)
+    if call('ZADD', HELD .. 'notices:' .. owner, now / 1000, notice) == 1 then
+      call('ZINCRBY', HOLDERS .. 'notices', 1, owner)
+    end
     call('PUBLISH', MAIL, '')
   end
 end

@@ -5,8 +5,7 @@
 local notice, attempts, again_ms = ARGV[1], ARGV[2], tonumber(ARGV[3])
 go_on()
 if not again_ms then
-  call('ZREM', OUTBOX, notice)
-  call('DEL', NOTICE .. notice)
+  drop_notice(notice, call('HGET', NOTICE .. notice, 'owner') or '')
 elseif call('EXISTS', NOTICE .. notice) == 1 then
   call('HSET', NOTICE .. notice, 'attempt', attempts)
   call('ZADD', OUTBOX, now_us() / 1000 + again_ms, notice)

@@ -163,6 +163,13 @@ def test_a_share_of_the_photographs_has_faults_as_fine_as_the_crop():
     assert np.median([item.sigma[0] for item in fine]) == pytest.approx(math.sqrt(0.1 * 2.0), rel=0.35)
 
 
+def test_a_share_of_the_fine_faults_is_on_the_crops_own_pixels():
+    ranges = dataclasses.replace(FINE, fine_unscaled_probability=0.4)
+    drawn = [draw_degradation(ranges, np.random.default_rng(seed)) for seed in range(800)]
+    fine = [item for item in drawn if item.downsample <= 1.5]
+    assert sum(item.downsample == 1 for item in fine) / len(fine) == pytest.approx(0.4, abs=0.08)
+
+
 def test_a_coarse_photograph_has_no_pixels_as_fine_as_the_crop():
     assert FINE.for_coarse(256).fine_probability == 0
     drawn = [draw_degradation(FINE.for_coarse(256), np.random.default_rng(seed)) for seed in range(100)]

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 from service.brokers.outbox import Outbox
 from service.core.jobs import Notice
+from service.core.metrics import Metrics
 
 
 def notice(name):
@@ -18,7 +19,7 @@ async def drain(outbox):
 
 async def test_what_has_been_due_longest_is_first():
     now_s = [0.0]
-    outbox = Outbox(lease_s=60, max_notices=9, clock=lambda: now_s[0])
+    outbox = Outbox(lease_s=60, max_notices=9, clock=lambda: now_s[0], metrics=Metrics())
     for name in "abc":
         outbox.put(notice(name))
         now_s[0] += 1
@@ -29,7 +30,7 @@ async def test_what_has_been_due_longest_is_first():
 
 
 async def test_the_oldest_makes_room(caplog):
-    outbox = Outbox(lease_s=60, max_notices=2, clock=time.time)
+    outbox = Outbox(lease_s=60, max_notices=2, clock=time.time, metrics=Metrics())
     for name in "abc":
         outbox.put(notice(name))
     assert await drain(outbox) == ["b", "c"]
@@ -38,7 +39,7 @@ async def test_the_oldest_makes_room(caplog):
 
 async def test_a_notice_that_was_rescheduled_often_is_handed_out_once_each_time():
     now_s = [0.0]
-    outbox = Outbox(lease_s=1000, max_notices=9, clock=lambda: now_s[0])
+    outbox = Outbox(lease_s=1000, max_notices=9, clock=lambda: now_s[0], metrics=Metrics())
     outbox.put(notice("a"))
     for attempt in range(5):
         due = await outbox.due(0)
@@ -51,7 +52,7 @@ async def test_a_notice_that_was_rescheduled_often_is_handed_out_once_each_time(
 
 
 async def test_who_has_most_notices_makes_room_for_others():
-    outbox = Outbox(lease_s=60, max_notices=3, clock=time.time)
+    outbox = Outbox(lease_s=60, max_notices=3, clock=time.time, metrics=Metrics())
     outbox.put(replace(notice("mine"), owner="shop"))
     for name in "abcd":
         outbox.put(replace(notice(name), owner="flood"))
@@ -59,7 +60,7 @@ async def test_who_has_most_notices_makes_room_for_others():
 
 
 async def test_who_had_notices_before_makes_room_among_those_who_have_some():
-    outbox = Outbox(lease_s=60, max_notices=1, clock=time.time)
+    outbox = Outbox(lease_s=60, max_notices=1, clock=time.time, metrics=Metrics())
     for name, owner in (("a", "shop"), ("b", "flood"), ("c", "shop")):
         outbox.put(replace(notice(name), owner=owner))
     assert await drain(outbox) == ["c"]
