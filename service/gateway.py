@@ -88,15 +88,6 @@ def seed_of(chosen: int | None) -> int:
     return secrets.randbelow(_SEEDS) if chosen is None else chosen
 
 
-def decode_limits(settings: Settings) -> DecodeLimits:
-    """What a photo may be."""
-    return DecodeLimits(
-        max_upload_bytes=settings.max_upload_bytes,
-        max_image_px=settings.max_image_px,
-        min_side_px=settings.min_image_side_px,
-    )
-
-
 def new_job(  # noqa: PLR0913 - the parts of a job
     upload: Upload,
     options: RestoreOptions,
@@ -151,7 +142,13 @@ class Gateway:
         return OptionLimits(self.manifest.max_num_steps, self.settings.max_faces)
 
     async def restore(
-        self, upload: Upload, options: RestoreOptions, *, job_id: str | None = None, until_s: float | None = None
+        self,
+        upload: Upload,
+        options: RestoreOptions,
+        on_progress: OnProgress | None = None,
+        *,
+        job_id: str | None = None,
+        until_s: float | None = None,
     ) -> Restoration:
         """Restore the faces of one photo.
 
@@ -160,6 +157,7 @@ class Gateway:
         Args:
             upload: The photo's bytes.
             options: The caller's choices.
+            on_progress: Told whenever a face has moved on.
             job_id: Id of the photo's job; None makes one.
             until_s: Unix time after which the caller does not wait, or None.
 
@@ -177,7 +175,7 @@ class Gateway:
             check_options(options, self.option_limits)
             with photo_log(Lane.INTERACTIVE) as log:
                 async with self._deadline(until_s), self.admission.place():
-                    plan = self._plan(options, job_id or new_job_id(), until_s)
+                    plan = replace(self._plan(options, job_id or new_job_id(), until_s), on_progress=on_progress)
                     restoration = await self._pipeline(upload, plan, log)
         except ServiceError as error:
             was_begun = not isinstance(error, QueueFull | Draining)
@@ -236,7 +234,7 @@ class Gateway:
             InputError: The photo's header or an option is at fault.
         """
         check_options(options, self.option_limits)
-        header = await self.pool.run(check_header, upload, decode_limits(self.settings))
+        header = await self.pool.run(check_header, upload, DecodeLimits.of(self.settings))
         self._check_output_size(header.width_px, header.height_px, options, header.format)
         return header.width_px * header.height_px
 
@@ -270,7 +268,7 @@ class Gateway:
 
     async def _pipeline(self, upload: Upload, plan: _Plan, log: PhotoLog) -> Restoration:
         options, watch = plan.options, Stopwatch(self.pool, self.metrics)
-        image = await watch.compute("decode", self.decode, upload, decode_limits(self.settings))
+        image = await watch.compute("decode", self.decode, upload, DecodeLimits.of(self.settings))
         height, width = image.pixels.shape[:2]
         log.size(width, height)
         self._check_output_size(width, height, options, image.source_format)

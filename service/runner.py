@@ -252,13 +252,17 @@ class PhotoRunner:
                 if not is_stored:  # it is withdrawn, or another gateway's to tell and to settle
                     break
                 held.log.tell(SUCCEEDED if isinstance(outcome, Restoration) else outcome.code)
-                if self._accounts is not None:
-                    await self._accounts.settle(held.job.charge, held.job.job_id, outcome)
+                await self._settle(held, outcome)
                 return outcome
         with contextlib.suppress(DependencyUnavailable):
             if await self._is_withdrawn(held.job.job_id):
                 held.log.tell(CANCELLED)
+                await self._settle(held, _unwanted(), at_least=held.log.faces_done)
         return _unwanted()
+
+    async def _settle(self, held: _Held, outcome: Restoration | ServiceError, *, at_least: int = 0) -> None:
+        if self._accounts is not None:
+            await self._accounts.settle(held.job.charge, held.job.job_id, outcome, at_least=at_least)
 
     async def _store(self, job_id: str, outcome: Restoration | ServiceError) -> bool:
         """Tell the queue of an outcome; whether it is the job's."""

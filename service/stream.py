@@ -192,8 +192,8 @@ class PhotoStream:
         try:
             async with self._window.turn():
                 charge = await self._accounts.charge(self._caller, partial(gateway.check, job.upload, job.options))
-                work = partial(gateway.work_off, job, tell, until_s=self._until_s)
-                restoration = await self._accounts.settled(charge, job.job_id, work, until_s=self._until_s)
+                work = partial(gateway.work_off, job, until_s=self._until_s)
+                restoration = await self._accounts.settled(charge, job.job_id, work, tell, until_s=self._until_s)
                 self._finish(photo, len(restoration.data))  # counted before the turn is another photo's
                 return restoration
         except ServiceError as error:

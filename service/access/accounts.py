@@ -19,8 +19,16 @@ from dataclasses import dataclass
 
 from service.access.caller import Caller
 from service.access.meter import Meter, Passage
-from service.core.errors import DeadlineExceeded, DependencyUnavailable, QuotaExceeded, RateLimited, ServiceError
-from service.core.jobs import Charge
+from service.core.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    DependencyUnavailable,
+    QuotaExceeded,
+    RateLimited,
+    ServiceError,
+)
+from service.core.interfaces import OnProgress
+from service.core.jobs import Charge, Progress
 from service.core.photo_log import FACES_DONE
 from service.core.types import FaceStatus, Restoration
 
@@ -152,7 +160,8 @@ class Accounts:
         self,
         charge: Charge | None,
         photo_id: str,
-        work: Callable[[], Awaitable[Restoration]],
+        work: Callable[[OnProgress], Awaitable[Restoration]],
+        on_progress: OnProgress | None = None,
         *,
         until_s: float | None = None,
     ) -> Restoration:
@@ -161,15 +170,27 @@ class Accounts:
         Args:
             charge: What was charged for it.
             photo_id: Stands for the photo.
-            work: Restores it.
+            work: Restores it, and tells how far it is; cancelled where the photo is withdrawn.
+            on_progress: Told of that, too.
             until_s: Unix time after which the caller does not wait, or None. A photo that this ends is one that he has
                 withdrawn: one face stays charged, or short deadlines would buy computing for nothing.
 
         Raises:
             ServiceError: What `work` raises.
         """
+        faces_done = 0
+
+        def follow(progress: Progress) -> None:
+            nonlocal faces_done
+            faces_done = progress.faces_done
+            if on_progress is not None:
+                on_progress(progress)
+
         try:
-            restoration = await work()
+            restoration = await work(follow)
+        except asyncio.CancelledError:
+            await asyncio.shield(self.settle(charge, photo_id, Cancelled("withdrawn"), at_least=faces_done))
+            raise
         except ServiceError as error:
             is_withdrawn = until_s is not None and time.time() >= until_s
             await self.settle(charge, photo_id, error, at_least=int(is_withdrawn))

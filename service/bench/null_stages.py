@@ -24,7 +24,6 @@ from service.core.manifest import load_manifest
 from service.core.metrics import Metrics
 from service.core.settings import Settings, load_settings
 from service.core.types import DecodedImage, Face, RestoreOptions, Upload
-from service.gateway import decode_limits
 from service.stages.decode import DecodeLimits, decode
 from service.stages.detect import FaceDetector
 from service.stages.samples import Samples
@@ -53,7 +52,7 @@ class Known:
 
 async def learn(photo: bytes, settings: Settings) -> Known:
     """Decode and search a photo with the real stages and the bundle's detector."""
-    image = decode(Upload(photo), decode_limits(settings))
+    image = decode(Upload(photo), DecodeLimits.of(settings))
     repository, options = settings.model_repository, RestoreOptions()
     backend = OrtBackend(load_manifest(repository), repository, 0, metrics=Metrics(), only=(DETECTOR,))
     try:

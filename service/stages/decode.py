@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
 
 import cv2
 import numpy as np
@@ -30,6 +31,9 @@ from service.stages.containers.icc import profile_for, to_srgb
 from service.stages.containers.png_chunks import settled
 from service.stages.containers.sniff import ANIMATED_HINT, read_container
 from service.stages.samples import Samples, as_samples, read_only
+
+if TYPE_CHECKING:  # pydantic is not for the processes that decode
+    from service.core.settings import Settings
 
 _OPENERS: dict[OutputFormat, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
     OutputFormat.JPEG: JpegImagePlugin.JpegImageFile,
@@ -61,6 +65,15 @@ class DecodeLimits:
     max_upload_bytes: int
     max_image_px: int
     min_side_px: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """What the operator allows."""
+        return cls(
+            max_upload_bytes=settings.max_upload_bytes,
+            max_image_px=settings.max_image_px,
+            min_side_px=settings.min_image_side_px,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -190,19 +190,36 @@ async def test_a_job_that_is_withdrawn_as_it_ends_costs_its_one_face(way, error,
     assert (await accounts.meter.spend("shop", QUOTA, 0)).spent_face_px == charge.photo_px
 
 
-class OneDone(EchoBroker):
-    """One face is restored, the others never."""
+class SomeDone(EchoBroker):
+    """Some faces are restored, the others never."""
+
+    def __init__(self, faces):
+        super().__init__()
+        self.progress = Progress(num_faces=5, faces_done=faces, num_steps=20, steps_done=13)
 
     async def results(self, job_id, timeout_s, on_progress=None, on_preview=None):
-        on_progress(Progress(num_faces=2, faces_done=1, num_steps=20, steps_done=13))
+        on_progress(self.progress)
         await asyncio.Event().wait()
 
 
 async def test_a_job_that_took_too_long_costs_the_faces_that_were_restored():
     accounts, charge = Accounts(MemoryMeter()), Charge("shop", 1000, QUOTA.window_s)
     await accounts.meter.spend("shop", QUOTA, charge.photo_px)
-    async with memory() as queue, at_work(queue, Seen(), OneDone(), accounts=accounts, request_timeout_s=0.2):
+    async with memory() as queue, at_work(queue, Seen(), SomeDone(1), accounts=accounts, request_timeout_s=0.2):
         await queue.admit(replace(photo("a", charge=charge), upload=Upload(OWN)))
         await end_of(queue, "a")
         assert (await queue.status("a")).failure.extra["faces_done"] == 1
     assert (await accounts.meter.spend("shop", QUOTA, 0)).spent_face_px == charge.photo_px
+
+
+async def test_a_job_that_is_withdrawn_costs_the_faces_that_were_restored():
+    accounts, charge = Accounts(MemoryMeter()), Charge("shop", 1000, QUOTA.window_s)
+    await accounts.meter.spend("shop", QUOTA, charge.photo_px)
+    async with memory() as queue, at_work(queue, Seen(), SomeDone(3), accounts=accounts):
+        await queue.admit(replace(photo("a", charge=charge), upload=Upload(OWN)))
+        async with contextlib.aclosing(queue.watch("a")) as statuses:
+            async for status in statuses:
+                if status.progress is not None:
+                    break
+        await queue.cancel("a")
+    assert (await accounts.meter.spend("shop", QUOTA, 0)).spent_face_px == 3 * charge.photo_px
