@@ -39,7 +39,7 @@ class ValidationSet:
 
 
 def load_validation(root: Path, size_px: int, limit: int | None = None) -> list[ValidationSet]:
-    """Load `root/{clean,moderate,severe}`, shrunk to `size_px` by Lanczos.
+    """Load `root/{clean,moderate,severe}`, shrunk to `size_px` by Lanczos; of many, `limit` spread over the names.
 
     Raises:
         FileNotFoundError: The folder holds no clean faces, or one lacks a degraded version.
@@ -48,8 +48,8 @@ def load_validation(root: Path, size_px: int, limit: int | None = None) -> list[
     names = sorted(_pictures(root / "clean"))
     if not names:
         raise FileNotFoundError(f"no faces in {root / 'clean'}")
-    if limit is not None:
-        names = names[:: max(1, len(names) // limit)][:limit]
+    if limit is not None and limit < len(names):
+        names = [names[index * len(names) // limit] for index in range(limit)]
     clean = _load(root / "clean", names, size_px)
     return [ValidationSet(level, clean, _load(root / level, names, size_px)) for level in ("moderate", "severe")]
 

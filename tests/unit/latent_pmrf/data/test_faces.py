@@ -286,8 +286,11 @@ def test_validation_levels_share_their_clean_faces(val_folder):
     assert (severe.degraded[:, 2, 0, 0] * 255).round().tolist() == [2, 42, 82, 122, 162, 202]
 
 
-def test_validation_limit_is_spread_over_the_names(val_folder):
-    assert (load_validation(val_folder, 32, limit=3)[0].clean[:, 2, 0, 0] * 255).round().tolist() == [0, 80, 160]
+@pytest.mark.parametrize(
+    ("limit", "blue"), [(3, [0, 80, 160]), (4, [0, 40, 120, 160]), (99, [0, 40, 80, 120, 160, 200])]
+)
+def test_validation_limit_is_spread_over_the_names(val_folder, limit, blue):
+    assert (load_validation(val_folder, 32, limit=limit)[0].clean[:, 2, 0, 0] * 255).round().tolist() == blue
 
 
 def test_validation_map_covers_every_face(val_folder):
