@@ -25,7 +25,7 @@ from service.core.jobs import CLOCKS_DIFFER_S, Charge, PhotoJob
 from service.core.manifest import Manifest
 from service.core.metrics import Metrics
 from service.core.options import OptionLimits, check_options
-from service.core.photo_log import PhotoLog, photo_log
+from service.core.photo_log import PhotoLog, count_failed, photo_log
 from service.core.settings import Settings
 from service.core.stopwatch import Stopwatch
 from service.core.threads import Threads
@@ -179,7 +179,7 @@ class Gateway:
                     restoration = await self._pipeline(upload, plan, log)
         except ServiceError as error:
             was_begun = not isinstance(error, QueueFull | Draining)
-            (self.metrics.photo_failed if was_begun else self.metrics.rejected)(error.code)
+            count_failed(self.metrics, error, until_s) if was_begun else self.metrics.rejected(error.code)
             raise
         except asyncio.CancelledError:
             self.metrics.photos("cancelled")

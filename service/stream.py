@@ -23,7 +23,7 @@ from service.access.accounts import Accounts
 from service.access.caller import Caller
 from service.core.errors import Cancelled, MalformedRequest, ServiceError, defect, forget_trace
 from service.core.jobs import PhotoJob, Progress
-from service.core.photo_log import note_outcome
+from service.core.photo_log import count_failed, note_outcome
 from service.core.tasks import end_tasks
 from service.core.tracing import LANE, consuming, told_with_problems
 from service.core.types import Lane, Restoration, RestoreOptions, Upload
@@ -214,8 +214,7 @@ class PhotoStream:
         if isinstance(outcome, Restoration):
             metrics.photos("succeeded")
         else:
-            metrics.photos("failed")
-            metrics.rejected(outcome.code)
+            count_failed(metrics, outcome, self._until_s)
         self._end(photo, outcome)
 
     def _move(self, client_id: str, progress: Progress) -> None:

@@ -54,10 +54,13 @@ JOB_QUEUES = [memory, redis_6_2, redis_7, redis_7_by_resp_3]
 
 
 def photos_counted(metrics):
-    """How many photos the metrics know by each outcome, and by the code of those that failed."""
-    text = metrics.render().decode()
-    found = re.findall(r'^restore_(?:photos|rejected)_total\{\w+="(\w+)"\} (\S+)$', text, re.M)
-    return {what: int(float(count)) for what, count in found if float(count)}
+    """How many photos the metrics know by each outcome; those that failed are among the refused, too."""
+    found = re.findall(r'^restore_(\w+)_total\{\w+="(\w+)"\} (\S+)$', metrics.render().decode(), re.M)
+    counts = {(name, what): int(float(count)) for name, what, count in found if float(count)}
+    outcomes = {what: count for (name, what), count in counts.items() if name == "photos"}
+    for what in outcomes.keys() - {"succeeded", "cancelled"}:
+        assert counts["rejected", what] == outcomes[what]
+    return outcomes
 
 
 def photo(job_id, lane=Lane.INTERACTIVE, **fields):

@@ -108,6 +108,8 @@ def of_service_error(_request: Request, error: Exception) -> ProblemResponse:
         headers["Retry-After"] = str(max(1, math.ceil(wait_s)))
     if isinstance(error, errors.Unauthenticated):
         headers["WWW-Authenticate"] = CHALLENGE
+    if isinstance(error, errors.Draining):
+        headers["Connection"] = "close"  # or who keeps it would ask this process again, as long as that takes to end
     return _respond(members, headers)
 
 

@@ -5,6 +5,7 @@ The scripts that end a job put what its notice is made of into the outbox; the n
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Sequence
@@ -49,6 +50,9 @@ class RedisOutbox:
         Raises:
             DependencyUnavailable: The server does not answer.
         """
+        if self._lanes.closed:
+            await asyncio.sleep(wait_s)  # a courier that does not know yet must not spin
+            return None
         ends_s = time.monotonic() + wait_s
         async with self._lanes.listener.listen(self._keys.mail, patience_s=min(wait_s, PATIENCE_S), keep=True) as ear:
             while not ear.closed:

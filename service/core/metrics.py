@@ -34,7 +34,7 @@ _IND_RMSE_BUCKETS = (0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.075, 0
 
 # What alarms wait for stands at zero from the start: a counter that appears with its first event seems not to rise.
 _DEAD_REASONS = ("deliveries", "payload_lost", "payload_unreadable")
-_PHOTO_OUTCOMES = ("succeeded", "failed", "cancelled")
+_PHOTOS_LOST = (ServiceError, DeadlineExceeded, Abandoned)
 _ALARMING_REFUSALS = (QueueFull, InferenceFailed, DeadlineExceeded, DependencyUnavailable, Abandoned, ServiceError)
 _DECODED = ("decoded", "refused")
 _DECODERS_LOST = ("crashed", "out_of_time", "out_of_memory", "garbled", "defect", "killed", "lost")
@@ -201,12 +201,12 @@ class Metrics:
         self._steps.inc(rows)
 
     def photos(self, outcome: str) -> None:
-        """Count a photo: `succeeded`, `failed` or `cancelled`; once, by whoever answers it or stores its end."""
+        """Count a photo: `succeeded`, `cancelled` or an error's code; once, by whoever answers it or stores its end."""
         self._photos.labels(outcome).inc()
 
     def photo_failed(self, code: str) -> None:
         """Count a photo that has failed, and why."""
-        self.photos("failed")
+        self.photos(code)
         self.rejected(code)
 
     def decoder_children(self, outcome: str) -> None:
@@ -274,7 +274,7 @@ class Metrics:
         for counter, values in (
             (self._dead, _DEAD_REASONS),
             (self._reclaimed, tuple(Lane)),
-            (self._photos, _PHOTO_OUTCOMES),
+            (self._photos, ("succeeded", "cancelled", *(error.code for error in _PHOTOS_LOST))),
             (self._rejected, tuple(error.code for error in _ALARMING_REFUSALS)),
             (self._notices, _NOTICES_LOST),
             (self._decoders, (*_DECODED, *_DECODERS_LOST)),

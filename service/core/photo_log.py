@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from service.core import tracing
 from service.core.errors import DeadlineExceeded, ServiceError
 from service.core.interfaces import OnProgress
-from service.core.jobs import Progress
+from service.core.jobs import CLOCKS_DIFFER_S, Progress
+from service.core.metrics import Metrics
 from service.core.types import FaceStatus, Lane, Restoration
 
 SUCCEEDED = "succeeded"
@@ -74,6 +75,18 @@ def note_outcome(outcome: Restoration | ServiceError) -> None:
         tracing.note_failure(outcome)
     else:
         tracing.note({tracing.OUTCOME: SUCCEEDED})
+
+
+def count_failed(metrics: Metrics, error: ServiceError, until_s: float | None) -> None:
+    """Count a photo that has failed; one whose caller had no more time as if he had hung up.
+
+    Args:
+        metrics: Where.
+        error: What ended it.
+        until_s: Unix time after which the caller does not wait, or None.
+    """
+    is_late = isinstance(error, DeadlineExceeded) and until_s is not None and until_s < time.time() + CLOCKS_DIFFER_S
+    metrics.photos(CANCELLED) if is_late else metrics.photo_failed(error.code)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import threading
 from collections.abc import Iterator, Mapping
@@ -25,6 +26,8 @@ _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL
 _PROTOCOL = "http/protobuf"
 _UNNAMED = "unknown_service"  # as the SDK calls what has no name
 _FAREWELL_S = 5.0  # for the last spans, once everybody has been answered
+_EXPORTER = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
+_REPEATED_S = 600.0
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +39,22 @@ def wanted(variables: Mapping[str, str]) -> bool:
     if variables.get("OTEL_TRACES_EXPORTER", "").strip().lower() == "none":
         return False
     return any(variables.get(name, "").strip() for name in _ENDPOINTS)
+
+
+class _Sparing(logging.Filter):
+    """Of what the exporter says of a collector that is away, at each attempt, a record every ten minutes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._quiet_until_s = -math.inf
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record is written."""
+        if record.created < self._quiet_until_s:
+            return False
+        self._quiet_until_s = record.created + _REPEATED_S
+        record.msg = f"{record.msg}; what follows of this kind is not told for {_REPEATED_S:g} s"
+        return True
 
 
 @contextlib.contextmanager
@@ -67,6 +86,8 @@ def exporting(service_name: str, version: str, *, farewell_s: float = _FAREWELL_
         provider.add_span_processor(BatchSpanProcessor(exporter))
     except ValueError as error:
         raise UnusableSettings(f"a variable OTEL_* cannot be used: {error}") from error
+    sparing, exporters_log = _Sparing(), logging.getLogger(_EXPORTER)
+    exporters_log.addFilter(sparing)
     try:
         with made_by(provider.get_tracer("latent-pmrf", version)):
             yield
@@ -79,6 +100,7 @@ def exporting(service_name: str, version: str, *, farewell_s: float = _FAREWELL_
             logger.warning("the last spans could not be sent within %g s", farewell_s)
             exporter.shutdown()  # ends the attempts
             parting.join(farewell_s)
+        exporters_log.removeFilter(sparing)
 
 
 def _exporter() -> SpanExporter:

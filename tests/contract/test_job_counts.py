@@ -38,7 +38,7 @@ async def test_each_end_counts_once_whoever_tells_of_it_again(queue, metrics):
         await queue.cancel(job_id)
     for job_id in ("forgotten", "queued and forgotten", "good"):
         await queue.delete(job_id)
-    assert photos_counted(metrics) == {"succeeded": 1, "failed": 1, "inference_failed": 1, "cancelled": 4}
+    assert photos_counted(metrics) == {"succeeded": 1, "inference_failed": 1, "cancelled": 4}
 
 
 async def test_what_comes_after_the_end_is_no_outcome_and_is_not_counted(queue, metrics):

@@ -160,3 +160,12 @@ async def test_who_has_most_notices_makes_room_for_others(make_queue, caplog):
         for job_id in "efgh":
             await leave_notice(queue, job_id)
         assert await notices_left(queue) == ["f", "g", "h"]
+
+
+async def test_a_courier_that_does_not_know_yet_that_the_queue_is_closed_lets_others_go_on(queue):
+    assert await queue.due_notice(SOON_S) is None
+    await queue.close()
+    went_on = asyncio.Event()
+    asyncio.get_running_loop().call_soon(went_on.set)
+    assert await queue.due_notice(SOON_S) is None
+    assert went_on.is_set()

@@ -199,7 +199,7 @@ def test_a_job_whose_result_cannot_be_kept_costs_one_face_and_counts_as_failed(s
     """Nobody can fetch its faces; settling the first account may come a moment after its answer."""
     client = service({"quota_face_px": 2 * PHOTO_PX}, detector=TWO_FACES, result_cache_bytes=1000)
     problem(ask(client), 413, "image_too_large")
-    wait_until(lambda: 'restore_photos_total{outcome="failed"} 1.0' in client.get("/metrics").text)
+    wait_until(lambda: 'restore_photos_total{outcome="image_too_large"} 1.0' in client.get("/metrics").text)
     assert 'restore_photos_total{outcome="succeeded"} 1.0' not in client.get("/metrics").text
     problem(ask(client), 413, "image_too_large")
     assert problem(ask(client), 429, "quota_exceeded")["spent_face_px"] == 2 * PHOTO_PX

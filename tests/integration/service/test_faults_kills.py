@@ -1,12 +1,14 @@
 """Processes are ended in the middle of their work, by `kill -9` or by a signal they hear; nothing is lost."""
 
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from tests.fleet import check_results, state, submit, until_ended, until_ready
 from tests.job_client import ASYNC, ask
+from tests.numbered_photos import numbered
 from tests.pictures import encoded
 from tests.processes import until
 
@@ -18,6 +20,7 @@ LONG_LEASE_S = 60  # of who may take from others: one that is slow today is not 
 MANY_STEPS = {"num_steps": "8"}
 RECLAIMED = "restore_reclaimed_total"
 STEPS = "restore_ode_steps_total"
+HOOK_SECRET = "whsec_" + "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz"
 
 
 def test_a_worker_killed_in_mid_batch_loses_no_face(fleet):
@@ -136,3 +139,18 @@ def test_a_second_signal_ends_a_gateway_at_once_and_its_photos_elsewhere(fleet):
     (other,) = fleet.start("gateway")
     assert until_ended(other, location)["status"] == "succeeded"
     assert other.counted(RECLAIMED) == 0
+
+
+def test_a_gateway_with_webhooks_ends_while_a_caller_still_waits(fleet):
+    (leaving,) = fleet.start("gateway", grace_s=600, webhook_secret=HOOK_SECRET)
+    worker = fleet.start_odd_worker("--call-s", "1")
+    until_ready(leaving, worker)
+    form = {"files": {"image": numbered(7)}, "data": {"aligned": "true", **MANY_STEPS}}
+    with ThreadPoolExecutor(1) as caller:
+        waiting = caller.submit(leaving.client.post, "/restore", **form)
+        until(lambda: worker.counted(STEPS) > 0)
+        leaving.child.send_signal(signal.SIGTERM)
+        until(leaving.reasons_not_ready)
+        leaving.child.send_signal(signal.SIGTERM)
+        assert leaving.child.wait(60) == 130
+        assert waiting.result().status_code == 503

@@ -276,7 +276,7 @@ async def test_photos_in_memory_are_bounded_and_what_is_refused_for_it_counts():
         gate.set()
         assert (await first).image
         assert parts.counted('restore_rejected_total{reason="queue_full"}') == 1
-        assert parts.counted('restore_photos_total{outcome="failed"}') == 0
+        assert parts.counted('restore_photos_total{outcome="queue_full"}') == 0
 
 
 async def test_a_defect_leaves_no_trace_in_the_answer(caplog):
@@ -291,7 +291,7 @@ async def test_a_defect_leaves_no_trace_in_the_answer(caplog):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await parts.stub.Restore(pb.RestoreRequest(image=encoded()))
         assert parts.counted('restore_rejected_total{reason="internal"}') == 1
-        assert parts.counted('restore_photos_total{outcome="failed"}') == 1
+        assert parts.counted('restore_photos_total{outcome="internal"}') == 1
     assert caught.value.code() is grpc.StatusCode.INTERNAL
     assert "secret" not in str(caught.value)
     assert "secret" in caplog.text

@@ -242,7 +242,7 @@ def test_outcomes_are_counted():
         ask(client, options={"det_threshold": "0.99"})
         client.post("/restore", files={"image": PNG})
         text = client.get("/metrics").text
-        expected = {"succeeded": 2.0, "failed": 1.0, "cancelled": 1.0}
+        expected = {"succeeded": 2.0, "no_face_found": 1.0, "cancelled": 1.0}
         for outcome, count in expected.items():
             assert f'restore_photos_total{{outcome="{outcome}"}} {count}' in text
 

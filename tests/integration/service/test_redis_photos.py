@@ -121,7 +121,7 @@ async def test_a_photo_that_costs_every_gateway_its_life_fails_and_that_is_told(
     ((_, letter),) = await server.client.xrange(server.key("dead"))
     assert (letter[b"job"], letter[b"reason"], letter[b"deliveries"]) == (b"poison", b"deliveries", b"2")
     assert (await front.status("harmless")).state is not JobState.FAILED
-    assert photos_counted(metrics) == {"failed": 1, "abandoned": 1}
+    assert photos_counted(metrics) == {"abandoned": 1}
 
 
 @pytest.mark.parametrize(("payload", "error"), [(None, DeadlineExceeded), (b"no photo", ServiceError)])

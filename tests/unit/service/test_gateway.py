@@ -367,7 +367,7 @@ async def test_outcomes_are_counted():
         with pytest.raises(Draining):
             await gateway.restore(photo(), EXACT)
         text = gateway.metrics.render().decode()
-    for outcome in ("succeeded", "failed", "cancelled"):
+    for outcome in ("succeeded", "corrupt_image", "cancelled"):
         assert f'restore_photos_total{{outcome="{outcome}"}} 1.0' in text
 
 

@@ -10,9 +10,10 @@ import pytest
 from opentelemetry.trace import StatusCode
 
 from service.core.admission import Admission
-from service.core.errors import DependencyUnavailable, ImageTooLarge, InferenceFailed
+from service.core.errors import DeadlineExceeded, DependencyUnavailable, ImageTooLarge, InferenceFailed
 from service.core.jobs import JobState
 from service.core.metrics import Metrics
+from service.core.photo_log import count_failed
 from service.core.settings import Settings
 from service.core.threads import Threads
 from service.core.types import RestoreOptions, Upload
@@ -81,8 +82,7 @@ async def test_a_job_that_ends_here(shared, told, errors, outcome):
         await admit(queue, "a")
         await end_of(queue, "a")
     assert told() == [outcome]
-    failed = {"failed": 1, outcome: 1}
-    assert photos_counted(metrics) == ({"succeeded": 1} if outcome == "succeeded" else failed)
+    assert photos_counted(metrics) == {outcome: 1}
 
 
 @pytest.mark.parametrize(
@@ -290,7 +290,7 @@ async def test_a_direct_photo_that_meets_a_bug_has_failed(told):
         with pytest.raises(KeyError):
             await gateway.restore(Upload(encoded()), RestoreOptions())
     assert told() == ["internal"]
-    assert photos_counted(metrics) == {"failed": 1, "internal": 1}
+    assert photos_counted(metrics) == {"internal": 1}
 
 
 async def test_the_duration_counts_from_the_taking(shared, caplog):
@@ -303,3 +303,18 @@ async def test_the_duration_counts_from_the_taking(shared, caplog):
     (fields,) = [record.fields for record in caplog.records if record.name == "service.core.photo_log"]
     assert 10 <= fields["duration_ms"] <= (time.perf_counter() - begin_s) * 1000
     assert (fields["faces"], fields["width_px"]) == (1, 120)
+
+
+async def test_a_caller_in_haste_counts_as_one_that_hangs_up():
+    metrics = Metrics()
+    async with memory() as queue, at_work(queue, metrics, EchoBroker(hold=asyncio.Event())) as gateway:
+        with pytest.raises(DeadlineExceeded):
+            await gateway.restore(Upload(encoded()), RestoreOptions(), until_s=time.time() + 0.2)
+    assert photos_counted(metrics) == {"cancelled": 1}
+
+
+@pytest.mark.parametrize("left_s", [None, 3600])
+def test_a_photo_whose_caller_had_more_time_counts_as_late(left_s):
+    metrics = Metrics()
+    count_failed(metrics, DeadlineExceeded("too late"), None if left_s is None else time.time() + left_s)
+    assert photos_counted(metrics) == {"deadline_exceeded": 1}

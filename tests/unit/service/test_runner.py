@@ -112,7 +112,7 @@ async def test_an_error_of_the_photo_is_the_jobs():
         await parts.admit("a", b"hello, this is a text")
         status = await parts.state("a")
         assert (status.state, status.failure.code) == (JobState.FAILED, "unsupported_format")
-        assert parts.counted('restore_photos_total{outcome="failed"} 1.0')
+        assert parts.counted('restore_photos_total{outcome="unsupported_format"} 1.0')
         assert parts.counted('restore_rejected_total{reason="unsupported_format"} 1.0')
         await parts.admit("b")
         assert (await parts.state("b")).state is JobState.SUCCEEDED

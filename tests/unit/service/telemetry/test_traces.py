@@ -93,7 +93,7 @@ def test_a_sampler_of_the_environment_decides(monkeypatch):
 
 
 @pytest.mark.parametrize("refuses", [True, False])
-def test_a_collector_that_is_away_or_refuses_costs_spans_only(monkeypatch, refuses):
+def test_a_collector_that_is_away_or_refuses_costs_spans_only(monkeypatch, caplog, refuses):
     with Collector(status=503) as collector:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url if refuses else NOWHERE)
         monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "10")
@@ -103,3 +103,5 @@ def test_a_collector_that_is_away_or_refuses_costs_spans_only(monkeypatch, refus
             for _ in range(1000):
                 with tracing.span("decode"):
                     pass
+    (told,) = [record for record in caplog.records if record.name.startswith("opentelemetry.exporter")]
+    assert "not told for 600 s" in told.getMessage()
