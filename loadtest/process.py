@@ -38,12 +38,8 @@ class RunningService:
     start_s: float
 
     def resident_bytes(self) -> int:
-        """Resident memory of the process and its children; what they share is counted for each."""
-        resident = int(self.process.memory_info().rss)
-        for member in self.process.children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):  # one that decodes, and was done with
-                resident += int(member.memory_info().rss)
-        return resident
+        """As of the process."""
+        return resident_bytes(self.process.pid)
 
     def processor_s(self) -> float:
         """Processor time that the process has taken, its children's and that of children that have ended included."""
@@ -53,6 +49,19 @@ class RunningService:
                 times = member.cpu_times()
                 spent += times.user + times.system + times.children_user + times.children_system
         return float(spent)
+
+
+def resident_bytes(pid: int) -> int:
+    """Resident memory of a process and its children, what they share counted for each; 0 once it has ended."""
+    members: list[psutil.Process] = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        own = psutil.Process(pid)
+        members = [own, *own.children(recursive=True)]
+    resident = 0
+    for member in members:
+        with contextlib.suppress(psutil.NoSuchProcess):  # one that decodes, and was done with
+            resident += int(member.memory_info().rss)
+    return resident
 
 
 @contextlib.contextmanager

@@ -163,21 +163,21 @@ def _way_out(error: Exception, command: str) -> str:
 
 def _run_restore(given: argparse.Namespace, settings: Settings, console: Console) -> int:
     from service.local.files import plan_files
+    from service.local.results import check_report, write_report
 
     fields = _option_fields(given)
     bundle = load_manifest(settings.model_repository)
     try:
         options = parse_options(fields, OptionLimits(bundle.max_num_steps, settings.max_faces))
         tasks = plan_files(given.source, given.target, options.output_format, overwrite=given.overwrite)
+        check_report(given.json)
     except InputError as error:
         return _complain(console, _in_words(error), USAGE)
-    if given.json is not None and not given.json.parent.is_dir():  # said before the work, not after it
-        return _complain(console, f"{given.json.parent} is no folder for the report", USAGE)
     outcomes = asyncio.run(restore(settings, tasks, options, console))
     if given.json is not None:
         text = json.dumps([_as_json(outcome) for outcome in outcomes], indent=2) + "\n"
         try:
-            sys.stdout.write(text) if str(given.json) == "-" else given.json.write_text(text)
+            write_report(given.json, lambda out: out.write(text))
         except OSError as error:
             return _complain(console, f"the report cannot be written: {error}", FAILED)
     return FAILED if any(outcome.error for outcome in outcomes) else OK

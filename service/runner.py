@@ -34,7 +34,7 @@ from service.core.jobs import JobState, PhotoJob, Progress
 from service.core.outages import OutageLog
 from service.core.photo_log import CANCELLED, SUCCEEDED, PhotoLog, note_outcome
 from service.core.preview_box import PreviewBox
-from service.core.tasks import beside, until_stopped
+from service.core.tasks import beside, end_tasks
 from service.core.tracing import LANE, consuming, told_with_problems
 from service.core.types import Restoration
 from service.gateway import Gateway
@@ -80,11 +80,10 @@ class PhotoRunner:
         jobs: The queue of photos.
         gateway: Restores them.
         at_once: Photos under way together.
-        finish_queue: Whether photos that still wait when the stop comes are restored, too, as far as `grace_s` allows:
-            for a queue that ends with this process.
+        finish_queue: Whether photos that still wait when the stop comes are restored, too: for a queue that ends with
+            this process.
         has_workers: Asked whether anybody restores faces. While nobody does, no photo is taken here, and one whose time
             is over is handed back instead of failed: other gateways may have workers, or there will be some later.
-        grace_s: How long photos may take after a stop; what is not finished then is handed back.
         pause_s: Seconds to wait after an unexpected error, and while something needed does not answer.
         beat_s: Seconds between two signs of life.
         accounts: Told what charged photos have cost in the end.
@@ -98,7 +97,6 @@ class PhotoRunner:
         at_once: int = 4,
         finish_queue: bool = False,
         has_workers: Callable[[], Awaitable[bool]] | None = None,
-        grace_s: float = 3600.0,
         pause_s: float = _PAUSE_S,
         beat_s: float = BEAT_S,
         accounts: Accounts | None = None,
@@ -108,7 +106,6 @@ class PhotoRunner:
         self._room = asyncio.Semaphore(at_once)
         self._finish_queue = finish_queue
         self._has_workers = has_workers or _always
-        self._grace_s = grace_s
         self._pause_s = pause_s
         self._beat_s = beat_s
         self._accounts = accounts
@@ -117,15 +114,15 @@ class PhotoRunner:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until `stop` is set and every photo that was taken has ended or, after `grace_s`, been handed back.
+        """Work until `stop` is set and every photo that was taken has ended; cancelled, hand back what is left.
 
         An unexpected error fails the photo it met, never the runner.
         """
         async with beside(self._give_signs_of_life(), "beat"):
             try:
-                work = self._work(stop)
-                await until_stopped(work, stop, name="photos", grace_s=self._grace_s, begun=self._tasks)
+                await self._work(stop)
             finally:
+                await end_tasks(*self._tasks)
                 await self._hand_back()
 
     async def _work(self, stop: asyncio.Event) -> None:

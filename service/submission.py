@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from service.access.accounts import Accounts, Reserved
 from service.access.caller import Caller
 from service.access.ownership import OwnedJobs, scoped
-from service.core.errors import Draining, InvalidOption, ServiceError
+from service.core.errors import InvalidOption, ServiceError
 from service.core.interfaces import JobQueue
 from service.core.jobs import Admitted, Idempotency, PhotoJob
 from service.core.types import Lane, RestoreOptions, Upload
@@ -67,15 +67,6 @@ class Submissions:
     webhooks: WebhookTargets | None
     accounts: Accounts
 
-    def refuse_while_draining(self) -> None:
-        """Take nothing that nobody will work on.
-
-        Raises:
-            Draining: The process is shutting down.
-        """
-        if self.gateway.admission.closed:
-            raise Draining("the service is shutting down and takes no new photo", hint="try another instance")
-
     async def bring(self, submission: Submission) -> Admitted:
         """Refuse what is bound to fail, and queue the rest.
 
@@ -110,7 +101,7 @@ class Submissions:
         )
         job = replace(job, keep_upload=submission.keep_upload, previews=submission.previews)
         try:
-            self.refuse_while_draining()  # the upload may have taken long, and nobody is left to take the job
+            self.gateway.admission.check_open()  # the upload may have taken long, and nobody is left to take the job
             admitted = await self.jobs.admit(job, same)
         except ServiceError:
             await self.accounts.release(reserved, mark)

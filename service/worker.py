@@ -17,7 +17,7 @@ from service.core.errors import Cancelled, DeadlineExceeded, DependencyUnavailab
 from service.core.interfaces import Broker
 from service.core.metrics import Metrics
 from service.core.outages import OutageLog
-from service.core.tasks import beside, until_stopped
+from service.core.tasks import beside
 from service.core.types import FaceJob, FaceKey, RestoredFace
 from service.sampling.sampler import Outcome, Sampler
 
@@ -35,25 +35,22 @@ class Worker:
         broker: The queue.
         sampler: Restores the faces; no other worker may use it.
         metrics: Told about faces that fail or are dropped.
-        grace_s: How long the faces in flight may take after a stop; what is not finished then is handed back.
         pause_s: Seconds to wait after an unexpected error, and while the broker does not answer.
         beat_s: Seconds between two signs of life while a network call lasts.
     """
 
-    def __init__(  # noqa: PLR0913 - times that a deployment and the tests set
+    def __init__(
         self,
         broker: Broker,
         sampler: Sampler,
         *,
         metrics: Metrics,
-        grace_s: float = 3600.0,
         pause_s: float = _PAUSE_S,
         beat_s: float = BEAT_S,
     ) -> None:
         self._broker = broker
         self._sampler = sampler
         self._metrics = metrics
-        self._grace_s = grace_s
         self._pause_s = pause_s
         self._beat_s = beat_s
         self._outages = OutageLog(logger, "the queue")
@@ -61,20 +58,17 @@ class Worker:
         self._ended: deque[tuple[Outcome, str]] = deque()  # out of it, the broker not told yet; with their phase
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until `stop` is set and every face that was taken has ended or, after `grace_s`, been handed back.
+        """Work until `stop` is set and every face that was taken has ended; cancelled, hand back what is left.
 
         An unexpected error fails the faces in flight, never the worker.
         """
         async with beside(self._give_signs_of_life(), "beat"):
             try:
-                await until_stopped(self._turns(stop), stop, name="turns", grace_s=self._grace_s)
+                while not stop.is_set() or self._held or self._ended:
+                    await self._turn(stopping=stop.is_set())
             finally:
                 await self._sampler.abandon()
                 await self._hand_back()
-
-    async def _turns(self, stop: asyncio.Event) -> None:
-        while not stop.is_set() or self._held or self._ended:
-            await self._turn(stopping=stop.is_set())
 
     async def _turn(self, *, stopping: bool) -> None:
         try:

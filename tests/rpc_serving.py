@@ -15,6 +15,8 @@ from grpc_status import rpc_status
 from service.brokers.memory import MemoryBroker
 from service.brokers.memory_jobs import JobLimits, MemoryJobQueue
 from service.composition.access import open_access
+from service.composition.ending import Ending
+from service.composition.loops import Loops
 from service.core.admission import Admission
 from service.core.metrics import Metrics
 from service.core.sending import SendingRoom
@@ -92,7 +94,7 @@ async def rpc_service(
     """A service for the duration of the block; nothing of it is left behind."""
     own, metrics = Settings(**settings), Metrics()
     access = open_access(own)
-    networks, stop, draining = backend or AnalyticBackend(), asyncio.Event(), asyncio.Event()
+    networks, draining, loops = backend or AnalyticBackend(), asyncio.Event(), Loops(Ending(0.5))
     broker = MemoryBroker(max_queued_faces=own.max_queued_faces, metrics=metrics)
     sampler = Sampler(networks, tiny_manifest(), slots, metrics=metrics)
     jobs = MemoryJobQueue(JobLimits.of(own), metrics=metrics)
@@ -123,24 +125,21 @@ async def rpc_service(
             draining=draining.wait,
         )
         worker = Worker(broker, sampler, metrics=metrics, pause_s=0.01, beat_s=0.02)
-        runner = PhotoRunner(jobs, gateway, grace_s=0.5, pause_s=0.05, beat_s=0.02, accounts=access.accounts)
-        working = [asyncio.create_task(worker.run(stop)), asyncio.create_task(runner.run(stop))]
-        server = RpcServer(context, "127.0.0.1:0")
-        await server.start()
-        try:
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}", options=channel_options) as channel:
-                stub = RestorationServiceStub(channel)
-                yield RpcService(server, channel, stub, gateway, jobs, networks, sampler, room, draining)
-        finally:
-            await server.stop()
-            stop.set()
-            _, stuck = await asyncio.wait(working, timeout=_PATIENCE_S)  # after a failed test a gate may be closed
-            for task in stuck:
-                task.cancel()
-            await asyncio.gather(*working, return_exceptions=bool(stuck))
-            await jobs.close()
-            await access.accounts.meter.close()
-            await broker.close()
+        runner = PhotoRunner(jobs, gateway, pause_s=0.05, beat_s=0.02, accounts=access.accounts)
+        async with contextlib.AsyncExitStack() as parts:
+            for close in (broker.close, access.accounts.meter.close, jobs.close):
+                parts.push_async_callback(close)
+            await parts.enter_async_context(loops.running("worker", worker.run))
+            await parts.enter_async_context(loops.running("runner", runner.run))
+            server = RpcServer(context, "127.0.0.1:0")
+            await server.start()
+            parts.push_async_callback(server.stop)
+            channel = await parts.enter_async_context(
+                grpc.aio.insecure_channel(f"127.0.0.1:{server.port}", options=channel_options)
+            )
+            stub = RestorationServiceStub(channel)
+            yield RpcService(server, channel, stub, gateway, jobs, networks, sampler, room, draining)
+        assert not loops.failures()
 
 
 def photo(client_id: str, image: bytes, *, has_more: bool = False, options: Any = None) -> pb.RestoreBatchRequest:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import socket
 import threading
@@ -17,6 +16,8 @@ from service.api.app import create_app
 from service.api.context import ApiContext
 from service.brokers.memory_jobs import JobLimits, MemoryJobQueue
 from service.composition.access import open_access
+from service.composition.ending import Ending
+from service.composition.loops import Loops
 from service.core.admission import Admission
 from service.core.metrics import Metrics
 from service.core.sending import SendingRoom
@@ -96,7 +97,8 @@ def fake_service(
             heartbeat_s=heartbeat_s,
             **({} if watchers is None else {"watchers": watchers}),
         )
-        app = create_app(context, lifespan=lambda _: _working(context, gateway))
+        app = create_app(context)
+        app.router.lifespan_context = lambda _: _working(context, gateway)
         with serving(app, lifespan="on") as address, httpx.Client(base_url=address, timeout=30) as client:
             yield client, gateway
 
@@ -104,23 +106,20 @@ def fake_service(
 @contextlib.asynccontextmanager
 async def _working(context: ApiContext, gateway: Gateway) -> AsyncIterator[None]:
     """The runner, and where there is a secret the courier, for as long as the server serves."""
-    stop, settings, jobs, accounts = asyncio.Event(), gateway.settings, context.jobs, context.access.accounts
-    times = {"grace_s": 0.5, "pause_s": 0.05, "beat_s": 0.02}
-    runner = PhotoRunner(jobs, gateway, at_once=settings.job_photos, accounts=accounts, **times)
-    working = [asyncio.create_task(runner.run(stop))]
-    sender = None
-    if settings.webhook_secret is not None:
-        targets = WebhookTargets(settings.webhook_networks)
-        sender = NoticeSender(settings.webhook_secret.get_secret_value(), targets, version="1.2.3")
-        courier = Courier(jobs, sender, metrics=gateway.metrics, grace_s=0.5)
-        working.append(asyncio.create_task(courier.run(stop)))
-    yield
-    stop.set()
-    await asyncio.gather(*working)
-    await jobs.close()
-    await accounts.meter.close()
-    if sender is not None:
-        await sender.close()
+    settings, jobs, accounts, loops = gateway.settings, context.jobs, context.access.accounts, Loops(Ending(0.5))
+    async with contextlib.AsyncExitStack() as parts:
+        parts.push_async_callback(accounts.meter.close)
+        parts.push_async_callback(jobs.close)
+        if settings.webhook_secret is not None:
+            targets = WebhookTargets(settings.webhook_networks)
+            sender = NoticeSender(settings.webhook_secret.get_secret_value(), targets, version="1.2.3")
+            parts.push_async_callback(sender.close)
+            courier = Courier(jobs, sender, metrics=gateway.metrics)
+            await parts.enter_async_context(loops.running("courier", courier.run))
+        runner = PhotoRunner(jobs, gateway, at_once=settings.job_photos, accounts=accounts, pause_s=0.05, beat_s=0.02)
+        await parts.enter_async_context(loops.running("runner", runner.run))
+        yield
+    assert not loops.failures()
 
 
 class _Server(uvicorn.Server):

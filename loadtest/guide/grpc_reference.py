@@ -6,7 +6,7 @@ Read line by line, as `restoration.proto` is written: one declaration or one com
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from loadtest.guide.markdown import paragraphs, table
@@ -41,7 +41,7 @@ def grpc_reference(text: str) -> str:
         ValueError: A line is not understood.
     """
     introduction, _, rest = text.partition("\nsyntax = ")
-    blocks = list(_blocks(rest.partition("\n")[2]))
+    blocks = list(_blocks(rest.splitlines()[1:], introduction.count("\n") + 3))
     sections = []
     for block in blocks:
         if block.kind == "service":
@@ -54,10 +54,11 @@ def grpc_reference(text: str) -> str:
     return paragraphs("## gRPC", _told(introduction.splitlines()), *sections)
 
 
-def _blocks(text: str) -> Iterator[Block]:
+def _blocks(lines: Sequence[str], first: int) -> Iterator[Block]:
+    """What lines declare, of which the first has this number in the file."""
     open_blocks: list[Block] = []
     comment: list[str] = []
-    for number, line in enumerate(map(str.strip, text.splitlines())):
+    for number, line in enumerate(map(str.strip, lines), first):
         if line.startswith("//"):
             comment.append(line)
             continue

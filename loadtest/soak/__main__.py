@@ -23,6 +23,7 @@ from typing import Any
 import httpx
 
 from loadtest.photos import scene
+from loadtest.process import resident_bytes
 from loadtest.soak.fleet import Fleet, Member, fleet
 from loadtest.soak.stamped import number_of, stamped
 from loadtest.traffic.arrivals import poisson
@@ -170,7 +171,7 @@ async def watch(running: Fleet, diary: Diary) -> None:
     begun_s = time.perf_counter()
     while True:
         for member in running.members:
-            mib = await asyncio.to_thread(member.resident_bytes) / _MIB
+            mib = await asyncio.to_thread(resident_bytes, member.process.pid) / _MIB
             seen = diary.memory_mib.setdefault(f"{member.kind} {member.port}", [])
             seen.append((time.perf_counter() - begun_s, mib))
         await asyncio.sleep(_BEAT_S)

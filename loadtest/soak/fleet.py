@@ -12,8 +12,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
-
 from loadtest.process import held_port
 
 _REDIS = ("--port", "0", "--save", "", "--appendonly", "yes", "--maxmemory-policy", "noeviction")
@@ -38,13 +36,6 @@ class Member:
     def url(self) -> str:
         """Where it answers."""
         return f"http://127.0.0.1:{self.port}"
-
-    def resident_bytes(self) -> int:
-        """Its memory, with that of the processes it has; 0 once it has ended."""
-        with contextlib.suppress(psutil.NoSuchProcess):
-            own = psutil.Process(self.process.pid)
-            return int(sum(each.memory_info().rss for each in (own, *own.children(recursive=True))))
-        return 0
 
 
 @dataclass

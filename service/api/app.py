@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from functools import partial
 
 from fastapi import FastAPI
@@ -21,8 +19,6 @@ from service.api.sending import HoldUntilSent
 from service.api.watch import WatchRequests
 from service.core.errors import ServiceError
 
-Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
-
 _TAGS = [
     {"name": "restorations", "description": "Photos in, restored photos and reports out."},
     {"name": "service", "description": "What the service accepts and says."},
@@ -30,13 +26,8 @@ _TAGS = [
 ]
 
 
-def create_app(context: ApiContext, *, lifespan: Lifespan | None = None) -> FastAPI:
-    """Build the application.
-
-    Args:
-        context: The parts behind the routes.
-        lifespan: What to start before and stop after serving.
-    """
+def create_app(context: ApiContext) -> FastAPI:
+    """Build the application around the parts behind the routes."""
     app = FastAPI(
         title="Latent-PMRF face restoration",
         version=context.version,
@@ -47,7 +38,6 @@ def create_app(context: ApiContext, *, lifespan: Lifespan | None = None) -> Fast
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,  # it leads to where Host says, and into the clear behind what ends TLS, key and all
-        lifespan=lifespan,
     )
     app.state.context = context
     app.add_middleware(HoldUntilSent)

@@ -66,7 +66,7 @@ class CorrelateRequests:
 
 
 def template_of(scope: Scope) -> str:
-    """The route's path with its parameters' names: the path itself would tell ids."""
+    """The route's path with its parameters' names: the path itself would tell ids, and make a label of each."""
     return str(getattr(scope.get("route"), "path", "unmatched"))
 
 

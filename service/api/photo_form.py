@@ -1,8 +1,8 @@
 """Request body in, photo and option fields out; the byte limit holds while the body streams.
 
 The length a client declares may be a lie, so bytes are counted as they arrive, and a body that trickles is given up: it
-would keep a place that others wait for. Parts stay in memory: a photo never
-touches the disk, and the file system may be read-only.
+would keep a place that others wait for. Parts stay in memory: a photo never touches the disk, and the file system may
+be read-only.
 """
 
 from __future__ import annotations
@@ -94,8 +94,7 @@ async def read_photo_form(
     """
     _check_headers(request, max_bytes)
     try:
-        async with arriving(timeout_s, first_bytes_s) as come, aclosing(_counted(request, max_bytes)) as counted:
-            body = _timed(counted, come)
+        async with arriving(timeout_s, first_bytes_s) as come, aclosing(_counted(request, max_bytes, come)) as body:
             form = await _MemoryParser(
                 request.headers,
                 body,
@@ -133,21 +132,14 @@ def _check_headers(request: Request, max_bytes: int) -> None:
         raise UnsupportedMediaType("the form's charset is not utf-8", hint="leave the charset out")
 
 
-async def _timed(body: AsyncGenerator[bytes, None], come: Callable[[int], None]) -> AsyncGenerator[bytes, None]:
-    """The same, telling how many bytes have come whenever some have."""
-    count_bytes = 0
-    async for chunk in body:
-        count_bytes += len(chunk)
-        come(count_bytes)
-        yield chunk
-
-
-async def _counted(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
+async def _counted(request: Request, max_bytes: int, come: Callable[[int], None]) -> AsyncGenerator[bytes, None]:
+    """The body, telling how many bytes have come whenever some have."""
     count_bytes = 0
     async with aclosing(request.stream()) as chunks:
         async for chunk in chunks:
             count_bytes += len(chunk)
             check_upload_bytes(count_bytes, max_bytes, whole=False)
+            come(count_bytes)
             yield chunk
     if count_bytes == 0:
         raise EmptyUpload("the request has no body", hint=f"for example: {_EXAMPLE}")

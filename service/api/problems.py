@@ -168,20 +168,8 @@ def of_defect(request: Request, error: Exception) -> ProblemResponse:
     with within(origin_of(request.scope)):
         logger.error("%s %s %s", instance, request.method, template_of(request.scope), exc_info=error)
         error.__dict__[TOLD] = True
-        return _answer_defect(instance)
-
-
-def _answer_defect(instance: str) -> ProblemResponse:
-    members = {
-        "type": problem_type(ServiceError.code),
-        "title": ServiceError.title,
-        "status": 500,
-        "detail": "the service failed; the operator finds the cause in the log under this instance",
-        "instance": instance,
-        "code": ServiceError.code,
-        "retryable": False,
-    }
-    return _respond(members, correlation_headers())
+        detail = "the service failed; the operator finds the cause in the log under this instance"
+        return _respond(document(ServiceError(detail), instance), correlation_headers())
 
 
 def catalogue() -> dict[str, dict[str, Any]]:

@@ -34,7 +34,7 @@ from service.api.sending import ResponseInParts, held_until_sent
 from service.api.submission import admit
 from service.core import errors
 from service.core.errors import DependencyUnavailable, Draining
-from service.core.jobs import JobState, JobStatus
+from service.core.jobs import JobState, JobStatus, no_result
 from service.core.notices import report_path
 
 NO_STORE = {"Cache-Control": "no-store"}
@@ -82,8 +82,7 @@ async def submit(request: Request, caller: Asking, jobs: Jobs, context: Context)
         return _json(_describe(status), 202, headers)
     if status.state is JobState.SUCCEEDED:
         return _json(_describe(status), 200, headers)
-    ended = errors.Cancelled("the restoration was cancelled") if status.failure is None else status.failure.to_error()
-    refusal = problems.of_service_error(request, ended)
+    refusal = problems.of_service_error(request, no_result(status.state, status.failure))
     refusal.headers.update(headers)
     return refusal
 

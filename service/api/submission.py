@@ -40,7 +40,7 @@ async def admit(request: Request, caller: Caller, context: ApiContext, preferenc
     """
     submissions = Submissions(context.gateway, context.jobs, context.webhooks, context.access.accounts)
     with context.gateway.metrics.refusals_counted():
-        submissions.refuse_while_draining()
+        context.gateway.admission.check_open()
         async with context.uploads.place(caller.owner):
             return await submissions.bring(await _read(request, caller, context, preferences))
 

@@ -7,6 +7,7 @@ import time
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.correlation import template_of
 from service.api.entrance import LIMIT_HEADERS
 from service.api.safe_headers import make_safe
 from service.core.metrics import Metrics
@@ -44,12 +45,6 @@ class WatchRequests:
         try:
             await self._app(scope, receive, watched)
         finally:
-            route = _template(scope)
+            route = template_of(scope)
             self._metrics.requests(route, code)
             self._metrics.observe_request(route, time.perf_counter() - begin_s)
-
-
-def _template(scope: Scope) -> str:
-    """The route's path with its parameters' names: the path itself would make a label per id."""
-    route = scope.get("route")
-    return str(getattr(route, "path", "unmatched"))

@@ -23,11 +23,10 @@ import numpy as np
 import numpy.typing as npt
 
 from service.core.errors import InferenceFailed, ManifestMismatch
-from service.core.interfaces import Tensors
+from service.core.interfaces import Arrays, Tensors
 from service.core.manifest import NetworkSpec, TensorSpec
 from service.core.metrics import Metrics
 
-Arrays = dict[str, npt.NDArray[np.generic]]
 EXPORT_AGAIN = "export the bundle again"
 
 

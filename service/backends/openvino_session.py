@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from service.backends.in_process import Arrays, Lane, Network, Signature, check_signature, unloadable
+from service.backends.in_process import Lane, Network, Signature, check_signature, unloadable
 from service.backends.ort_session import OrtBackend
+from service.core.interfaces import Arrays
 from service.core.manifest import Manifest, NetworkSpec
 from service.core.metrics import Metrics
 from service.core.settings import Precision

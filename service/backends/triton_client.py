@@ -21,9 +21,9 @@ from service.backends.triton_contract import TritonNetwork, networks_of
 from service.backends.triton_endpoints import Endpoint, Endpoints, TlsFiles
 from service.backends.triton_shared_memory import ThroughSharedMemory
 from service.backends.triton_status import Verdict, verdict_of, words_of
-from service.backends.triton_wire import Arrays, OverTheWire, Transport
+from service.backends.triton_wire import OverTheWire, Transport
 from service.core.errors import DependencyUnavailable, InferenceFailed
-from service.core.interfaces import Tensors
+from service.core.interfaces import Arrays, Tensors
 from service.core.manifest import Manifest
 from service.core.metrics import Metrics
 

@@ -28,9 +28,9 @@ from tritonclient.utils import InferenceServerException
 from service.backends.triton_contract import TritonNetwork, wire_dims
 from service.backends.triton_endpoints import Endpoint
 from service.backends.triton_status import Verdict, status_of, verdict_of, words_of
-from service.backends.triton_wire import DTYPES, Arrays, ask, from_wire, to_wire
+from service.backends.triton_wire import DTYPES, ask, from_wire, to_wire
 from service.core.errors import DependencyUnavailable
-from service.core.interfaces import Tensors
+from service.core.interfaces import Arrays, Tensors
 from service.core.manifest import TensorSpec
 
 _FOLDER = Path("/dev/shm")  # noqa: S108 - where the kernel has it

@@ -15,10 +15,8 @@ from tritonclient.grpc import InferInput
 
 from service.backends.triton_contract import TritonNetwork, wire_dims
 from service.backends.triton_endpoints import Endpoint
-from service.core.interfaces import Tensors
+from service.core.interfaces import Arrays, Tensors
 from service.core.manifest import TensorSpec
-
-Arrays = dict[str, npt.NDArray[np.generic]]
 
 DTYPES: dict[str, tuple[str, npt.DTypeLike]] = {
     "float32": ("FP32", np.float32),

@@ -6,10 +6,7 @@ import itertools
 import time
 from collections.abc import Callable
 
-import numpy as np
-import numpy.typing as npt
-
-from service.core.interfaces import InferenceBackend, Tensors
+from service.core.interfaces import Arrays, InferenceBackend, Tensors
 from service.core.tracing import BATCH_SIZE, span_in_trace
 
 
@@ -37,7 +34,7 @@ class WatchedBackend:
         """Whether calls of the sampler's networks run side by side."""
         return self._backend.concurrent
 
-    async def infer(self, network: str, inputs: Tensors) -> dict[str, npt.NDArray[np.generic]]:
+    async def infer(self, network: str, inputs: Tensors) -> Arrays:
         """Run one network on a batch.
 
         Raises:

@@ -8,13 +8,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import io
-import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Self, cast
 
@@ -29,7 +27,7 @@ from service.batch.telling import BatchTelling
 from service.client import AsyncGrpcClient, Options, Retry
 from service.core.errors import InvalidOption, NotFound
 from service.core.options import OptionFields, OptionLimits, parse_options
-from service.local.results import replacing
+from service.local import results
 from service.local.tree import real
 
 JOURNAL_NAME = ".latent-pmrf-batch.jsonl"
@@ -64,7 +62,7 @@ class Server:
         """A client of it.
 
         Raises:
-            InvalidOption: The address is none, or the key can be none.
+            InvalidOption: The address, the key or the token can be none.
             OSError: A file cannot be read.
         """
         host, _, port = self.address.rpartition(":")
@@ -72,15 +70,16 @@ class Server:
             raise InvalidOption(f"--server {self.address}: not HOST:PORT", hint="gRPC is on port 50051 by default")
         headers = {}
         if self.token_file is not None:
-            headers["authorization"] = f"Bearer {self.token_file.read_text().strip()}"
-        api_key = None if self.api_key_file is None else self.api_key_file.read_text()
+            headers["authorization"] = f"Bearer {_secret_in(self.token_file)}"
+        api_key = None if self.api_key_file is None else _secret_in(self.api_key_file)
         retry = Retry(attempts=attempts or self.attempts)
         try:
             return AsyncGrpcClient(
                 self.address, api_key=api_key, retry=retry, headers=headers, credentials=self._credentials()
             )
         except ValueError as error:
-            raise InvalidOption(str(error), hint="see --api-key-file and LATENT_PMRF_API_KEY") from error
+            hint = "see --api-key-file, LATENT_PMRF_API_KEY and --token-file"
+            raise InvalidOption(str(error), hint=hint) from error
 
     def _credentials(self) -> grpc.ChannelCredentials | None:
         files = (self.ca_file, self.private_key_file, self.certificate_file)
@@ -89,6 +88,15 @@ class Server:
         if (self.private_key_file is None) != (self.certificate_file is None):
             raise InvalidOption("--certificate and --private-key come together")
         return grpc.ssl_channel_credentials(*(None if file is None else file.read_bytes() for file in files))
+
+
+def _secret_in(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError:
+        raise InvalidOption(
+            f"{file} is no text", hint="it should have the key or the token, and nothing else"
+        ) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,17 +210,9 @@ def check_report(report: Path | None, journal: Path) -> None:
         NotFound: Its folder is not there.
         InvalidOption: It is the journal, or nothing can be written there.
     """
-    if report is None or str(report) == "-":
-        return
-    if not report.parent.is_dir():
-        raise NotFound(f"{report.parent} is no folder for the report")
-    if report.is_dir():
-        raise InvalidOption(f"{report} is a folder", hint="name a file for the report")
-    if report.resolve() == journal.resolve():
+    results.check_report(report)
+    if report is not None and report.resolve() == journal.resolve():
         raise InvalidOption(f"{report} is the journal", hint="choose another file for the report")
-    folder = Path(os.path.realpath(report)).parent
-    if not _is_device(report) and not os.access(folder, os.W_OK | os.X_OK):
-        raise InvalidOption(f"{report}: you may not write to its folder", hint="choose another place for the report")
 
 
 @contextlib.asynccontextmanager
@@ -222,25 +222,7 @@ async def reported(report: Path | None, journal: Journal) -> AsyncIterator[None]
         yield
     finally:
         if report is not None:
-            _write(report, journal)
-
-
-def _write(report: Path, journal: Journal) -> None:
-    if str(report) == "-":
-        write_report(journal, sys.stdout)
-    elif _is_device(report):
-        with report.open("w") as out:
-            write_report(journal, out)
-    else:
-        with replacing(Path(os.path.realpath(report))) as file:
-            text = io.TextIOWrapper(file, encoding="utf-8", write_through=True)
-            write_report(journal, text)
-            text.detach()
-
-
-def _is_device(path: Path) -> bool:
-    """Whether it is there and no file that can be replaced, such as a pipe."""
-    return os.path.exists(path) and not os.path.isfile(path)
+            results.write_report(report, partial(write_report, journal))
 
 
 @contextlib.contextmanager

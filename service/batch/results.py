@@ -1,21 +1,15 @@
-"""When writing results is of no more use, and how what was begun is brought to its end."""
+"""How the writing of a result is brought to its end, though nobody waits for it any more."""
 
 from __future__ import annotations
 
 import asyncio
-import errno
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
+from service.local.results import ends_everything as ends_everything
+
 P = ParamSpec("P")
 T = TypeVar("T")
-
-_NONE_CAN_BE_WRITTEN = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
-
-
-def ends_everything(error: OSError) -> bool:
-    """Whether the next result could not be written either, so that it is not worth restoring."""
-    return error.errno in _NONE_CAN_BE_WRITTEN
 
 
 async def to_the_end(

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from service.core.interfaces import Tensors
+from service.core.interfaces import Arrays, Tensors
 from service.core.manifest import BATCH, LatentSpec, Manifest, NetworkSpec, TensorSpec
 
 _PX = 8
@@ -50,7 +49,7 @@ class ModelledAccelerator:
         self._max_rows = max_rows
         self._turn = asyncio.Lock()  # first come, first served
 
-    async def infer(self, network: str, inputs: Tensors) -> dict[str, npt.NDArray[np.generic]]:
+    async def infer(self, network: str, inputs: Tensors) -> Arrays:
         """Take the time of a call and give zeros.
 
         Raises:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.core.errors import InferenceFailed
-from service.core.interfaces import Tensors
+from service.core.interfaces import Arrays, Tensors
 from service.core.manifest import Manifest
 
 
@@ -30,7 +30,7 @@ class NullBackend:
         }
         self._zeros: dict[tuple[int, ...], npt.NDArray[np.float32]] = {}
 
-    async def infer(self, network: str, inputs: Tensors) -> dict[str, npt.NDArray[np.generic]]:
+    async def infer(self, network: str, inputs: Tensors) -> Arrays:
         """Zeros for as many rows as there are; all calls share them, and nobody can write to them.
 
         Raises:

@@ -71,20 +71,6 @@ def decode(kind: type[_M], data: bytes) -> _M:
     return cast(_M, built)
 
 
-def encode_error(error: ServiceError) -> bytes:
-    """Why something ended, as a Failure; what `extra` holds must be JSON-serialisable."""
-    return encode(Failure.of(error))
-
-
-def decode_error(data: bytes) -> ServiceError:
-    """The error that `encode_error` was given; one whose code is not known here becomes a plain ServiceError.
-
-    Raises:
-        ServiceError: The bytes are of another version or another kind, or damaged.
-    """
-    return decode(Failure, data).to_error()
-
-
 def _build(kind: type[Message], fields: _Fields) -> Message:
     if kind is FaceJob:
         return _face_job(fields)

@@ -17,8 +17,6 @@ from dataclasses import dataclass
 
 from service.core.types import Lane
 
-DEFAULT_PREFIX = "{latent-pmrf}"
-
 
 def prefix_for_bundle(prefix: str, tag: str) -> str:
     """Prefix of the keys that belong to one bundle (`service.core.manifest.Manifest.tag`) of a deployment."""

@@ -17,15 +17,21 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from service.brokers.intake import common_job
+from service.brokers.intake import (
+    closed_before,
+    common_job,
+    faces_full,
+    interest_s,
+    not_in_time,
+    not_queued,
+    queue_closed,
+)
 from service.brokers.lanes import LaneTurns, Pace
-from service.core.errors import Cancelled, DeadlineExceeded, Draining, QueueFull, ServiceError
+from service.core.errors import Cancelled, DeadlineExceeded, ServiceError
 from service.core.interfaces import OnPreview, OnProgress
 from service.core.jobs import Progress
 from service.core.metrics import Metrics
 from service.core.types import FaceJob, FaceKey, FacePreview, Lane, RestoredFace
-
-_FORGET_AFTER_S = 60.0  # past the deadline; whoever still waits for results has been told long before
 
 
 @dataclass(slots=True, eq=False)
@@ -119,19 +125,15 @@ class MemoryBroker:
         if job_id in self._jobs:
             return
         if self._closed:
-            raise Draining("the queue is closed", hint="try another instance")
+            raise queue_closed()
         self._forget_old_jobs()
         waiting = self._depth(lane)
         if waiting and waiting + len(faces) > self._max_queued_faces:
-            raise QueueFull(
-                f"{waiting} faces wait, there is room for {self._max_queued_faces}",
-                hint="come back after the time in Retry-After",
-                retry_after_s=self._pace.retry_after_s(waiting + len(faces) - self._max_queued_faces),
-            )
+            excess = waiting + len(faces) - self._max_queued_faces
+            raise faces_full(waiting, self._max_queued_faces, self._pace.retry_after_s(excess))
         now_s = self._clock()
-        left_s = max(math.inf if face.deadline_s is None else face.deadline_s - time.time() for face in faces)
         num_steps = {face.face_index: face.num_steps for face in faces}
-        job = _Job(lane, num_steps, now_s, now_s + max(0.0, left_s) + _FORGET_AFTER_S, deque(faces))
+        job = _Job(lane, num_steps, now_s, now_s + interest_s(faces), deque(faces))
         self._jobs[job_id] = job
         self._lanes[lane].append(job)
         self._note_depth(lane)
@@ -232,7 +234,7 @@ class MemoryBroker:
         """
         job = self._jobs.get(job_id)
         if job is None:
-            raise Cancelled(f"job {job_id} is not in the queue")
+            raise not_queued(job_id)
         job.on_progress, job.on_preview = on_progress, on_preview
         job.report()
         try:
@@ -240,7 +242,7 @@ class MemoryBroker:
                 await job.ended.wait()
         except TimeoutError as error:
             await self.cancel(job_id)
-            raise DeadlineExceeded(f"not every face was restored within {timeout_s:g} s") from error
+            raise not_in_time(timeout_s) from error
         self._jobs.pop(job_id, None)
         if job.error is not None:
             raise job.error
@@ -265,7 +267,7 @@ class MemoryBroker:
         self._closed = True
         for job in self._jobs.values():
             if not job.ended.is_set():
-                self._end(job, Draining("the queue was closed before the faces were restored"))
+                self._end(job, closed_before("the faces were restored"))
         self._changed.set()
 
     def _depth(self, *lanes: Lane) -> int:

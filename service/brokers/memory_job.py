@@ -6,8 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
-from service.core.errors import Cancelled, NotFinished
-from service.core.jobs import Failure, Idempotency, JobState, JobStatus, PhotoJob, Progress
+from service.core.jobs import Failure, Idempotency, JobState, JobStatus, PhotoJob, Progress, no_result
 from service.core.preview_box import PreviewBox
 from service.core.results import StoredResult
 from service.core.types import FacePreview, Upload
@@ -86,10 +85,6 @@ class MemoryJob:
             Cancelled: It was withdrawn.
             ServiceError: It failed; the error that ended it.
         """
-        if self.result is not None:
-            return self.result
-        if self.failure is not None:
-            raise self.failure.to_error()
-        if self.state is JobState.CANCELLED:
-            raise Cancelled("the restoration was cancelled")
-        raise NotFinished(f"the restoration is {self.state.value}", hint="watch its events, or ask again")
+        if self.result is None:
+            raise no_result(self.state, self.failure)
+        return self.result

@@ -14,14 +14,14 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from service.brokers.intake import cannot_be_kept, lane_full
+from service.brokers.intake import cannot_be_kept, closed_before, lane_full, queue_closed
 from service.brokers.lanes import Pace
 from service.brokers.memory_job import MemoryJob
 from service.brokers.memory_keys import MemoryKeys
 from service.brokers.outbox import Outbox
 from service.brokers.photo_lanes import PhotoLanes
 from service.brokers.shelf import Shelf
-from service.core.errors import Draining, ServiceError
+from service.core.errors import ServiceError
 from service.core.jobs import (
     Admitted,
     Failure,
@@ -121,7 +121,7 @@ class MemoryJobQueue:
             Draining: The queue is closed.
         """
         if self._closed:
-            raise Draining("the queue is closed", hint="try another instance")
+            raise queue_closed()
         if idempotency is not None and (earlier := await self.known_by(idempotency)) is not None:
             return Admitted(earlier, is_new=False)
         has_room = self._lanes.has_room(job)
@@ -278,7 +278,7 @@ class MemoryJobQueue:
                 if status.state.final:
                     return
                 if self._closed:
-                    raise Draining("the queue was closed before the restoration ended", hint="try another instance")
+                    raise closed_before("the restoration ended")
                 await changed.wait()
         finally:
             entry.watchers.discard(changed)

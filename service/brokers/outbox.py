@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import heapq
 import logging
 import math
@@ -13,6 +12,7 @@ from dataclasses import dataclass, replace
 from service.core.jobs import Notice
 from service.core.metrics import Metrics
 from service.core.shares import Shares
+from service.core.tasks import pause
 
 logger = logging.getLogger(__name__)
 
@@ -70,9 +70,7 @@ class Outbox:
             if now_s >= end_s:
                 return None
             self._changed.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(first_s, end_s) - now_s):
-                    await self._changed.wait()
+            await pause(min(first_s, end_s) - now_s, self._changed)
             if self._closed:
                 return None
 

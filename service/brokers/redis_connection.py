@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import Any
+from urllib.parse import urlsplit
 
 from redis import exceptions
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -80,6 +81,7 @@ class RedisConnection:
     """
 
     def __init__(self, url: str, *, timeout_s: float = 10.0) -> None:
+        _check_address(url)
         self._timeout_s = timeout_s
         self._closed = False
         self._pool: Any = BlockingConnectionPool.from_url(
@@ -191,6 +193,20 @@ class RedisConnection:
                     await self._pool.disconnect(inuse_connections=False)
                     raise unavailable from error
             await asyncio.sleep(pauses_s.pop(0))
+
+
+def _check_address(url: str) -> None:
+    """Refuse one that cannot be taken apart: whoever does so tells of it with what may be a part of the password.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    try:
+        _ = urlsplit(url).port
+    except ValueError:
+        raise ValueError(
+            "its host or port is none; in a user's name and a password / # ? : @ [ and ] are written as %2F and so on"
+        ) from None
 
 
 def _unavailable(error: Exception) -> DependencyUnavailable | None:

@@ -14,14 +14,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from service.brokers.codec import decode, encode
-from service.brokers.intake import key_conflict, lane_full, owners_share, retry_after_s
-from service.brokers.keys import DEFAULT_PREFIX, QueueKeys
+from service.brokers.intake import closed_before, key_conflict, lane_full, owners_share, queue_closed, retry_after_s
+from service.brokers.keys import QueueKeys
 from service.brokers.redis_connection import as_ms
-from service.brokers.redis_lanes import POLL_S, Lanes, LeaseTerms
+from service.brokers.redis_lanes import POLL_S, Lanes, LeaseTerms, OnLanes
 from service.brokers.redis_outbox import RedisOutbox, notice_id_of
 from service.brokers.redis_previews import next_news, preview_in, show_previews
 from service.brokers.redis_results import bring_result, keep_result
-from service.core.errors import Cancelled, Draining, NotFinished, NotFound, QueueFull, ServiceError
+from service.core.errors import NotFound, QueueFull, ServiceError
 from service.core.jobs import (
     Admitted,
     Failure,
@@ -31,6 +31,7 @@ from service.core.jobs import (
     Notice,
     PhotoJob,
     Progress,
+    no_result,
     unknown_job,
     upload_gone,
 )
@@ -74,8 +75,8 @@ class SharedJobLimits:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
 
 
-class RedisJobQueue:
-    """Implements `service.core.interfaces.JobQueue` on Redis 6.2 or later.
+class RedisJobQueue(OnLanes[PhotoJob]):
+    """Implements `service.core.interfaces.JobQueue` on Redis 6.2 or later, with the errors told there.
 
     Args:
         url: `redis://`, `rediss://` or `unix://` address of the server.
@@ -87,7 +88,7 @@ class RedisJobQueue:
         ValueError: A value is out of range, or the address is not one.
     """
 
-    def __init__(self, url: str, limits: SharedJobLimits, *, metrics: Metrics, prefix: str = DEFAULT_PREFIX) -> None:
+    def __init__(self, url: str, limits: SharedJobLimits, *, metrics: Metrics, prefix: str) -> None:
         self._limits = limits
         self._metrics = metrics
         self._keys = QueueKeys(prefix, "photos")
@@ -106,10 +107,9 @@ class RedisJobQueue:
             IdempotencyConflict: The key was used for another photo or other options.
             QueueFull: The lane has no room; `extra["retry_after_s"]` says when to come back.
             Draining: The queue is closed.
-            DependencyUnavailable: The server does not answer.
         """
         if self._lanes.closed:
-            raise Draining("the queue is closed", hint="try another instance")
+            raise queue_closed()
         limits = self._limits
         answer, job_id, waiting, seconds_per_photo, view = await self._lanes.run(
             "admit",
@@ -136,7 +136,6 @@ class RedisJobQueue:
 
         Raises:
             IdempotencyConflict: The key was used for another photo or other options.
-            DependencyUnavailable: The server does not answer.
         """
         digest = self._keys.digest(idempotency.key)
         relation, job_id = await self._lanes.run("known", digest, idempotency.fingerprint) or (b"", b"")
@@ -148,35 +147,20 @@ class RedisJobQueue:
         """Hand a photo to a gateway, interactive lane first; None after `wait_s` without work.
 
         A closed queue has no work. Cancelling the call loses no photo. A photo whose bytes are gone fails.
-
-        Raises:
-            DependencyUnavailable: The server does not answer.
         """
         taken = await self._lanes.take(1, wait_s)
         return taken[0].item if taken else None
 
     async def beat(self, job_ids: Sequence[str]) -> set[str]:
-        """Renew leases; returns the jobs that this gateway does not have any more.
-
-        Raises:
-            DependencyUnavailable: The server does not answer.
-        """
+        """Renew leases; returns the jobs that this gateway does not have any more."""
         return {job_id for job_id, _ in await self._lanes.beat({(job_id, 0): None for job_id in job_ids})}
 
     async def note(self, job_id: str, progress: Progress) -> None:
-        """Tell those who watch how far a running job is.
-
-        Raises:
-            DependencyUnavailable: The server does not answer.
-        """
+        """Tell those who watch how far a running job is."""
         await self._lanes.run_as_taker("note", job_id, encode(progress))
 
     async def show(self, preview: FacePreview) -> None:
-        """Show a face of a running job to those who look at its previews.
-
-        Raises:
-            DependencyUnavailable: The server does not answer.
-        """
+        """Show a face of a running job to those who look at its previews."""
         await show_previews(self._lanes, [((preview.job_id, 0), preview)])
 
     async def finish(self, restoration: Restoration) -> bool:
@@ -187,7 +171,6 @@ class RedisJobQueue:
 
         Raises:
             ImageTooLarge: It is more than the server takes, or than the way there.
-            DependencyUnavailable: The server does not answer.
         """
         is_end, view = await bring_result(self._lanes, restoration)
         self._lanes.show(view)
@@ -197,19 +180,11 @@ class RedisJobQueue:
         return bool(is_end)
 
     async def fail(self, job_id: str, error: ServiceError) -> bool:
-        """Store why a job failed, and the notice about it if somebody wants one, acknowledge it; whether it counts.
-
-        Raises:
-            DependencyUnavailable: The server does not answer.
-        """
+        """Store why a job failed, and the notice about it if somebody wants one, acknowledge it; whether it counts."""
         return await self._lanes.fail((job_id, 0), error, sets_pace=True)
 
     async def hand_back(self, job_id: str) -> None:
-        """Put a job that was taken at the front of its lane again.
-
-        Raises:
-            DependencyUnavailable: The server does not answer.
-        """
+        """Put a job that was taken at the front of its lane again."""
         await self._lanes.hand_back([(job_id, 0)])
 
     async def keep(self, restoration: Restoration, owner: str = "") -> StoredResult | None:
@@ -217,9 +192,6 @@ class RedisJobQueue:
 
         Returns:
             None when the server has no room for it, or it takes too long.
-
-        Raises:
-            DependencyUnavailable: The server does not answer.
         """
         return await keep_result(self._lanes, restoration, owner, ttl_ms=as_ms(self._limits.result_ttl_s))
 
@@ -228,7 +200,6 @@ class RedisJobQueue:
 
         Raises:
             NotFound: There is no such job, or not any more.
-            DependencyUnavailable: The server does not answer.
         """
         return _status_of(job_id, await self._lanes.run("status", job_id))
 
@@ -240,15 +211,10 @@ class RedisJobQueue:
             NotFinished: It has not ended yet.
             Cancelled: It was withdrawn.
             ServiceError: It failed; the error that ended it.
-            DependencyUnavailable: The server does not answer.
         """
         status = await self.status(job_id)
-        if status.failure is not None:
-            raise status.failure.to_error()
-        if status.state is JobState.CANCELLED:
-            raise Cancelled("the restoration was cancelled")
-        if status.expires_s is None:
-            raise NotFinished(f"the restoration is {status.state.value}", hint="watch its events, or ask again")
+        if status.state is not JobState.SUCCEEDED or status.expires_s is None:
+            raise no_result(status.state, status.failure)
         (data,) = await self._lanes.get_many([self._keys.result(job_id)])
         if data is None:
             raise unknown_job()
@@ -259,7 +225,6 @@ class RedisJobQueue:
 
         Raises:
             UploadGone: It was not to be kept, is not there any more, or there is no such job.
-            DependencyUnavailable: The server does not answer.
         """
         (data,) = await self._lanes.get_many([self._keys.payload(job_id, 0)])
         photo = None if data is None else decode(PhotoJob, data)
@@ -273,7 +238,6 @@ class RedisJobQueue:
         Raises:
             NotFound: There is no such job, or not any more.
             Draining: The queue was closed before the job ended.
-            DependencyUnavailable: The server does not answer.
         """
         told: JobStatus | None = None
         async with self._lanes.listener.listen(self._keys.news(job_id), self._keys.moved) as ear:
@@ -290,7 +254,7 @@ class RedisJobQueue:
                 if status.state.final:
                     return
                 await next_news(ear, is_queued=status.state is JobState.QUEUED)
-        raise Draining("the queue was closed before the restoration ended", hint="try another instance")
+        raise closed_before("the restoration ended")
 
     async def previews(self, job_id: str) -> AsyncGenerator[FacePreview, None]:
         """Previews of a job's faces from now on; it ends with the queue only."""
@@ -304,7 +268,6 @@ class RedisJobQueue:
 
         Raises:
             NotFound: There is no such job, or not any more.
-            DependencyUnavailable: The server does not answer.
         """
         is_end, view = await self._lanes.run("cancel", job_id, secrets.token_hex(8))
         self._lanes.show(view)
@@ -317,7 +280,6 @@ class RedisJobQueue:
 
         Raises:
             NotFound: There is no such job, or not any more.
-            DependencyUnavailable: The server does not answer.
         """
         known, is_end, view = await self._lanes.run("delete", job_id)
         self._lanes.show(view)
@@ -327,44 +289,16 @@ class RedisJobQueue:
             self._metrics.photos("cancelled")
 
     async def due_notice(self, wait_s: float) -> Notice | None:
-        """A notice whose time has come, on lease; None after `wait_s` without one.
-
-        Raises:
-            DependencyUnavailable: The server does not answer.
-        """
+        """A notice whose time has come, on lease; None after `wait_s` without one."""
         return await self._outbox.due(wait_s)
 
     async def settle_notice(self, notice: Notice, retry_in_s: float | None) -> None:
-        """Drop a notice, or let it come due again as the next attempt; one that is gone stays gone.
-
-        Raises:
-            DependencyUnavailable: The server does not answer.
-        """
+        """Drop a notice, or let it come due again as the next attempt; one that is gone stays gone."""
         await self._outbox.settle(notice, retry_in_s)
 
     async def postpone_notice(self, notice: Notice, wait_s: float) -> None:
-        """Let a notice come due later as the same attempt; one that is gone stays gone.
-
-        Raises:
-            DependencyUnavailable: The server does not answer.
-        """
+        """Let a notice come due later as the same attempt; one that is gone stays gone."""
         await self._outbox.postpone(notice, wait_s)
-
-    async def depth(self) -> int:
-        """Photos waiting, all lanes; brings the gauges up to date.
-
-        Raises:
-            DependencyUnavailable: The server does not answer.
-        """
-        return await self._lanes.depth()
-
-    async def ready(self) -> bool:
-        """Whether the queue can be used: it is not closed, and the server answers within a second."""
-        return await self._lanes.ready()
-
-    async def close(self) -> None:
-        """Take nothing more, wake every waiter of this process, give back what it has. Jobs go on elsewhere."""
-        await self._lanes.close()
 
     def _show_lane(self, lane: Lane, photos: int, oldest_s: float | None) -> None:
         self._metrics.photos_waiting(lane.value, photos)

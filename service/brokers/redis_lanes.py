@@ -21,12 +21,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from service.brokers.codec import decode, encode_error
+from service.brokers.codec import decode, encode
 from service.brokers.keys import QueueKeys
 from service.brokers.redis_connection import Argument, RedisConnection, as_ms
 from service.brokers.redis_listener import PATIENCE_S, Listener
 from service.core.errors import Abandoned, DeadlineExceeded, DependencyUnavailable, ServiceError
-from service.core.jobs import PhotoJob
+from service.core.jobs import Failure, PhotoJob
 from service.core.metrics import Metrics
 from service.core.types import FaceJob, FaceKey, Lane
 
@@ -85,6 +85,8 @@ class LeaseTerms:
 class Lanes(Generic[_Item]):
     """One taker of a queue, with the connections it needs.
 
+    Every method raises DependencyUnavailable while the server does not answer.
+
     Args:
         kind: What the items are.
         url: Address of the server.
@@ -122,45 +124,29 @@ class Lanes(Generic[_Item]):
         self._taker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._held: dict[FaceKey, bytes] = {}  # entries handed out to this taker
         self._sure = True  # whether those are all
-        self._abandoned = encode_error(
-            Abandoned(
-                f"{terms.max_deliveries} processes took the work and were lost over it",
-                hint="the photo may be at fault; try another",
-            )
+        abandoned = Abandoned(
+            f"{terms.max_deliveries} processes took the work and were lost over it",
+            hint="the photo may be at fault; try another",
         )
+        self._abandoned = encode(Failure.of(abandoned))
         self._taking = asyncio.Lock()
 
     async def run(self, script: str, *arguments: Argument) -> Any:  # noqa: ANN401 - what a script returns
-        """Run a script on the queue's names; it may run twice.
-
-        Raises:
-            DependencyUnavailable: The server does not answer.
-        """
+        """Run a script on the queue's names; it may run twice."""
         return await self._connection.run(script, self._names, arguments)
 
     async def run_as_taker(self, script: str, *arguments: Argument) -> Any:  # noqa: ANN401
-        """Run a script whose first argument is the taker.
-
-        Raises:
-            DependencyUnavailable: The server does not answer.
-        """
+        """Run a script whose first argument is the taker."""
         return await self.run(script, self._taker, *arguments)
 
     async def get_many(self, names: Sequence[str]) -> list[bytes | None]:
-        """The values of keys, None where there is none.
-
-        Raises:
-            DependencyUnavailable: The server does not answer.
-        """
+        """The values of keys, None where there is none."""
         return await self._connection.get_many(names)
 
     async def take(self, most: int, wait_s: float) -> list[Taken[_Item]]:
         """Up to `most` items, as soon as there is one; none after `wait_s`. Cancelling the call loses none.
 
         What cannot be read any more fails its job. After `close` there is nothing to take.
-
-        Raises:
-            DependencyUnavailable: The server does not answer.
         """
         if self.closed:
             await asyncio.sleep(wait_s)  # who does not know yet must not spin
@@ -173,19 +159,11 @@ class Lanes(Generic[_Item]):
             raise
 
     async def take_interactive(self, most: int) -> list[Taken[_Item]]:
-        """Up to `most` items of the interactive lane that are there now.
-
-        Raises:
-            DependencyUnavailable: The server does not answer.
-        """
+        """Up to `most` items of the interactive lane that are there now."""
         return [] if self.closed else await self._take_now(most, Lane.INTERACTIVE)
 
     async def beat(self, steps_done: Mapping[FaceKey, int | None]) -> set[FaceKey]:
-        """Renew leases; returns the items that this taker does not have.
-
-        Raises:
-            DependencyUnavailable: The server does not answer.
-        """
+        """Renew leases; returns the items that this taker does not have."""
         items = list(steps_done)
         if not items:
             return set()
@@ -199,11 +177,7 @@ class Lanes(Generic[_Item]):
         return unwanted
 
     async def hand_back(self, items: Sequence[FaceKey]) -> None:
-        """Let items wait again, before all others.
-
-        Raises:
-            DependencyUnavailable: The server does not answer.
-        """
+        """Let items wait again, before all others."""
         arguments: list[Argument] = []
         for job_id, index in items:
             self.let_go((job_id, index))
@@ -221,14 +195,12 @@ class Lanes(Generic[_Item]):
 
         Returns:
             Whether this taker has ended the job.
-
-        Raises:
-            DependencyUnavailable: The server does not answer.
         """
         self.let_go(key)
         pace = "counts" if sets_pace else ""
         again = "retryable" if error.retryable else ""
-        waited, is_end, view = await self.run_as_taker("fail", *key, encode_error(error), dead_for, pace, again)
+        told = encode(Failure.of(error))
+        waited, is_end, view = await self.run_as_taker("fail", *key, told, dead_for, pace, again)
         self.withdrawn(waited)
         self.show(view)
         if is_end:
@@ -245,11 +217,7 @@ class Lanes(Generic[_Item]):
         self._held.pop(key, None)
 
     async def depth(self) -> int:
-        """Items waiting, all lanes.
-
-        Raises:
-            DependencyUnavailable: The server does not answer.
-        """
+        """Items waiting, all lanes."""
         return self.show(await self.run("view"))
 
     async def ready(self) -> bool:
@@ -338,3 +306,21 @@ class Lanes(Generic[_Item]):
             self._metrics.dead("deliveries")
             self._on_failed(Abandoned.code)
             self.withdrawn(waited)
+
+
+class OnLanes(Generic[_Item]):
+    """What the queues of faces and of photos have in common."""
+
+    _lanes: Lanes[_Item]
+
+    async def depth(self) -> int:
+        """Items waiting, all lanes; brings the gauges up to date."""
+        return await self._lanes.depth()
+
+    async def ready(self) -> bool:
+        """Whether the queue can be used: it is not closed, and the server answers within a second."""
+        return await self._lanes.ready()
+
+    async def close(self) -> None:
+        """Take nothing more, wake every waiter of this process, give back what it has. Jobs go on elsewhere."""
+        await self._lanes.close()

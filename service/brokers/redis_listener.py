@@ -20,7 +20,7 @@ from typing import Any
 
 from redis import exceptions
 
-from service.core.tasks import end_tasks
+from service.core.tasks import end_tasks, pause
 
 PATIENCE_S = 1.0
 _PAUSES_S = (0.05, 0.2, 0.5, 1.0)  # before the next attempt to connect; the last one again and again
@@ -46,9 +46,7 @@ class Ear:
 
     async def wait(self, timeout_s: float) -> list[bytes]:
         """Messages since the last call; waits for one, at most `timeout_s`. An empty message means: look."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                await self._woken.wait()
+        await pause(timeout_s, self._woken)
         self._woken.clear()
         heard = [*self._heard]
         self._heard.clear()

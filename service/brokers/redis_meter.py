@@ -6,14 +6,14 @@ import hashlib
 
 from service.access.caller import Quota, Rate
 from service.access.meter import MARK_S, Passage, Spending
-from service.brokers.keys import DEFAULT_PREFIX, MeterKeys
+from service.brokers.keys import MeterKeys
 from service.brokers.redis_connection import RedisConnection, as_ms
 
 _MARK_MS = round(MARK_S * 1000)
 
 
 class RedisMeter:
-    """Implements `service.access.meter.Meter` on Redis 6.2 or later. Time is the server's.
+    """Implements `service.access.meter.Meter` on Redis 6.2 or later, with the errors told there. Time is the server's.
 
     Args:
         url: `redis://`, `rediss://` or `unix://` address of the server.
@@ -23,36 +23,24 @@ class RedisMeter:
         ValueError: The address is not one.
     """
 
-    def __init__(self, url: str, *, prefix: str = DEFAULT_PREFIX) -> None:
+    def __init__(self, url: str, *, prefix: str) -> None:
         self._connection = RedisConnection(url)
         self._keys = MeterKeys(prefix)
 
     async def knock(self, account: str, rate: Rate) -> Passage:
-        """Let a request pass, or say how long it has to wait.
-
-        Raises:
-            DependencyUnavailable: The server does not answer.
-        """
+        """Let a request pass, or say how long it has to wait."""
         found = await self._connection.run("knock", [self._keys.rate(account)], [1e6 / rate.per_s, rate.burst])
         return Passage(found[0] / 1e6, found[1])
 
     async def spend(self, account: str, quota: Quota, face_px: int, mark: str = "") -> Spending:
-        """Charge a photo, unless the quota is spent.
-
-        Raises:
-            DependencyUnavailable: The server does not answer.
-        """
+        """Charge a photo, unless the quota is spent."""
         keys = [self._keys.spent(account), self._keys.photo(account, _digest(mark))]
         arguments = [face_px, quota.face_px, as_ms(quota.window_s), _MARK_MS if mark else ""]
         answer, spent_face_px, left_ms = await self._connection.run("spend", keys, arguments, again=False)
         return Spending(answer != b"spent", answer == b"charged", spent_face_px, left_ms / 1000)
 
     async def correct(self, account: str, window_s: float, face_px: int, *, once: str = "", forget: str = "") -> None:
-        """Add to what was spent, or take from it.
-
-        Raises:
-            DependencyUnavailable: The server does not answer.
-        """
+        """Add to what was spent, or take from it."""
         keys = [
             self._keys.spent(account),
             self._keys.settled(account, _digest(once)),

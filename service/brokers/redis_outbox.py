@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 class RedisOutbox:
     """Hands out each notice when its time has come.
 
+    Every method raises DependencyUnavailable while the server does not answer.
+
     Args:
         lanes: The queue whose jobs' ends are told.
         keys: Its names.
@@ -45,11 +47,7 @@ class RedisOutbox:
         self._max_notices = max_notices
 
     async def due(self, wait_s: float) -> Notice | None:
-        """The notice that has been due longest, on lease; None after `wait_s` without one, or when closed.
-
-        Raises:
-            DependencyUnavailable: The server does not answer.
-        """
+        """The notice that has been due longest, on lease; None after `wait_s` without one, or when closed."""
         if self._lanes.closed:
             await asyncio.sleep(wait_s)  # a courier that does not know yet must not spin
             return None
@@ -72,19 +70,11 @@ class RedisOutbox:
         return None
 
     async def settle(self, notice: Notice, retry_in_s: float | None) -> None:
-        """Drop a notice, or let it come due again as the next attempt; one that is gone stays gone.
-
-        Raises:
-            DependencyUnavailable: The server does not answer.
-        """
+        """Drop a notice, or let it come due again as the next attempt; one that is gone stays gone."""
         await self._put_back(notice, notice.attempt + 1, retry_in_s)
 
     async def postpone(self, notice: Notice, wait_s: float) -> None:
-        """Let a notice come due later as the same attempt; one that is gone stays gone.
-
-        Raises:
-            DependencyUnavailable: The server does not answer.
-        """
+        """Let a notice come due later as the same attempt; one that is gone stays gone."""
         await self._put_back(notice, notice.attempt, wait_s)
 
     async def _put_back(self, notice: Notice, attempts: int, wait_s: float | None) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
-from service.brokers.keys import DEFAULT_PREFIX, QueueKeys
+from service.brokers.keys import QueueKeys
 from service.brokers.redis_connection import RedisConnection, as_ms
 from service.core.errors import DependencyUnavailable
+from service.core.tasks import pause
 
 _RENEWALS_PER_LEASE = 4
 _LOOK_TIMEOUT_S = 1.0
@@ -25,7 +26,7 @@ class Presence:
         ValueError: The address is not one.
     """
 
-    def __init__(self, url: str, *, prefix: str = DEFAULT_PREFIX, lease_s: float = 30.0) -> None:
+    def __init__(self, url: str, *, prefix: str, lease_s: float) -> None:
         self._key = QueueKeys(prefix, "faces").workers
         self._lease_s = lease_s
         self._connection = RedisConnection(url)
@@ -35,8 +36,7 @@ class Presence:
         while not stop.is_set():
             with contextlib.suppress(DependencyUnavailable):
                 await self._connection.put(self._key, b"", ttl_ms=as_ms(self._lease_s))
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), self._lease_s / _RENEWALS_PER_LEASE)
+            await pause(self._lease_s / _RENEWALS_PER_LEASE, stop)
 
     async def anybody(self) -> bool | None:
         """Whether a worker has been alive during the last lease; None when the server does not say within a second."""

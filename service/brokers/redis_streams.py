@@ -14,24 +14,31 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from service.brokers.codec import decode, decode_error, encode
-from service.brokers.intake import common_job, retry_after_s
-from service.brokers.keys import DEFAULT_PREFIX, QueueKeys
+from service.brokers.codec import decode, encode
+from service.brokers.intake import (
+    closed_before,
+    common_job,
+    faces_full,
+    interest_s,
+    not_in_time,
+    not_queued,
+    queue_closed,
+    retry_after_s,
+)
+from service.brokers.keys import QueueKeys
 from service.brokers.redis_connection import Argument, as_ms
-from service.brokers.redis_lanes import POLL_S, Lanes, LeaseTerms, Taken
+from service.brokers.redis_lanes import POLL_S, Lanes, LeaseTerms, OnLanes, Taken
 from service.brokers.redis_listener import PATIENCE_S
 from service.brokers.redis_previews import is_preview, preview_in, show_previews
-from service.core.errors import Cancelled, DeadlineExceeded, DependencyUnavailable, Draining, QueueFull, ServiceError
+from service.core.errors import DeadlineExceeded, DependencyUnavailable, ServiceError
 from service.core.interfaces import OnPreview, OnProgress
-from service.core.jobs import Progress
+from service.core.jobs import Failure, Progress
 from service.core.metrics import Metrics
 from service.core.types import FaceJob, FaceKey, FacePreview, Lane, RestoredFace
 
-_FORGET_AFTER_S = 60.0  # past the deadline; whoever still waits for results has been told long before
 
-
-class RedisBroker:
-    """Implements `service.core.interfaces.Broker` on Redis 6.2 or later.
+class RedisBroker(OnLanes[FaceJob]):
+    """Implements `service.core.interfaces.Broker` on Redis 6.2 or later, with the errors told there.
 
     Args:
         url: `redis://`, `rediss://` or `unix://` address of the server.
@@ -53,7 +60,7 @@ class RedisBroker:
         *,
         max_queued_faces: int,
         metrics: Metrics,
-        prefix: str = DEFAULT_PREFIX,
+        prefix: str,
         lease_s: float = 30.0,
         max_deliveries: int = 3,
         payload_ttl_s: float = 86400.0,
@@ -76,86 +83,54 @@ class RedisBroker:
         Raises:
             QueueFull: The lane has no room; `extra["retry_after_s"]` says when to come back.
             Draining: The queue is closed.
-            DependencyUnavailable: The server does not answer.
             ValueError: There is no face, or they are not of one photo and lane.
         """
         job_id, lane = common_job(faces)
         if self._lanes.closed:
-            raise Draining("the queue is closed", hint="try another instance")
-        left_s = max(math.inf if face.deadline_s is None else face.deadline_s - time.time() for face in faces)
-        interest_s = max(0.0, left_s) + _FORGET_AFTER_S
+            raise queue_closed()
+        forget_s = interest_s(faces)
         arguments: list[Argument] = [job_id, lane.value, self._max_queued_faces, as_ms(self._payload_ttl_s)]
-        arguments += (as_ms(min(interest_s, self._payload_ttl_s)), "" if math.isinf(left_s) else as_ms(interest_s))
+        arguments += (as_ms(min(forget_s, self._payload_ttl_s)), "" if math.isinf(forget_s) else as_ms(forget_s))
         for face in faces:
             arguments += (face.face_index, face.num_steps, encode(face))
         answer, waiting, seconds_per_face, forgotten, view = await self._lanes.run("submit", *arguments)
         self._lanes.withdrawn(forgotten)
         self._lanes.show(view)
         if answer == b"full":
-            raise QueueFull(
-                f"{waiting} faces wait, there is room for {self._max_queued_faces}",
-                hint="come back after the time in Retry-After",
-                retry_after_s=retry_after_s(float(seconds_per_face), waiting + len(faces) - self._max_queued_faces),
-            )
+            excess = waiting + len(faces) - self._max_queued_faces
+            raise faces_full(waiting, self._max_queued_faces, retry_after_s(float(seconds_per_face), excess))
 
     async def take(self, max_items: int, wait_s: float) -> list[FaceJob]:
         """Hand up to `max_items` faces to a worker, interactive lane first; empty after `wait_s` without work.
 
         A closed queue has no work. Cancelling the call loses no face. A face whose pixels are gone fails its job.
-
-        Raises:
-            DependencyUnavailable: The server does not answer.
         """
         return self._begun(await self._lanes.take(max_items, wait_s))
 
     async def take_interactive(self, max_items: int) -> list[FaceJob]:
-        """Hand up to `max_items` faces of the interactive lane to a worker that has no room for others; no wait.
-
-        Raises:
-            DependencyUnavailable: The server does not answer.
-        """
+        """Hand up to `max_items` faces of the interactive lane to a worker that has no room for others; no wait."""
         return self._begun(await self._lanes.take_interactive(max_items))
 
     async def beat(self, steps_done: Mapping[FaceKey, int]) -> set[FaceKey]:
-        """Renew leases and note how far faces are; returns those that this worker does not have any more.
-
-        Raises:
-            DependencyUnavailable: The server does not answer.
-        """
+        """Renew leases and note how far faces are; returns those that this worker does not have any more."""
         return await self._lanes.beat(steps_done)
 
     async def show(self, previews: Sequence[FacePreview]) -> None:
-        """Show previews of faces that this worker has to those who wait for them; nothing of them is stored.
-
-        Raises:
-            DependencyUnavailable: The server does not answer.
-        """
+        """Show previews of faces that this worker has to those who wait for them; nothing of them is stored."""
         await show_previews(self._lanes, [((preview.job_id, preview.face_index), preview) for preview in previews])
 
     async def complete(self, result: RestoredFace) -> None:
-        """Store a result, then acknowledge its entry; dropped if this worker does not have the face.
-
-        Raises:
-            DependencyUnavailable: The server does not answer.
-        """
+        """Store a result, then acknowledge its entry; dropped if this worker does not have the face."""
         key = (result.job_id, result.face_index)
         await self._lanes.run_as_taker("complete", *key, encode(result), as_ms(self._payload_ttl_s))
         self._lanes.let_go(key)
 
     async def fail(self, job: FaceJob, error: ServiceError) -> None:
-        """Store a failure: the job has failed, and its other faces are withdrawn.
-
-        Raises:
-            DependencyUnavailable: The server does not answer.
-        """
+        """Store a failure: the job has failed, and its other faces are withdrawn."""
         await self._lanes.fail(job.key, error)
 
     async def hand_back(self, faces: Sequence[FaceJob]) -> None:
-        """Put faces that were taken at the front of their lanes again.
-
-        Raises:
-            DependencyUnavailable: The server does not answer.
-        """
+        """Put faces that were taken at the front of their lanes again."""
         await self._lanes.hand_back([face.key for face in faces])
 
     async def results(
@@ -191,36 +166,16 @@ class RedisBroker:
                 if left_s <= 0:
                     with contextlib.suppress(DependencyUnavailable):
                         await self.cancel(job_id)
-                    raise DeadlineExceeded(f"not every face was restored within {timeout_s:g} s")
+                    raise not_in_time(timeout_s)
                 heard = await ear.wait(min(left_s, POLL_S))
                 looks = not heard or any([told.hears_of_an_end(message) for message in heard])
-        raise Draining("the queue was closed before the faces were restored")
+        raise closed_before("the faces were restored")
 
     async def cancel(self, job_id: str) -> None:
-        """Withdraw a job: queued faces are dropped, running ones are freed at the next step.
-
-        Raises:
-            DependencyUnavailable: The server does not answer.
-        """
+        """Withdraw a job: queued faces are dropped, running ones are freed at the next step."""
         waited, view = await self._lanes.run("withdraw", job_id)
         self._lanes.withdrawn(waited)
         self._lanes.show(view)
-
-    async def depth(self) -> int:
-        """Faces waiting, all lanes; brings the gauges up to date.
-
-        Raises:
-            DependencyUnavailable: The server does not answer.
-        """
-        return await self._lanes.depth()
-
-    async def ready(self) -> bool:
-        """Whether the queue can be used: it is not closed, and the server answers within a second."""
-        return await self._lanes.ready()
-
-    async def close(self) -> None:
-        """Take nothing more, wake every waiter of this process, give back what it has. Jobs go on elsewhere."""
-        await self._lanes.close()
 
     def _begun(self, taken: Sequence[Taken[FaceJob]]) -> list[FaceJob]:
         """The faces, whose wait is over."""
@@ -236,10 +191,10 @@ class RedisBroker:
             told.sees(revision, Progress(*counts))
             return None
         if kind == b"gone":
-            raise Cancelled(f"job {job_id} is not in the queue")
+            raise not_queued(job_id)
         if kind == b"failed":
             await self._forget(job_id)
-            return decode_error(found[0])
+            return decode(Failure, found[0]).to_error()
         waits_ms = {int(index): float(waited) for index, waited in zip(found[::2], found[1::2], strict=True)}
         indices = sorted(waits_ms)
         stored = await self._lanes.get_many([self._keys.result(job_id, index) for index in indices])

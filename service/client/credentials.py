@@ -17,10 +17,13 @@ def with_key(headers: Mapping[str, str] | None, api_key: str | None) -> dict[str
         api_key: The key; None: that of `LATENT_PMRF_API_KEY`, if there is one; empty: none.
 
     Raises:
-        ValueError: The key can be none, for it has spaces, line ends or other than ASCII characters. Libraries would
-            say so with the key in their message.
+        ValueError: The key can be none, for it has spaces, line ends or other than ASCII characters; or a header can be
+            none, for it has the last two. Libraries would say so with key or header in their message.
     """
     named = {name.lower(): value for name, value in (headers or {}).items()}
+    for name, value in named.items():
+        if not all(" " <= character <= "~" for character in value):
+            raise ValueError(f"the header {name!r} has characters that no header has")
     key = (os.environ.get(VARIABLE, "") if api_key is None else api_key).strip()
     if not key:
         return named

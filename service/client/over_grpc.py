@@ -54,7 +54,7 @@ class AsyncGrpcClient:
         credentials: TLS (`grpc.ssl_channel_credentials()`), or None for a connection in the clear.
 
     Raises:
-        ValueError: The key can be none.
+        ValueError: The key, or a header, can be none.
     """
 
     def __init__(  # noqa: PLR0913 - what a connection is made of

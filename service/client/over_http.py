@@ -43,7 +43,7 @@ class AsyncHttpClient:
         verify: TLS: certificates to trust, by default the system's, and one to show.
 
     Raises:
-        ValueError: The key can be none.
+        ValueError: The key, or a header, can be none.
     """
 
     def __init__(  # noqa: PLR0913 - what a connection is made of

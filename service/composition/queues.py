@@ -22,6 +22,7 @@ from service.core.interfaces import Broker, JobQueue
 from service.core.manifest import Manifest
 from service.core.metrics import Metrics
 from service.core.settings import ENV_PREFIX, Settings, UnusableSettings
+from service.core.tasks import pause
 
 _GAUGES_S = 5.0
 _BEATS_PER_LEASE = 4
@@ -113,8 +114,7 @@ async def keep_gauges(faces: FaceQueue, photos: JobQueue, stop: asyncio.Event) -
         with contextlib.suppress(DependencyUnavailable):
             await faces.broker.depth()
             await photos.depth()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), _GAUGES_S)
+        await pause(_GAUGES_S, stop)
 
 
 @contextlib.contextmanager

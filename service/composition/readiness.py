@@ -8,6 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from service.core.metrics import Metrics
+from service.core.tasks import pause
 
 _LOOK_S = 5.0
 _PATIENCE_S = 5.0  # what is asked answers within a second or two, or is not there
@@ -35,8 +36,7 @@ async def keep_ready(
     try:
         while not stop.is_set():
             metrics.ready(await _is_ready(reasons_not_ready, patience_s))
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), look_s)
+            await pause(look_s, stop)
     finally:
         metrics.ready(False)
 

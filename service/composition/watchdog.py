@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 
 from service.backends.watched import WatchedBackend
+from service.core.tasks import pause
 
 _LOOKS_PER_CALL = 10
 
@@ -29,5 +29,4 @@ async def watch(backend: WatchedBackend, longest_s: float, stop: asyncio.Event) 
             logger.critical("a network call has lasted for %.1f s; the process is stuck, and ends", backend.oldest_s)
             logging.shutdown()  # what is told of it is written first
             os._exit(1)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), longest_s / _LOOKS_PER_CALL)
+        await pause(longest_s / _LOOKS_PER_CALL, stop)

@@ -143,6 +143,15 @@ class Admission:
         """Let nothing new in; what is in, or in line, goes on."""
         self._closed = True
 
+    def check_open(self) -> None:
+        """Take nothing that nobody will work on.
+
+        Raises:
+            Draining: `close` has been called.
+        """
+        if self._closed:
+            raise Draining("the service is shutting down and takes no new photo", hint="try another instance")
+
     async def emptied(self) -> None:
         """Wait until nothing is in and nothing in line; without `close`, newcomers may prolong that for ever."""
         while self._active or self._waiting:
@@ -187,8 +196,7 @@ class Admission:
             await self._room.acquire()
 
     def _check_room(self) -> None:
-        if self._closed:
-            raise Draining("the service is shutting down and takes no new photo", hint="try another instance")
+        self.check_open()
         if self._room.locked() and self._waiting >= self._max_waiting:
             raise QueueFull(
                 f"{self._active} photos are under way and {self._waiting} wait",

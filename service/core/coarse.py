@@ -8,10 +8,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from service.core.colour import with_colour_of
+from service.core.colour import CELLS, coarse_cells, with_colour_of
 from service.core.types import F32Array, U8Image
 
-_CELLS = 32  # along a side
 _BLUR_CELLS = 1.0  # sigma
 _REACH = 0.82  # of what is pasted of a crop, as a superellipse: beyond, the photo shows
 
@@ -29,16 +28,12 @@ def coarse_shift(restored: F32Array, crop: U8Image) -> float:
     Returns:
         Of any channel at any place that is pasted, in [0, 1] or a little beyond; not a number if a value is none.
     """
-    apart = with_colour_of(_cells(restored), crop) - _cells(crop) / np.float32(255)
+    apart = with_colour_of(coarse_cells(restored), crop) - coarse_cells(crop) / np.float32(255)
     smooth = cv2.GaussianBlur(apart, (0, 0), _BLUR_CELLS, borderType=cv2.BORDER_REFLECT)
     return float(np.abs(np.asarray(smooth)[_pasted()]).max())
 
 
-def _cells(image: U8Image | F32Array) -> F32Array:
-    return cv2.resize(image, (_CELLS, _CELLS), interpolation=cv2.INTER_AREA).astype(np.float32)
-
-
 @cache
 def _pasted() -> npt.NDArray[np.bool_]:
-    at = np.abs((np.arange(_CELLS) + 0.5) / _CELLS * 2 - 1) ** 4
+    at = np.abs((np.arange(CELLS) + 0.5) / CELLS * 2 - 1) ** 4
     return np.asarray(at + at[:, None] <= _REACH**4)

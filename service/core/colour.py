@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from service.core.types import F32Array
 
-_CELLS = 32  # along a side: what counts as coarse
+CELLS = 32  # along a side: what counts as coarse
 _BLUR_CELLS = 2.5  # sigma
 _LUMA = np.array([0.299, 0.587, 0.114])  # of red, green and blue, ITU-R BT.601
 _NEUTRAL_SPREAD = 3  # largest difference between the channels of a crop without colour
@@ -22,6 +22,11 @@ _NEUTRAL_SPREAD = 3  # largest difference between the channels of a crop without
 def luma(image: F32Array) -> F32Array:
     """Brightness of (H, W, 3) RGB with the weights of ITU-R BT.601: (H, W), in the same range."""
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.float32)
+
+
+def coarse_cells(picture: F32Array | npt.NDArray[np.uint8]) -> F32Array:
+    """A picture (S, S, 3) shrunk to (CELLS, CELLS, 3), in its own range."""
+    return cv2.resize(picture, (CELLS, CELLS), interpolation=cv2.INTER_AREA).astype(np.float32)
 
 
 def with_colour_of(restored: F32Array, photo: npt.NDArray[np.uint8]) -> F32Array:
@@ -49,7 +54,7 @@ def with_colour_of(restored: F32Array, photo: npt.NDArray[np.uint8]) -> F32Array
 
 
 def _is_neutral(crop: npt.NDArray[np.uint8]) -> bool:
-    if np.ptp(crop[::_CELLS, ::_CELLS], axis=2).max() > _NEUTRAL_SPREAD:
+    if np.ptp(crop[::CELLS, ::CELLS], axis=2).max() > _NEUTRAL_SPREAD:
         return False  # as nearly every crop in colour shows at a few pixels
     red, green, blue = cv2.split(crop)
     return all(
@@ -59,7 +64,7 @@ def _is_neutral(crop: npt.NDArray[np.uint8]) -> bool:
 
 
 def _coarse_chroma(image: npt.NDArray[np.uint8] | F32Array) -> F32Array:
-    cells = cv2.resize(image, (_CELLS, _CELLS), interpolation=cv2.INTER_AREA).astype(np.float32)
+    cells = coarse_cells(image)
     chroma = cells - luma(cells)[:, :, None]
     return np.asarray(cv2.GaussianBlur(chroma, (0, 0), _BLUR_CELLS, borderType=cv2.BORDER_REFLECT), np.float32)
 

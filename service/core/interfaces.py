@@ -20,6 +20,7 @@ from service.core.types import FaceJob, FaceKey, FacePreview, Restoration, Resto
 OnProgress = Callable[[Progress], None]
 OnPreview = Callable[[FacePreview], None]
 Tensors = Mapping[str, npt.NDArray[np.generic]]
+Arrays = dict[str, npt.NDArray[np.generic]]
 
 
 @runtime_checkable
@@ -31,7 +32,7 @@ class InferenceBackend(Protocol):
         """Whether calls of the sampler's networks run side by side; if not, they queue for their turn."""
         ...
 
-    async def infer(self, network: str, inputs: Tensors) -> dict[str, npt.NDArray[np.generic]]:
+    async def infer(self, network: str, inputs: Tensors) -> Arrays:
         """Run `network` (`detector`, `estimator`, `vae_encoder`, `velocity`, `vae_decoder`) on one batch.
 
         Rows are the first axis of every input and output; outputs are float32 and finite.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Self
 
-from service.core.errors import NotFound, ServiceError, UploadGone
+from service.core.errors import Cancelled, NotFinished, NotFound, ServiceError, UploadGone
 from service.core.origin import Origin
 from service.core.types import Lane, Report, RestoreOptions, Upload
 
@@ -192,6 +192,15 @@ class Notice:
     attempt: int = 0
     origin: Origin | None = None
     owner: str = ""
+
+
+def no_result(state: JobState, failure: Failure | None) -> ServiceError:
+    """What is said to those who ask for the result of a job that has none: not yet, or why never."""
+    if failure is not None:
+        return failure.to_error()
+    if state is JobState.CANCELLED:
+        return Cancelled("the restoration was cancelled")
+    return NotFinished(f"the restoration is {state.value}", hint="watch its events, or ask again")
 
 
 def unknown_job() -> NotFound:

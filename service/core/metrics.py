@@ -45,18 +45,13 @@ _OPENMETRICS = "application/openmetrics-text"
 
 
 class Metrics:
-    """The service's counters, gauges and histograms in one registry of their own.
-
-    Args:
-        registry: Where to register; None makes a registry, so that two services in one process do not meet.
-    """
+    """The service's counters, gauges and histograms in one registry of their own: two in one process do not meet."""
 
     content_type: str = CONTENT_TYPE_PLAIN_0_0_4
 
-    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+    def __init__(self) -> None:
         """Register everything once; a metric without observations is rendered as zero or not at all."""
-        own = registry if registry is not None else CollectorRegistry()
-        self.registry = own
+        self.registry = own = CollectorRegistry()
         ProcessCollector(registry=own)
         self._requests = Counter("restore_requests", "Answered requests.", ("route", "code"), registry=own)
         self._request_s = Histogram(

@@ -191,12 +191,12 @@ class Settings(BaseSettings):
     @property
     def allowed_origins(self) -> tuple[str, ...]:
         """The origins of `cors_origins`, one by one."""
-        return tuple(filter(None, map(str.strip, self.cors_origins.split(","))))
+        return by_commas(self.cors_origins)
 
     @property
     def triton_addresses(self) -> tuple[str, ...]:
         """The servers of `triton_urls`, one by one."""
-        return tuple(filter(None, map(str.strip, self.triton_urls.split(","))))
+        return by_commas(self.triton_urls)
 
     @model_validator(mode="before")
     @classmethod
@@ -218,7 +218,7 @@ class Settings(BaseSettings):
     @field_validator("cors_origins")
     @classmethod
     def _well_formed_origins(cls, origins: str) -> str:
-        for origin in filter(None, map(str.strip, origins.split(","))):
+        for origin in by_commas(origins):
             if origin != "*" and not _ORIGIN.fullmatch(origin):
                 raise ValueError(f"Input should be origins such as https://app.example, by commas, not {origin}")
         return origins
@@ -226,7 +226,7 @@ class Settings(BaseSettings):
     @field_validator("triton_urls")
     @classmethod
     def _well_formed_servers(cls, urls: str) -> str:
-        for url in filter(None, map(str.strip, urls.split(","))):
+        for url in by_commas(urls):
             if not _TRITON_URL.fullmatch(url):
                 raise ValueError(f"Input should be servers such as grpc://triton:8001, by commas, not {url}")
         return urls
@@ -248,12 +248,17 @@ class Settings(BaseSettings):
     @field_validator("webhook_networks")
     @classmethod
     def _well_formed_networks(cls, networks: str) -> str:
-        for network in filter(None, map(str.strip, networks.split(","))):
+        for network in by_commas(networks):
             try:
                 ipaddress.ip_network(network)
             except ValueError as error:
                 raise ValueError(f"Input should be networks such as 10.0.0.0/8, by commas: {error}") from error
         return networks
+
+
+def by_commas(text: str) -> tuple[str, ...]:
+    """The parts of a setting that has several, without the spaces around them; empty ones are none."""
+    return tuple(filter(None, map(str.strip, text.split(","))))
 
 
 def load_settings() -> Settings:

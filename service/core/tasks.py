@@ -17,6 +17,13 @@ async def end_tasks(*tasks: asyncio.Future[Any]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
+async def pause(longest_s: float, until: asyncio.Event) -> None:
+    """Wait for so long, or until the event is set."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(longest_s):
+            await until.wait()
+
+
 @contextlib.asynccontextmanager
 async def beside(work: Coroutine[Any, Any, T], name: str) -> AsyncIterator[asyncio.Task[T]]:
     """Work goes on for the duration of the block, or until it ends by itself."""

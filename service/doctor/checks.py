@@ -26,7 +26,7 @@ from service.doctor.drawn_face import face_png
 from service.doctor.findings import Finding, Verdict
 
 _LEAST_MEMORY_MB = 1200
-_TRITON_PATIENCE_S = 10.0
+_PATIENCE_S = 10.0  # with a server that does not answer
 _OLDEST_REDIS = (6, 2)
 _SEED = 7
 _MEMORY = Path("/proc/meminfo")
@@ -73,9 +73,7 @@ def bundle(settings: Settings) -> tuple[Finding, Manifest | None]:
 
 async def networks(settings: Settings, manifest: Manifest) -> Finding:
     """Whether every network and the detector can be loaded, here or by Triton's servers."""
-    hurried = settings.model_copy(
-        update={"triton_start_timeout_s": min(settings.triton_start_timeout_s, _TRITON_PATIENCE_S)}
-    )
+    hurried = settings.model_copy(update={"triton_start_timeout_s": min(settings.triton_start_timeout_s, _PATIENCE_S)})
     if settings.triton_urls:
         where, remedy = f"Triton at {settings.triton_urls}", f"start the server, or correct {ENV_PREFIX}TRITON_URLS"
     elif settings.inference_runtime is Runtime.OPENVINO:
@@ -106,7 +104,7 @@ async def queue(settings: Settings, manifest: Manifest | None) -> Finding:
     if settings.redis_url is None:
         return Finding("queue", Verdict.SKIPPED, f"{ENV_PREFIX}REDIS_URL is not set: the queue is in the process")
     try:
-        connection = RedisConnection(settings.redis_url.get_secret_value(), timeout_s=_TRITON_PATIENCE_S)
+        connection = RedisConnection(settings.redis_url.get_secret_value(), timeout_s=_PATIENCE_S)
     except ValueError as error:
         return Finding("queue", Verdict.FAILED, f"{ENV_PREFIX}REDIS_URL: {error}")
     try:

@@ -14,9 +14,9 @@ from pathlib import Path
 from service.core.errors import InvalidOption, NotFound, QueueFull, ServiceError, check_upload_bytes, forget_trace
 from service.core.suffixes import SUFFIX_OF, SUFFIXES, result_name
 from service.core.tasks import end_tasks
-from service.core.types import OutputFormat, Report, RestoreOptions, Upload
+from service.core.types import OutputFormat, Report, Restoration, RestoreOptions, Upload
 from service.gateway import Gateway
-from service.local.results import write_result
+from service.local.results import ends_everything, write_result
 from service.local.tree import real, walk
 
 
@@ -95,14 +95,24 @@ async def restore_files(
         at_once: Photos under way together.
 
     Yields:
-        One outcome per task, in order of completion.
+        One outcome per task, in order of completion. When results cannot be written any more, those that are not begun
+        fail without being restored.
     """
-    room = asyncio.Semaphore(at_once)
+    room, full = asyncio.Semaphore(at_once), asyncio.Event()
 
     async def one(task: FileTask) -> Outcome:
         async with room:
             try:
-                return Outcome(task, report=await _restore_file(gateway, task, options))
+                if full.is_set():
+                    raise NotFound("not begun: no result can be written any more")
+                restoration = await _restored(gateway, task, options)
+                try:
+                    await asyncio.to_thread(write_result, task.target, restoration.data)
+                except OSError as error:
+                    if ends_everything(error):
+                        full.set()
+                    raise NotFound(f"{task.target} cannot be written: {error.strerror}") from error
+                return Outcome(task, report=restoration.report)
             except ServiceError as error:
                 forget_trace(error)  # outcomes stay to the end of the run
                 return Outcome(task, error=error)
@@ -115,17 +125,14 @@ async def restore_files(
         await end_tasks(*running)
 
 
-async def _restore_file(gateway: Gateway, task: FileTask, options: RestoreOptions) -> Report:
+async def _restored(gateway: Gateway, task: FileTask, options: RestoreOptions) -> Restoration:
     upload = await asyncio.to_thread(_read, task.source, gateway.settings.max_upload_bytes)
     own = replace(options, output_format=SUFFIXES[task.target.suffix.lower()])
     while True:
         try:
-            restoration = await gateway.restore(upload, own)
-            break
+            return await gateway.restore(upload, own)
         except QueueFull as full:
             await asyncio.sleep(full.retry_after_s or 1)
-    await asyncio.to_thread(_write, task.target, restoration.data)
-    return restoration.report
 
 
 def _check_writable(folder: Path) -> None:
@@ -145,13 +152,6 @@ def _read(path: Path, max_bytes: int) -> Upload:
         return Upload(path.read_bytes())
     except OSError as error:
         raise NotFound(f"cannot be read: {error.strerror}") from error
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        write_result(path, data)
-    except OSError as error:
-        raise NotFound(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _file_target(source: Path, target: Path | None, output_format: OutputFormat | None) -> Path:

@@ -1,14 +1,26 @@
-"""Results to the disk: whole or not at all, whatever ends the process or the machine."""
+"""Results and reports to the disk: whole or not at all, whatever ends the process or the machine."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
+import io
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TextIO
+
+from service.core.errors import InvalidOption, NotFound
+
+_NONE_CAN_BE_WRITTEN = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
+
+
+def ends_everything(error: OSError) -> bool:
+    """Whether the next result could not be written either, so that it is not worth restoring."""
+    return error.errno in _NONE_CAN_BE_WRITTEN
 
 
 def write_result(path: Path, data: bytes) -> None:
@@ -19,6 +31,50 @@ def write_result(path: Path, data: bytes) -> None:
     """
     with replacing(path) as file:
         file.write(data)
+
+
+def check_report(report: Path | None) -> None:
+    """Refuse a place for a report that cannot be meant: before the work that it tells of, not after it.
+
+    Args:
+        report: The file, `-` for standard output; None for no report.
+
+    Raises:
+        NotFound: Its folder is not there.
+        InvalidOption: Nothing can be written there.
+    """
+    if report is None or str(report) == "-":
+        return
+    if not report.parent.is_dir():
+        raise NotFound(f"{report.parent} is no folder for the report")
+    if report.is_dir():
+        raise InvalidOption(f"{report} is a folder", hint="name a file for the report")
+    folder = Path(os.path.realpath(report)).parent
+    if not _is_device(report) and not os.access(folder, os.W_OK | os.X_OK):
+        raise InvalidOption(f"{report}: you may not write to its folder", hint="choose another place for the report")
+
+
+def write_report(report: Path, write: Callable[[TextIO], object]) -> None:
+    """Write a report where `check_report` allows it; one that is there is kept until the new one is whole.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    if str(report) == "-":
+        write(sys.stdout)
+    elif _is_device(report):
+        with report.open("w") as out:
+            write(out)
+    else:
+        with replacing(Path(os.path.realpath(report))) as file:
+            text = io.TextIOWrapper(file, encoding="utf-8", write_through=True)
+            write(text)
+            text.detach()
+
+
+def _is_device(path: Path) -> bool:
+    """Whether it is there and no file that can be replaced, such as a pipe."""
+    return os.path.exists(path) and not os.path.isfile(path)
 
 
 @contextlib.contextmanager

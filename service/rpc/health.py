@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from service.core.tasks import pause
 
 _LOOK_S = 1.0
 
@@ -55,8 +56,7 @@ class Health(health_pb2_grpc.HealthServicer):
             if response != told:
                 told = response
                 yield response
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._left.wait(), _LOOK_S)
+            await pause(_LOOK_S, self._left)
 
     async def _look(self) -> Response:
         ready = not await self._reasons_not_ready()

@@ -109,7 +109,7 @@ class RestorationServicer(RestorationServiceServicer):
         parts = self._context
         submissions, caller = parts.submissions, caller_of(parts.access, context.invocation_metadata())
         with parts.gateway.metrics.refusals_counted():
-            submissions.refuse_while_draining()
+            parts.gateway.admission.check_open()
             async with parts.uploads.place(caller.owner):
                 admitted = await submissions.bring(await self._read_submission(caller, request_iterator))
         status = await _status_of_new(OwnedJobs(parts.jobs, caller.owner), admitted.job_id)

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import httpx
 
 from service.core.errors import InvalidOption
+from service.core.settings import by_commas
 
 OPTION = "webhook_url"
 _MAX_URL_CHARS = 1000
@@ -43,7 +44,7 @@ class WebhookTargets:
     """
 
     def __init__(self, networks: str = "", *, resolve: Resolve | None = None) -> None:
-        self._networks = [ipaddress.ip_network(part) for part in filter(None, map(str.strip, networks.split(",")))]
+        self._networks = [ipaddress.ip_network(network) for network in by_commas(networks)]
         self._resolve = resolve or _ask_system
 
     def check(self, url: str) -> None:

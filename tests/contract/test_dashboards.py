@@ -2,7 +2,6 @@
 
 import pytest
 import yaml
-from prometheus_client import CollectorRegistry
 
 from service.core.metrics import Metrics
 from tests.monitoring import (
@@ -24,11 +23,8 @@ SUFFIXES = {"counter": ("_total",), "gauge": ("",), "info": ("_info",), "histogr
 
 def own_series():
     """Names of the service's series by the metric they belong to."""
-    registry = CollectorRegistry()
-    Metrics(registry)
-    return {
-        family.name: {f"{family.name}{suffix}" for suffix in SUFFIXES[family.type]} for family in registry.collect()
-    }
+    families = Metrics().registry.collect()
+    return {family.name: {f"{family.name}{suffix}" for suffix in SUFFIXES[family.type]} for family in families}
 
 
 OWN = own_series()

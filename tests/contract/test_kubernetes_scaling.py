@@ -2,8 +2,9 @@
 
 import pytest
 
-from service.brokers.keys import DEFAULT_PREFIX, QueueKeys, prefix_for_bundle
+from service.brokers.keys import QueueKeys, prefix_for_bundle
 from service.core.manifest import load_manifest
+from service.core.settings import Settings
 from service.core.types import Lane
 from tests.kubernetes import FOLDER, OVERLAYS, of_kind, overlay, variables_of
 from tests.monitoring import Query, asks_no_worker_what_waits
@@ -31,7 +32,7 @@ def slots(objects):
 
 
 def test_the_streams_are_the_ones_that_workers_read(scaled):
-    keys = QueueKeys(prefix_for_bundle(DEFAULT_PREFIX, tag()), "faces")
+    keys = QueueKeys(prefix_for_bundle(Settings().redis_prefix, tag()), "faces")
     asked = [(trigger["name"], trigger["metadata"]["stream"]) for trigger in scaled["triggers"]]
     assert asked == [(lane.value, keys.stream(lane)) for lane in Lane]
 

@@ -182,7 +182,7 @@ async def test_everything_it_keeps_in_redis_goes_by_itself():
 
 async def test_without_its_server_it_says_so(tmp_path):
     server = durable_server(tmp_path)
-    meter = RedisMeter(server.url)
+    meter = RedisMeter(server.url, prefix=fresh_prefix())
     with pytest.raises(DependencyUnavailable):
         await meter.knock("shop", HOURLY)
     with pytest.raises(DependencyUnavailable):

@@ -84,6 +84,13 @@ def test_what_can_be_no_key_is_refused_without_being_told(connect, text):
     assert "lpmrf_" not in "".join(traceback.format_exception(refused.value))
 
 
+@pytest.mark.parametrize("text", ["of-the-proxy\nX-Other: 2", "of-the-pröxy"])
+def test_what_can_be_no_header_is_refused_without_being_told(connect, text):
+    with pytest.raises(ValueError, match="'authorization' has characters that no header has") as refused:
+        connect(headers={"Authorization": f"Bearer {text}"})
+    assert "of-the" not in "".join(traceback.format_exception(refused.value))
+
+
 @contextlib.contextmanager
 def everything_logged():
     """Every record of every logger, as it would be written."""
@@ -172,8 +179,11 @@ def test_a_batch_without_a_key_is_told_so(batch, monkeypatch):
     assert "A key is needed" in told
 
 
-def test_a_batch_with_what_can_be_no_key_begins_nothing(batch, tmp_path):
-    (tmp_path / "key").write_text("two words")
-    status, told = batch("--api-key-file", tmp_path / "key")
+@pytest.mark.parametrize("flag", ["--api-key-file", "--token-file"])
+@pytest.mark.parametrize("content", [b"two\nwords", b"two \xff words"], ids=["lines", "no text"])
+def test_a_batch_with_what_can_be_no_key_begins_nothing(batch, tmp_path, flag, content):
+    (tmp_path / "key").write_bytes(content)
+    status, told = batch(flag, tmp_path / "key")
     assert status == USAGE
-    assert "two words" not in told
+    assert "two" not in told
+    assert "words" not in told

@@ -49,5 +49,5 @@ def test_every_example_runs(tmp_path, arithmetic_bundle):
 
 
 def test_a_line_of_the_proto_file_that_is_not_understood_is_an_error():
-    with pytest.raises(ValueError, match="extend Photo"):
+    with pytest.raises(ValueError, match="line 4 is not understood: extend Photo"):
         grpc_reference('// Says.\n\nsyntax = "proto3";\nextend Photo {\n')

@@ -35,11 +35,12 @@ def test_without_a_shared_queue_they_refuse(arithmetic_bundle, kind):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("url", ["redis://127.0.0.1:door", "redis://127.0.0.1?db=first"])
+@pytest.mark.parametrize("url", ["redis://127.0.0.1:door", "redis://127.0.0.1?db=first", "redis://:door/1@127.0.0.1"])
 def test_an_address_that_is_none_is_refused(arithmetic_bundle, url):
     done = run(arithmetic_bundle, "worker", "--metrics-port", "0", redis_url=url)
     assert done.returncode == 2
     assert "LATENT_PMRF_REDIS_URL: " in done.stderr
+    assert "door" not in done.stderr  # it may be of a password
     assert "Traceback" not in done.stderr
 
 

@@ -292,9 +292,9 @@ def test_limits_are_checked(field, value):
 def test_terms_of_leases_are_checked(field, value):
     limits = SharedJobLimits(**{"max_queued_photos": 1, "result_ttl_s": 1.0, field: value})
     with pytest.raises(ValueError, match=field):
-        RedisJobQueue("redis://localhost", limits, metrics=Metrics())
+        RedisJobQueue("redis://localhost", limits, metrics=Metrics(), prefix="{any}")
 
 
 def test_an_address_that_is_none_is_refused():
     with pytest.raises(ValueError, match="redis"):
-        RedisJobQueue("localhost:6379", SharedJobLimits(1, 1.0), metrics=Metrics())
+        RedisJobQueue("localhost:6379", SharedJobLimits(1, 1.0), metrics=Metrics(), prefix="{any}")

@@ -2,10 +2,13 @@
 
 import asyncio
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 
+from loadtest.process import resident_bytes
 from loadtest.traffic.arrivals import Arrival, poisson
 from loadtest.traffic.mix import MIXES, OK, MixedPhoto, everyday
 from loadtest.traffic.observed import Observation
@@ -14,6 +17,16 @@ from loadtest.traffic.report import as_markdown, draw, percentile, row_of, verdi
 from loadtest.traffic.senders import GAVE_UP
 
 PHOTO = MixedPhoto("any", b"photo", 1)
+
+
+def test_a_child_that_ends_while_it_is_looked_at_takes_no_memory_away(monkeypatch):
+    def gone():
+        raise psutil.NoSuchProcess(2)
+
+    child = SimpleNamespace(memory_info=gone)
+    parent = SimpleNamespace(memory_info=lambda: SimpleNamespace(rss=3), children=lambda recursive: [child])
+    monkeypatch.setattr(psutil, "Process", lambda pid: parent)
+    assert resident_bytes(1) == 3
 
 
 class OneAtATime:

@@ -15,6 +15,7 @@ from service.core.jobs import JobState
 from service.core.metrics import Metrics
 from service.core.photo_log import count_failed
 from service.core.settings import Settings
+from service.core.tasks import end_tasks
 from service.core.threads import Threads
 from service.core.types import RestoreOptions, Upload
 from service.gateway import Gateway
@@ -43,7 +44,7 @@ async def shared():
 
 
 @contextlib.asynccontextmanager
-async def at_work(jobs, metrics, broker, **times):
+async def at_work(jobs, metrics, broker, *, grace_s=LONG_S, **times):
     """A runner on the queue for the duration of the block."""
     with Threads(2) as pool:
         gateway = Gateway(
@@ -59,7 +60,10 @@ async def at_work(jobs, metrics, broker, **times):
         runner = asyncio.create_task(PhotoRunner(jobs, gateway, **{"pause_s": 0.01, "beat_s": 0.01, **times}).run(stop))
         yield gateway
         stop.set()
-        await asyncio.wait_for(runner, LONG_S)
+        _, late = await asyncio.wait({runner}, timeout=grace_s)
+        await end_tasks(*late)
+        if not late:
+            runner.result()
 
 
 async def admit(queue, job_id, data=None):
@@ -198,7 +202,7 @@ async def test_a_job_that_another_gateway_was_given_meanwhile(shared, told):
 async def test_a_job_that_is_handed_back_has_not_ended(shared, told):
     queue, metrics = shared
     broker = EchoBroker(hold=asyncio.Event())
-    async with at_work(queue, metrics, broker, grace_s=0.05):
+    async with at_work(queue, metrics, broker, grace_s=0):
         await admit(queue, "a")
         await broker.submitted.wait()
     assert (await queue.status("a")).state is JobState.QUEUED

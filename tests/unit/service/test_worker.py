@@ -5,9 +5,11 @@ import logging
 import numpy as np
 import pytest
 
+from service.bench import virtual_time
 from service.brokers.memory import MemoryBroker
 from service.core.errors import Cancelled, DeadlineExceeded, DependencyUnavailable, Draining, InferenceFailed
 from service.core.metrics import Metrics
+from service.core.tasks import end_tasks
 from service.sampling.sampler import Sampler
 from service.worker import Worker
 from tests.bundle import NETWORKS, tiny_manifest
@@ -29,6 +31,11 @@ class Running:
         worker = Worker(self.broker, self.sampler, metrics=self.metrics, pause_s=0.01, **times)
         self.task = asyncio.create_task(worker.run(self.stop))
 
+    async def cut_short(self):
+        """What happens to a worker whose time is over."""
+        self.stop.set()
+        await end_tasks(self.task)
+
     async def restore(self, *jobs):
         await self.broker.submit(jobs)
         return await self.broker.results(jobs[0].job_id, LONG_S)
@@ -41,8 +48,9 @@ class Running:
 async def running(backend=None, *, broker=None, slots=4, **times):
     made = Running(backend, broker, slots, **times)
     yield made
-    made.stop.set()
-    await asyncio.wait_for(made.task, LONG_S)
+    if not made.task.done():
+        made.stop.set()
+        await asyncio.wait_for(made.task, LONG_S)
     assert made.sampler.free_slots == slots
 
 
@@ -59,6 +67,22 @@ async def test_more_faces_than_slots_take_turns():
         faces = await parts.restore(*(face_job(face_index=index) for index in range(7)))
         assert len(faces) == 7
         assert max(rows for _, rows in parts.backend.calls) <= 2
+
+
+def test_a_worker_has_no_limit_of_its_own_to_the_time_in_which_it_ends():
+    """The operator's grace time may be longer than anybody thought."""
+
+    async def stopped_long_before_its_call_ends():
+        gate = asyncio.Event()
+        async with running(AnalyticBackend(gates={"velocity": gate})) as parts:
+            await parts.broker.submit([face_job()])
+            await parts.backend.called["velocity"].wait()
+            parts.stop.set()
+            await asyncio.sleep(24 * 3600.0)
+            gate.set()
+            assert len(await parts.broker.results("photo", LONG_S)) == 1
+
+    virtual_time.run(stopped_long_before_its_call_ends())
 
 
 async def test_stopping_finishes_what_was_taken_and_leaves_the_rest():
@@ -252,31 +276,30 @@ async def test_faces_that_came_with_one_that_is_not_taken_back_are_restored():
 
 
 async def test_what_has_ended_while_the_queue_was_away_is_handed_back_at_the_end():
-    async with running(broker=FlakyBroker("complete", 10**9), grace_s=0.05) as parts:
+    broker = FlakyBroker("complete", 2)
+    async with running(broker=broker) as parts:
         await parts.broker.submit([face_job(num_steps=1)])
-        await parts.backend.called["vae_decoder"].wait()
-        parts.stop.set()
-        await asyncio.wait_for(parts.task, LONG_S)
+        await broker.back.wait()
+        await parts.cut_short()
         assert [job.key for job in await parts.broker.take(4, 0)] == [("photo", 0)]
 
 
 async def test_a_queue_that_is_away_at_the_end_holds_nobody_up():
     gate = asyncio.Event()
     broker = FlakyBroker("hand_back", 1)
-    async with running(AnalyticBackend(gates={"velocity": gate}), broker=broker, grace_s=0.05) as parts:
+    async with running(AnalyticBackend(gates={"velocity": gate}), broker=broker) as parts:
         await parts.broker.submit([face_job()])
         await parts.backend.called["velocity"].wait()
-        parts.stop.set()
+        await parts.cut_short()
     assert broker.back.is_set()
 
 
-async def test_what_is_not_finished_within_the_grace_is_handed_back():
+async def test_what_is_not_finished_in_time_is_handed_back():
     gate = asyncio.Event()
-    async with running(AnalyticBackend(gates={"velocity": gate}), grace_s=0.05) as parts:
+    async with running(AnalyticBackend(gates={"velocity": gate})) as parts:
         await parts.broker.submit([face_job()])
         await parts.backend.called["velocity"].wait()
-        parts.stop.set()
-        await asyncio.wait_for(parts.task, LONG_S)
+        await parts.cut_short()
         assert [job.key for job in await parts.broker.take(4, 0)] == [("photo", 0)]
 
 

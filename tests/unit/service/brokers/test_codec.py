@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from service.brokers.codec import VERSION, decode, decode_error, encode, encode_error
+from service.brokers.codec import VERSION, decode, encode
 from service.core import errors
 from service.core.errors import ServiceError
 from service.core.jobs import Failure, Notice, PhotoJob, Progress
@@ -170,13 +170,13 @@ def test_every_other_message_arrives_equal(message):
 
 @given(st.sampled_from(error_kinds), words, words, st.dictionaries(names, json_values, max_size=3))
 def test_an_error_arrives_as_what_it_was(kind, detail, hint, extra):
-    arrived = decode_error(encode_error(kind(detail, hint=hint, **extra)))
+    arrived = decode(Failure, encode(Failure.of(kind(detail, hint=hint, **extra)))).to_error()
     assert type(arrived) is kind
     assert (arrived.detail, arrived.hint, arrived.extra) == (detail, hint, extra)
 
 
 def test_an_error_of_a_kind_that_is_not_known_here_is_a_plain_one():
-    arrived = decode_error(encode(Failure("from_the_future", "what happened", "what to do", {"n": 1})))
+    arrived = Failure("from_the_future", "what happened", "what to do", {"n": 1}).to_error()
     assert type(arrived) is ServiceError
     assert (arrived.detail, arrived.hint, arrived.extra) == ("what happened", "what to do", {"n": 1})
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from service.brokers import keys
-from service.brokers.keys import DEFAULT_PREFIX, QueueKeys
+from service.brokers.keys import QueueKeys
 from service.core.settings import Settings
 from service.core.types import Lane
 
@@ -13,7 +13,7 @@ SCRIPTS = Path(keys.__file__).parent / "scripts"
 
 @pytest.fixture
 def faces():
-    return QueueKeys(DEFAULT_PREFIX, "faces")
+    return QueueKeys(Settings().redis_prefix, "faces")
 
 
 def test_every_name_lies_in_one_slot_of_a_cluster(faces):
@@ -22,7 +22,7 @@ def test_every_name_lies_in_one_slot_of_a_cluster(faces):
 
 
 def test_names_are_distinct_and_of_one_queue_only(faces):
-    photos = QueueKeys(DEFAULT_PREFIX, "photos")
+    photos = QueueKeys(Settings().redis_prefix, "photos")
     names = [*faces.for_scripts(), *photos.for_scripts()]
     assert len(set(names)) == len(names)
 
@@ -52,10 +52,6 @@ def test_the_scripts_unpack_as_many_names_as_they_get(faces):
 
 def test_what_callers_choose_is_no_part_of_a_name():
     assert re.fullmatch("[0-9a-f]{64}", QueueKeys.digest("any:thing {at} all\n"))
-
-
-def test_the_setting_and_the_keys_agree_on_the_prefix():
-    assert Settings().redis_prefix == DEFAULT_PREFIX
 
 
 def test_no_script_builds_a_name_of_its_own_or_trims_a_stream():

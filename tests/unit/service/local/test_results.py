@@ -5,8 +5,7 @@ from hashlib import blake2b
 
 import pytest
 
-from service.batch.results import ends_everything
-from service.local.results import replacing, write_result
+from service.local.results import ends_everything, replacing, write_result
 
 
 def test_a_result_is_there_whole(tmp_path):

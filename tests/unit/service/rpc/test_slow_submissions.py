@@ -21,9 +21,9 @@ def waited_s(requests):
     async def submit():
         uploads = Admission(1, 0)
         parts = SimpleNamespace(
-            gateway=SimpleNamespace(settings=Settings(), metrics=Metrics()),
+            gateway=SimpleNamespace(settings=Settings(), metrics=Metrics(), admission=Admission(1, 0)),
             access=SimpleNamespace(identify=lambda *_: ANYBODY),
-            submissions=SimpleNamespace(refuse_while_draining=lambda: None, bring=None),
+            submissions=SimpleNamespace(bring=None),
             uploads=uploads,
             max_upload_bytes=1 << 20,
         )
