@@ -14,6 +14,7 @@ import contextlib
 import functools
 import json
 import logging
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -31,7 +32,7 @@ from service.client import Report
 from service.composition.decoders import Decode, decoding
 from service.composition.networks import open_backend
 from service.core.detector import DETECTOR
-from service.core.errors import defect
+from service.core.errors import ManifestMismatch, defect
 from service.core.manifest import Manifest, load_manifest
 from service.core.metrics import Metrics
 from service.core.settings import Settings
@@ -90,9 +91,16 @@ class FaceRestorer:
 
     Args:
         work: What is to be done.
+
+    Raises:
+        ManifestMismatch: This machine has another bundle than the one that gave the command.
     """
 
     def __init__(self, work: Work) -> None:
+        here = load_manifest(work.settings.model_repository)
+        if here.tag != work.manifest.tag:
+            where = f"{work.settings.model_repository} on {socket.gethostname()}"
+            raise ManifestMismatch(f"{where} is {here.tag}, the batch is for {work.manifest.tag}")
         metrics = Metrics()
         self._runner = asyncio.Runner()
         networks = work.manifest.networks

@@ -56,11 +56,16 @@ class Script:
 
 
 @cache
+def _script_files() -> Mapping[str, str]:
+    """All scripts, read at once: a process keeps those of its own release when another is installed meanwhile."""
+    files = (resources.files("service.brokers") / "scripts").iterdir()
+    return {file.name: file.read_text(encoding="utf-8") for file in files if file.name.endswith(".lua")}
+
+
+@cache
 def load_script(name: str) -> Script:
     """`scripts/NAME.lua`, behind what several share."""
-    folder = resources.files("service.brokers") / "scripts"
-    parts = (*_BEFORE.get(name, ("lanes",)), name)
-    text = "\n".join((folder / f"{part}.lua").read_text(encoding="utf-8") for part in parts)
+    text = "\n".join(_script_files()[f"{part}.lua"] for part in (*_BEFORE.get(name, ("lanes",)), name))
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 

@@ -201,7 +201,10 @@ class RedisJobQueue(OnLanes[PhotoJob]):
         Raises:
             NotFound: There is no such job, or not any more.
         """
-        return _status_of(job_id, await self._lanes.run("status", job_id))
+        status = _status_of(job_id, await self._lanes.run("status", job_id))
+        if status.state is JobState.SUCCEEDED and status.report is None:  # a gateway of an earlier release has ended it
+            status = replace(status, report=(await self._restoration(job_id)).report)
+        return status
 
     async def result(self, job_id: str) -> StoredResult:
         """The result of a job that has succeeded.
@@ -215,10 +218,7 @@ class RedisJobQueue(OnLanes[PhotoJob]):
         status = await self.status(job_id)
         if status.state is not JobState.SUCCEEDED or status.expires_s is None:
             raise no_result(status.state, status.failure)
-        (data,) = await self._lanes.get_many([self._keys.result(job_id)])
-        if data is None:
-            raise unknown_job()
-        return StoredResult(decode(Restoration, data), status.expires_s)
+        return StoredResult(await self._restoration(job_id), status.expires_s)
 
     async def upload(self, job_id: str) -> Upload:
         """The photo of a job that was to keep it, however far it is.
@@ -299,6 +299,12 @@ class RedisJobQueue(OnLanes[PhotoJob]):
     async def postpone_notice(self, notice: Notice, wait_s: float) -> None:
         """Let a notice come due later as the same attempt; one that is gone stays gone."""
         await self._outbox.postpone(notice, wait_s)
+
+    async def _restoration(self, job_id: str) -> Restoration:
+        (data,) = await self._lanes.get_many([self._keys.result(job_id)])
+        if data is None:
+            raise unknown_job()
+        return decode(Restoration, data)
 
     def _show_lane(self, lane: Lane, photos: int, oldest_s: float | None) -> None:
         self._metrics.photos_waiting(lane.value, photos)

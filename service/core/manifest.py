@@ -18,6 +18,7 @@ _WHERE = (
     "run it in the checkout's folder, or set LATENT_PMRF_MODEL_REPOSITORY "
     "to the absolute path of its `model_repository`"
 )
+_LATER = "where a later release has exported it, run that release, or give this one a bundle of its own"
 
 
 class _Model(BaseModel):
@@ -110,10 +111,12 @@ class Manifest(_Model):
     def tag(self) -> str:
         """Name, version and a digest of what a worker makes of a face: workers of one tag can stand in for each other.
 
-        Defaults are the gateway's affair, quality and provenance nobody's.
+        Defaults are the gateway's affair, quality and provenance nobody's. What a bundle leaves out is left out here:
+        it has the same tag in a release that knows less.
         """
         immaterial = {"provenance", "quality", "default_num_steps", "default_fidelity"}
-        described = json.dumps(self.model_dump(mode="json", exclude=immaterial), sort_keys=True)
+        told = self.model_dump(mode="json", exclude=immaterial).items()
+        described = json.dumps({name: value for name, value in told if value is not None}, sort_keys=True)
         digest = hashlib.sha256(described.encode()).hexdigest()
         return f"{self.name}@{self.version}-{digest[:_TAG_DIGITS]}"
 
@@ -150,7 +153,9 @@ def load_manifest(repository: Path) -> Manifest:
         raise ManifestMismatch(f"{path.absolute()}: {error.strerror}", hint=_WHERE) from error
     except ValidationError as error:
         fields = "; ".join(f"{'.'.join(map(str, item['loc'])) or 'manifest'}: {item['msg']}" for item in error.errors())
-        raise ManifestMismatch(f"{path}: {fields}", hint="export the bundle again") from error
+        is_later = any(item["type"] == "extra_forbidden" for item in error.errors())
+        hint = _LATER if is_later else "export the bundle again"
+        raise ManifestMismatch(f"{path}: {fields}", hint=hint) from error
     for name, network in manifest.networks.items():
         file = repository / network.file
         if not file.is_file():

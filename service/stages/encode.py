@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 import io
 
+import cv2
 import numpy as np
 from PIL import Image
 
 from service.core.errors import InvalidOption
 from service.core.types import DecodedImage, OutputFormat, U8Image
-from service.stages.containers.icc import profile_for, to_srgb
+from service.stages.containers.icc import grey_light, profile_for
 from service.stages.containers.jpeg_writer import write_jpeg
 from service.stages.containers.png_chunks import jfif_density
 from service.stages.containers.png_colour import profile_of_chunks
 from service.stages.containers.png_writer import write_png
+from service.stages.light import on_curve
 from service.stages.samples import Samples, as_samples, to_8bit
 
 _MAX_SIDE_PX = {OutputFormat.JPEG: 65_500, OutputFormat.WEBP: 16_383}
@@ -32,7 +34,7 @@ def encode(image: DecodedImage, output_format: OutputFormat, quality: int | None
     JPEG and WebP a profile states the same colours, where one can; JPEG keeps the density. JPEG and WebP hold 8 bits,
     so 16-bit samples are rounded. JPEG has no alpha: transparent photos are laid over white, which happens only when a
     caller asks for JPEG, as no JPEG upload has alpha. WebP has no grey and no grey profiles: such photos are converted
-    to sRGB.
+    to sRGB by their profile's curve; what has none is taken for sRGB.
 
     Args:
         image: The picture; not changed.
@@ -89,8 +91,10 @@ def _jpeg(image: DecodedImage, quality: int) -> bytes:
 
 def _webp(image: DecodedImage, quality: int, *, lossless: bool) -> bytes:
     pixels, profile = to_8bit(image.pixels), image.icc_profile
-    if profile_for(profile, "GRAY") is not None:
-        pixels = np.asarray(to_srgb(Image.fromarray(np.ascontiguousarray(pixels[:, :, 0])), profile))
+    if profile is not None and profile_for(profile, "GRAY") is not None:
+        light = grey_light(profile)
+        if light is not None:
+            pixels = np.asarray(cv2.LUT(pixels, np.rint(on_curve(light) * 255).astype(np.uint8)), np.uint8)
         profile = None
     if image.alpha is not None:
         pixels = np.dstack([pixels, to_8bit(image.alpha)])

@@ -48,10 +48,14 @@ def in_light(encoded: F32Array) -> F32Array:
     return light
 
 
+def on_curve(light: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Samples on the curve of sRGB for light, both 0 to 1."""
+    curved = (1 + _SHIFT) * light ** (1 / _POWER) - _SHIFT
+    return np.where(light <= _SLOPE_ENDS / _SLOPE, light * _SLOPE, curved)
+
+
 def _table(dtype: np.dtype[np.uint8] | np.dtype[np.uint16]) -> npt.NDArray[np.uint16]:
     """Samples of 16 bits on the curve for all samples of linear light."""
-    light = np.linspace(0, 1, np.iinfo(dtype).max + 1)
-    curved = (1 + _SHIFT) * light ** (1 / _POWER) - _SHIFT
-    encoded = np.where(light <= _SLOPE_ENDS / _SLOPE, light * _SLOPE, curved)
+    encoded = on_curve(np.linspace(0, 1, np.iinfo(dtype).max + 1))
     table: npt.NDArray[np.uint16] = np.rint(encoded * np.iinfo(np.uint16).max).astype(np.uint16)
     return table

@@ -32,7 +32,7 @@ if not has_room(waiting_in(lane), 1, limit) then
 end
 local is_empty = waiting_in(lane) == 0
 local of_his = is_empty and 0 or tonumber(call('HGET', STATE, of_owner(lane, owner)) or 0)
-local may_hold = owner == '' or is_within('photos', owner, #payload, OWNERS_SHARE * MOST_MEMORY)
+local may_hold = owner == '' or may_bring(owner, #payload, OWNERS_SHARE * MOST_MEMORY)
 if owner ~= '' and not (may_hold and has_room(of_his, 1, owners_limit)) then
   return answer('owner full', job)
 end

@@ -20,15 +20,28 @@ local function held_by(pool, owner)
   return tonumber(call('ZSCORE', HOLDERS .. pool, owner) or 0)
 end
 
--- Whether what an owner has in a pool and what he brings are no more than a share of the memory, or all he has.
-local function is_within(pool, owner, brings, share)
-  strike_off_expired(pool, owner)
-  local held = held_by(pool, owner)
-  if held == 0 then
+-- Strike off the oldest photos of an owner's that have ended: a gateway of a release that counts no bytes has ended them.
+local function strike_off_ended(owner)
+  for _, entry in ipairs(call('ZRANGE', HELD .. 'photos:' .. owner, 0, MOST_AT_ONCE - 1)) do
+    local known = call('HMGET', JOB .. string.match(entry, ' (.+)'), 'at', 'end')
+    if known[2] or not known[1] then
+      strike_off('photos', owner, entry)
+    end
+  end
+end
+
+-- Whether an owner's photos that have not ended, and what he brings, are no more than a share of the memory, or all he has.
+local function may_bring(owner, brings, share)
+  strike_off_expired('photos', owner)
+  if held_by('photos', owner) == 0 then
     return true
   end
   local _, all = memory()
-  return held + brings <= share * all
+  if held_by('photos', owner) + brings > share * all then
+    strike_off_ended(owner)
+  end
+  local held = held_by('photos', owner)
+  return held == 0 or held + brings <= share * all
 end
 
 local function largest_holder(pool)

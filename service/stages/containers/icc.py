@@ -1,4 +1,8 @@
-"""ICC profiles: which pixels one describes, sRGB where it cannot be kept, and one made of primaries and a curve."""
+"""ICC profiles: which pixels one describes, sRGB where it cannot be kept, and one made of primaries and a curve.
+
+Whoever sent a photo wrote its profile. LittleCMS, which a few hundred bytes keep busy for hours, reads it only where
+CMYK is decoded, in a process that can be lost; all else is read here.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,7 @@ _D50 = (0.9642, 1.0, 0.8249)
 _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 _MAX_COLORANT = 4.0  # above, the primaries lie on a line or nearly so
 _MAX_TAGS = 100  # a display profile has some twenty
+_PARAMETERS = (1, 3, 4, 5, 7)  # of ICC's parametric curves
 _STRAIGHT = (
     b"curv" + bytes(8),
     b"curv" + bytes(7) + b"\1\1\0",
@@ -39,24 +44,37 @@ def profile_for(profile: bytes | None, space: ColourSpace) -> bytes | None:
 
 def is_linear(profile: bytes) -> bool:
     """Whether samples are in proportion to light, by the curve of red or of grey; a profile of tables has none."""
-    for at in range(132, 132 + 12 * min(int.from_bytes(profile[128:132], "big"), _MAX_TAGS), 12):
-        if profile[at : at + 4] in (b"rTRC", b"kTRC"):
-            return profile.startswith(_STRAIGHT, int.from_bytes(profile[at + 4 : at + 8], "big"))
-    return False
+    return _tag(profile, b"rTRC", b"kTRC").startswith(_STRAIGHT)
+
+
+def grey_light(profile: bytes) -> npt.NDArray[np.float64] | None:
+    """Light, 0 to 1, of the 256 samples that a grey pixel of 8 bits may have.
+
+    Returns:
+        (256,), or None where the profile has no curve that can be read, as one of tables alone.
+    """
+    with np.errstate(all="ignore"):
+        values = _curve(_tag(profile, b"kTRC"), np.linspace(0, 1, 256))
+    if values is None:
+        return None
+    values = np.nan_to_num(values).clip(0, 1)
+    if profile[20:24] == b"Lab ":
+        root = (100 * values + 16) / 116
+        values = np.where(root > 6 / 29, root**3, (root - 4 / 29) * 3 * (6 / 29) ** 2)
+    return values
 
 
 def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Convert a CMYK or grey picture to sRGB.
+    """Convert a CMYK picture to sRGB.
 
     Args:
-        image: Mode CMYK or L.
+        image: Mode CMYK.
         profile: The profile of the picture. Without a usable one the conversion is the arithmetical one.
 
     Returns:
         Mode RGB, to be used without a profile.
     """
-    space: ColourSpace = "CMYK" if image.mode == "CMYK" else "GRAY"
-    usable = profile_for(profile, space)
+    usable = profile_for(profile, "CMYK")
     if usable is not None:
         try:
             converted = ImageCms.profileToProfile(
@@ -100,6 +118,32 @@ def matrix_profile(curve: Curve, primaries: Chromaticities | None) -> bytes | No
     header = struct.pack(">I4xI4s4s4s", 128 + len(table) + len(values), 0x04300000, b"mntr", space, b"XYZ ")
     header += struct.pack(">6H", 2000, 1, 1, 0, 0, 0) + b"acsp" + bytes(28) + _fixed(*_D50)
     return header.ljust(128, b"\0") + table + values
+
+
+def _tag(profile: bytes, *names: bytes) -> bytes:
+    """The profile from the first tag of these names on; empty where it has none."""
+    for at in range(132, 132 + 12 * min(int.from_bytes(profile[128:132], "big"), _MAX_TAGS), 12):
+        if profile[at : at + 4] in names:
+            return profile[int.from_bytes(profile[at + 4 : at + 8], "big") :]
+    return b""
+
+
+def _curve(tag: bytes, samples: npt.NDArray[np.float64]) -> npt.NDArray[np.float64] | None:
+    """What a curve makes of samples, which may be no numbers; None where this is no curve or it is cut short."""
+    kind, count = tag[:4], int.from_bytes(tag[8:12], "big")
+    if kind == b"curv" and len(tag) >= 12 + 2 * count:
+        values = np.frombuffer(tag, ">u2", count, 12).astype(np.float64)
+        if count < 2:
+            return samples if count == 0 else samples ** (values[0] / 256)
+        return np.interp(samples, np.linspace(0, 1, count), values / 65_535)
+    function = count >> 16
+    if kind != b"para" or function >= len(_PARAMETERS) or len(tag) < 12 + 4 * _PARAMETERS[function]:
+        return None
+    g, *rest = np.frombuffer(tag, ">i4", _PARAMETERS[function], 12) / 65_536
+    a, b, c, d, e, f = [*rest, *np.zeros(6 - len(rest))] if rest else (1.0, *np.zeros(5))
+    if function in (1, 2):
+        c, d, e, f = np.float64(0), -b / a, c, c
+    return np.asarray(np.where(samples >= d, np.maximum(a * samples + b, 0) ** g + e, c * samples + f), np.float64)
 
 
 def _colorants(primaries: Chromaticities) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None:

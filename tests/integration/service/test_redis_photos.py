@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from service.brokers import redis_results
 from service.brokers.codec import encode
 from service.brokers.redis_jobs import RedisJobQueue, SharedJobLimits
-from service.core.errors import Abandoned, DeadlineExceeded, ImageTooLarge, ServiceError
+from service.core.errors import Abandoned, DeadlineExceeded, ImageTooLarge, NotFound, ServiceError
 from service.core.jobs import Idempotency, JobState, Progress
 from service.core.metrics import Metrics
 from service.core.types import Lane
@@ -166,6 +166,21 @@ async def test_a_look_at_a_report_does_not_fetch_the_image(server):
     await queue.finish(result_of("a"))
     await server.client.delete(server.key("result", "a", "0"))
     assert (await queue.status("a")).report == result_of("a").report
+
+
+async def test_a_gateway_of_an_earlier_release_that_noted_no_report_has_it_in_the_result(server):
+    queue = server.queue()
+    await queue.admit(photo("a"))
+    await queue.take(LONG_S)
+    await queue.finish(result_of("a"))
+    status = await queue.status("a")
+    await server.client.hdel(server.key("job", "a"), "report")
+    assert status.report is not None
+    assert await queue.status("a") == status
+    assert [told.report async for told in queue.watch("a")] == [status.report]
+    await server.client.delete(server.key("result", "a", "0"))
+    with pytest.raises(NotFound):
+        await queue.status("a")
 
 
 async def test_one_key_at_several_gateways_at_once_is_one_job(server):

@@ -115,6 +115,20 @@ async def test_photos_of_one_owner_leave_memory_for_those_of_others(server, queu
     assert (await queue.admit(photo("g", owner="flood", upload=Upload(RESULT)))).is_new
 
 
+async def test_photos_that_a_gateway_of_an_earlier_release_has_ended_are_held_no_more(server, queue, prefix):
+    await restore(queue, *"abc", owner="shop", data=b"small")
+    await queue.delete("c")
+    await queue.admit(photo("d", owner="shop"))
+    for job_id in "abcd":  # that release counts none, and takes none out of the count
+        server.tell("ZADD", f"{prefix}:photos:held:photos:shop", "9000000000000", f"20000000 {job_id}")
+    server.tell("ZADD", f"{prefix}:photos:holders:photos", "80000000", "shop")
+    server.tell("CONFIG", "SET", "maxmemory", "100000000")
+    assert (await queue.admit(photo("e", owner="shop"))).is_new
+    left = server.tell("ZRANGE", f"{prefix}:photos:held:photos:shop", "0", "-1").splitlines()
+    assert {entry.split()[1] for entry in left} == {"d", "e"}
+    assert float(server.tell("ZSCORE", f"{prefix}:photos:holders:photos", "shop")) < 21_000_000
+
+
 async def test_nothing_goes_where_that_would_not_make_room(server, queue):
     await restore(queue, "a", owner="flood")
     server.tell("SET", "something else", "." * 50_000)

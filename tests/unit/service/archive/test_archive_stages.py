@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from service.archive.passage import Passage, Task
+from service.core.errors import ManifestMismatch
+from service.core.manifest import load_manifest
 from service.core.settings import Settings
 from service.core.types import FaceSelection, OutputFormat, RestoredFace, RestoreOptions
-from tests.bundle import tiny_manifest
+from tests.bundle import tiny_manifest, write_bundle
 from tests.fakes import FakeDetector, face_at
 from tests.pictures import encoded, pixels
 
@@ -92,3 +94,11 @@ def test_a_defect_over_one_photo_is_its_own_error_in_the_last_stage(work, caplog
 def test_what_has_failed_passes(work):
     failed = Passage(task(work, "a.png"), error={"code": "corrupt_image"})
     assert [one["error"] for one in finished(work, failed)] == [{"code": "corrupt_image"}]
+
+
+def test_another_bundle_on_a_machine_of_the_cluster_restores_nothing(work, tmp_path):
+    here = load_manifest(write_bundle(tmp_path / "bundle", version="2"))
+    other = here.model_copy(update={"version": "1"})
+    settings = Settings(model_repository=tmp_path / "bundle")
+    with pytest.raises(ManifestMismatch, match=rf"{here.tag}, the batch is for {other.tag}"):
+        stages.FaceRestorer(dataclasses.replace(work, settings=settings, manifest=other))

@@ -5,6 +5,7 @@ import pytest
 
 from service.brokers import keys
 from service.brokers.keys import QueueKeys
+from service.brokers.redis_connection import load_script
 from service.core.settings import Settings
 from service.core.types import Lane
 
@@ -60,3 +61,10 @@ def test_no_script_builds_a_name_of_its_own_or_trims_a_stream():
         assert "latent-pmrf" not in text
         assert "MAXLEN" not in text
         assert "MINID" not in text
+
+
+def test_a_process_keeps_the_scripts_of_its_release_when_another_is_installed(monkeypatch):
+    load_script.cache_clear()
+    load_script("view")
+    monkeypatch.setattr(Path, "read_text", lambda *_args, **_named: "of another release")
+    assert "of another release" not in load_script("cancel").text

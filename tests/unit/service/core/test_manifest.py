@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from service.core.errors import ManifestMismatch
-from service.core.manifest import load_manifest
+from service.core.manifest import Manifest, load_manifest
 
 NAMES = ("estimator", "vae_encoder", "velocity", "vae_decoder")
 TENSOR = {"name": "x", "dtype": "float32", "shape": ["batch", 3, 64, 64], "range": [0, 1]}
@@ -98,6 +98,14 @@ def test_the_tag_is_that_of_workers_that_can_stand_in_for_each_other(load, path)
 )
 def test_the_tag_is_another_where_results_may_be(load, path, value):
     assert load(GOOD).tag != load(changed(path, value)).tag
+
+
+def test_a_bundle_has_the_same_tag_in_a_release_that_knows_more(load):
+    class Later(Manifest):
+        max_of_later: float | None = None
+
+    assert Later.model_validate_json(json.dumps(GOOD)).tag == load(GOOD).tag
+    assert load({**GOOD, "max_coarse_shift": 0.2}).tag != load(GOOD).tag
 
 
 def test_the_tag_is_another_for_other_weights_under_the_same_name(load, tmp_path):
@@ -206,3 +214,13 @@ def test_no_file_at_all(tmp_path, monkeypatch):
     with pytest.raises(ManifestMismatch, match=re.escape(missing)) as caught:
         load_manifest(Path("nowhere"))
     assert "run it in the checkout's folder, or set LATENT_PMRF_MODEL_REPOSITORY" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("manifest", "hint"),
+    [({**GOOD, "max_of_later": 1}, "later release"), (changed("version", None), "export the bundle again")],
+)
+def test_the_hint_tells_a_bundle_of_a_later_release_from_a_damaged_one(load, manifest, hint):
+    with pytest.raises(ManifestMismatch) as refused:
+        load(manifest)
+    assert hint in refused.value.hint
