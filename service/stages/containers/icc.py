@@ -1,6 +1,6 @@
 """ICC profiles: which pixels one describes, sRGB where it cannot be kept, and one made of primaries and a curve.
 
-Whoever sent a photo wrote its profile. LittleCMS, which a few hundred bytes keep busy for hours, reads it only where
+Whoever sent a photo wrote its profile. LittleCMS, which a small file can keep busy for minutes, reads it only where
 CMYK is decoded, in a process that can be lost; all else is read here.
 """
 

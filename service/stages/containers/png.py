@@ -32,7 +32,7 @@ class _Chunk:
 @dataclass(slots=True)
 class _Parts:
     pixel_chunks: list[memoryview] = field(default_factory=list)
-    icc_profile: bytes | None = None
+    packed_profile: bytes | None = None
     exif: bytes | None = None
     transparency: bytes | None = None
     notes: dict[bytes, bytes] = field(default_factory=dict)
@@ -58,7 +58,7 @@ def read_png(data: bytes) -> Container:
         animated=parts.frames > 1,
         is_grey=colour in (GREY, GREY_ALPHA),
         bit_depth=bit_depth,
-        icc_profile=parts.icc_profile,
+        icc_profile=None if parts.packed_profile is None else _inflate_profile(parts.packed_profile),
         exif=parts.exif,
         colour_key=_colour_key(parts.transparency, colour, bit_depth),
         png_chunks=pack(parts.notes),
@@ -118,8 +118,8 @@ def _keep(parts: _Parts, chunk: _Chunk, colour: int) -> None:
         parts.pixel_chunks.append(chunk.whole)
     elif chunk.kind == b"tRNS":
         parts.transparency = bytes(chunk.body)
-    elif chunk.kind == b"iCCP":
-        parts.icc_profile = _inflate_profile(bytes(chunk.body))
+    elif chunk.kind == b"iCCP" and parts.packed_profile is None:  # one is inflated, however many there are
+        parts.packed_profile = bytes(chunk.body)
     elif chunk.kind == b"eXIf":
         parts.exif = bytes(chunk.body).removeprefix(b"Exif\0\0")  # some writers keep JPEG's prefix
     elif chunk.kind in LENGTHS and bytes(parts.pixel_chunks[-1][4:8]) != b"IDAT":  # what comes later is void

@@ -214,6 +214,13 @@ def test_a_profile_is_above_all_but_cicp():
     assert opened(stating(grey_by_error, LINEAR)).png_chunks == b"".join(LINEAR)
 
 
+def test_of_several_profiles_in_a_png_the_first_is_read_and_no_other():
+    """Each of 4 KiB may unpack to 4 MiB, which took a file of 32 MiB a minute and more."""
+    profile, broken = (b"iCCP", b"p\0\0" + zlib.compress(SRGB)), (b"iCCP", b"p\0\0")
+    assert opened(stating(profile, broken)).icc_profile == SRGB
+    assert opened(stating(broken, profile)).icc_profile is None
+
+
 def test_chunks_of_another_length_or_after_the_pixels_are_left_out():
     assert opened(stating((b"gAMA", bytes(5)), (b"cHRM", bytes(31)), after=[LINEAR])).png_chunks == b""
 
