@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator
 
 from service.core.metrics import Metrics
 from service.core.settings import Settings
 from service.core.types import DecodedImage, Upload
+from service.decoders.calls import can_filter_calls
 from service.decoders.pool import DecoderPool
 from service.stages.decode import DecodeLimits, decode
+
+logger = logging.getLogger(__name__)
 
 Decode = Callable[[Upload, DecodeLimits], DecodedImage]
 
@@ -26,6 +30,8 @@ def decoding(
     if settings.decoder_children == 0 or stand_in is not None:
         yield stand_in or decode, _at_once
         return
+    if not can_filter_calls():
+        logger.warning("this kernel filters no calls: what decodes photos may make any (docs/SECURITY.md)")
     with DecoderPool(settings.decoder_children, settings.decode_cpu_s, metrics) as pool:
         yield pool.decode, pool.rehearse
 

@@ -49,17 +49,25 @@ _BY_MACHINE: Mapping[str, _Calls] = {
 }
 
 
-def allow_few_calls() -> bool:
-    """Let all calls but a few fail with EPERM, for good; whether that was possible."""
+def can_filter_calls() -> bool:
+    """Whether `allow_few_calls` does anything here; that is told by how the kernel refuses a filter that is nowhere."""
+    if platform.machine() not in _BY_MACHINE:
+        return False
+    library = ctypes.CDLL(None, use_errno=True)
+    library.prctl(_PR_SET_SECCOMP, ctypes.c_ulong(_SECCOMP_MODE_FILTER), None, 0, 0)
+    return ctypes.get_errno() == errno.EFAULT
+
+
+def allow_few_calls() -> None:
+    """Let all calls but a few fail with EPERM, for good, where `can_filter_calls`."""
     calls = _BY_MACHINE.get(platform.machine())
     if calls is None:
-        return False
+        return
     program = _program(calls)
     steps = ctypes.create_string_buffer(program)
     filter_of_calls = ctypes.create_string_buffer(struct.pack("@HP", len(program) // 8, ctypes.addressof(steps)))
     address = ctypes.c_ulong(ctypes.addressof(filter_of_calls))
-    done = ctypes.CDLL(None).prctl(_PR_SET_SECCOMP, ctypes.c_ulong(_SECCOMP_MODE_FILTER), address, 0, 0)
-    return int(done) == 0
+    ctypes.CDLL(None).prctl(_PR_SET_SECCOMP, ctypes.c_ulong(_SECCOMP_MODE_FILTER), address, 0, 0)
 
 
 def _program(calls: _Calls) -> bytes:

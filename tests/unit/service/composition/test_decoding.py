@@ -1,11 +1,16 @@
 """The operator chooses who decodes: processes of their own, or the threads of the service."""
 
+import platform
+
 import psutil
+import pytest
 
 from service.composition.decoders import decoding
 from service.core.metrics import Metrics
 from service.core.settings import Settings
 from service.core.types import Upload
+from service.decoders import calls
+from service.decoders.calls import can_filter_calls
 from service.stages.decode import DecodeLimits
 from tests.pictures import encoded
 
@@ -32,3 +37,18 @@ def test_with_children_they_do():
     family, photos = decoded_in(1)
     assert family >= 2
     assert photos == 1.0
+
+
+@pytest.mark.parametrize(("machine", "is_told"), [(platform.machine(), False), ("mips", True)])
+def test_that_calls_are_not_filtered_is_told(machine, is_told, monkeypatch, caplog):
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    with decoding(Settings(decoder_children=1), Metrics()):
+        pass
+    assert ("filters no calls" in caplog.text) == is_told
+
+
+def test_a_kernel_without_filters_is_told_from_one_with(monkeypatch):
+    """Where prctl knows no filters it is said to be an invalid argument, wherever that is."""
+    assert can_filter_calls()
+    monkeypatch.setattr(calls, "_SECCOMP_MODE_FILTER", 77)
+    assert not can_filter_calls()
