@@ -27,7 +27,6 @@ from service.archive.faces import restore_block
 from service.archive.halves import Halves
 from service.archive.passage import Ending, Passage, Task, told, unreadable, unwritable
 from service.archive.places import Place
-from service.batch.results import ends_everything
 from service.client import Report
 from service.composition.decoders import Decode, decoding
 from service.composition.networks import open_backend
@@ -37,6 +36,7 @@ from service.core.manifest import Manifest, load_manifest
 from service.core.metrics import Metrics
 from service.core.settings import Settings
 from service.core.types import Restoration, RestoreOptions
+from service.local.results import ends_everything
 from service.sampling.sampler import Sampler
 from service.stages.detect import FaceDetector
 

@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from service.local.results import ends_everything as ends_everything
-
 P = ParamSpec("P")
 T = TypeVar("T")
 

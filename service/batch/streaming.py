@@ -7,10 +7,10 @@ from collections.abc import AsyncGenerator, Iterator
 from typing import cast
 
 from service.batch.items import Item, Outcome
-from service.batch.results import ends_everything, to_the_end
+from service.batch.results import to_the_end
 from service.client import AsyncGrpcClient, Options, Photo, Restored
 from service.core.suffixes import SUFFIXES
-from service.local.results import write_result
+from service.local.results import ends_everything, write_result
 
 
 class StreamingEngine:

@@ -49,8 +49,7 @@ class Outbox:
         """Let a notice come due at once."""
         if len(self._entries) >= self._max_notices:
             oldest = self._first_to_go(notice.owner)
-            logger.warning("notice %s makes room and is never delivered", oldest)
-            self._metrics.notices("given_up")
+            tell_given_up(oldest, self._metrics)
             self._drop(oldest)
         self._drop(notice.notice_id)
         self._entries[notice.notice_id] = _Entry(notice, 0.0)
@@ -116,3 +115,9 @@ class Outbox:
                 return due_s
             heapq.heappop(self._order)
         return math.inf
+
+
+def tell_given_up(notice_id: str, metrics: Metrics) -> None:
+    """Tell of a notice that makes room for others."""
+    logger.warning("notice %s makes room and is never delivered", notice_id)
+    metrics.notices("given_up")

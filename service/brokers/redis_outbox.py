@@ -6,13 +6,13 @@ The scripts that end a job put what its notice is made of into the outbox; the n
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 
 from service.brokers.codec import decode
 from service.brokers.keys import QueueKeys
+from service.brokers.outbox import tell_given_up
 from service.brokers.redis_connection import as_ms
 from service.brokers.redis_lanes import POLL_S, Lanes
 from service.brokers.redis_listener import PATIENCE_S
@@ -20,8 +20,6 @@ from service.core.jobs import Failure, JobState, Notice, PhotoJob
 from service.core.metrics import Metrics
 from service.core.notices import closing_notice
 from service.core.origin import Origin
-
-logger = logging.getLogger(__name__)
 
 
 class RedisOutbox:
@@ -59,8 +57,7 @@ class RedisOutbox:
                     return _notice_of(found)
                 if kind == b"dropped":
                     for notice_id in found:
-                        logger.warning("notice %s makes room and is never delivered", notice_id.decode())
-                        self._metrics.notices("given_up")
+                        tell_given_up(notice_id.decode(), self._metrics)
                     continue
                 left_s = ends_s - time.monotonic()
                 if left_s <= 0:

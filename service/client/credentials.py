@@ -22,7 +22,7 @@ def with_key(headers: Mapping[str, str] | None, api_key: str | None) -> dict[str
     """
     named = {name.lower(): value for name, value in (headers or {}).items()}
     for name, value in named.items():
-        if not all(" " <= character <= "~" for character in value):
+        if not fits_a_header(value):
             raise ValueError(f"the header {name!r} has characters that no header has")
     key = (os.environ.get(VARIABLE, "") if api_key is None else api_key).strip()
     if not key:
@@ -30,3 +30,8 @@ def with_key(headers: Mapping[str, str] | None, api_key: str | None) -> dict[str
     if not all("!" <= character <= "~" for character in key):
         raise ValueError("the API key has characters that no key has")
     return {**named, "x-api-key": key} if "authorization" in named else {**named, "authorization": f"Bearer {key}"}
+
+
+def fits_a_header(value: str) -> bool:
+    """Whether a header can have it: ASCII characters that are seen, and spaces."""
+    return all(" " <= character <= "~" for character in value)

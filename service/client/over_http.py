@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import httpx
 
-from service.client.credentials import with_key
+from service.client.credentials import fits_a_header, with_key
 from service.client.errors import RestorationError, ServerUnreachable, of_problem, unreadable, without_trace
 from service.client.interface import TIMEOUT_S, WINDOW
 from service.client.options import Options, as_fields
@@ -293,7 +293,7 @@ def _quoted(key: str) -> str:
     Raises:
         RestorationError: No header can have it; the code is the service's.
     """
-    if not all(" " <= character <= "~" for character in key):
+    if not fits_a_header(key):
         detail = "idempotency_key must have visible ASCII characters"
         title = "The request cannot be parsed"
         raise RestorationError(detail, code="malformed_request", title=title, hint="a UUID will do")
