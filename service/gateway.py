@@ -13,28 +13,26 @@ import contextlib
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass, field, replace
 
 from service.access.ownership import new_job_id
 from service.core import errors, tracing
 from service.core.admission import Admission
-from service.core.errors import DeadlineExceeded, Draining, ImageTooLarge, QueueFull, ServiceError, TooManyFaces
-from service.core.interfaces import Broker, OnPreview, OnProgress
+from service.core.errors import DeadlineExceeded, Draining, QueueFull, ServiceError, TooManyFaces
+from service.core.interfaces import Broker, Detector, OnPreview, OnProgress
 from service.core.jobs import CLOCKS_DIFFER_S, Charge, PhotoJob
 from service.core.manifest import Manifest
 from service.core.metrics import Metrics
 from service.core.options import OptionLimits, check_options
 from service.core.photo_log import PhotoLog, count_failed, photo_log
+from service.core.room import Room
 from service.core.settings import Settings
 from service.core.stopwatch import Stopwatch
 from service.core.threads import Threads
 from service.core.types import (
     DecodedImage,
-    Face,
     FaceJob,
     Lane,
-    OutputFormat,
     Report,
     Restoration,
     RestoredFace,
@@ -43,22 +41,13 @@ from service.core.types import (
 )
 from service.stages.decode import DecodeLimits, check_header, decode
 from service.stages.detect import select_faces
-from service.stages.encode import check_sides
-from service.stages.finish import finish
+from service.stages.finish import check_result_size, finish
+from service.stages.memory import most_photo_bytes, photo_bytes, result_bytes
 from service.stages.picks import Found, Pick, pick_faces, report_face, require_a_face
 from service.stages.preview import MAX_FACES, placing, preview_every
-from service.stages.samples import Samples
 from service.stages.seen import as_seen, is_seen, seen_faces
 
 _SEEDS = 2**32  # random seeds stay in what every JSON reader keeps exact; callers may use larger ones
-
-
-class Detector(Protocol):
-    """What the gateway asks of a face detector."""
-
-    async def detect(self, pixels: Samples, *, det_threshold: float, min_face_px: int) -> list[Face]:
-        """Every face of the photo, largest box first."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +124,13 @@ class Gateway:
     pool: Threads
     admission: Admission
     decode: Callable[[Upload, DecodeLimits], DecodedImage] = decode
+    _pixel_room: Room = field(init=False)
+    _result_room: Room = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Have room for pixels, and as much for results that are being made."""
+        for name in ("_pixel_room", "_result_room"):
+            object.__setattr__(self, name, Room(self.settings.photo_bytes))
 
     @property
     def option_limits(self) -> OptionLimits:
@@ -235,7 +231,7 @@ class Gateway:
         """
         check_options(options, self.option_limits)
         header = await self.pool.run(check_header, upload, DecodeLimits.of(self.settings))
-        self._check_output_size(header.width_px, header.height_px, options, header.format)
+        check_result_size(header.width_px, header.height_px, options, header.format, self.settings.max_output_px)
         return header.width_px * header.height_px
 
     @contextlib.asynccontextmanager
@@ -267,17 +263,24 @@ class Gateway:
         )
 
     async def _pipeline(self, upload: Upload, plan: _Plan, log: PhotoLog) -> Restoration:
-        options, watch = plan.options, Stopwatch(self.pool, self.metrics)
-        image = await watch.compute("decode", self.decode, upload, DecodeLimits.of(self.settings))
+        watch = Stopwatch(self.pool, self.metrics)
+        async with self._pixel_room.held(most_photo_bytes(self.settings.max_image_px)) as held:
+            image = await watch.compute("decode", self.decode, upload, DecodeLimits.of(self.settings))
+            held.become(photo_bytes(image))
+            return log.restored(await self._restored(image, plan, watch, log))
+
+    async def _restored(self, image: DecodedImage, plan: _Plan, watch: Stopwatch, log: PhotoLog) -> Restoration:
+        options, settings = plan.options, self.settings
         height, width = image.pixels.shape[:2]
         log.size(width, height)
-        self._check_output_size(width, height, options, image.source_format)
+        check_result_size(width, height, options, image.source_format, settings.max_output_px)
         picks = await self._pick_faces(image, options, watch)
         require_a_face(picks, options.faces)
         restored = await self._restore_faces(picks, replace(plan, on_progress=log.follow(plan.on_progress)))
-        finished = await watch.together(
-            finish, watch, image, picks, restored, plan.fidelity, options, self.manifest.max_coarse_shift
-        )
+        async with self._result_room.held(result_bytes(image, options)):
+            finished = await watch.together(
+                finish, watch, image, picks, restored, plan.fidelity, options, self.manifest.max_coarse_shift
+            )
         faces = tuple(report_face(pick, image, finished.blended) for pick in finished.picks)
         for face in faces:
             self.metrics.faces(face.status.value)
@@ -295,19 +298,7 @@ class Gateway:
             timings_ms=watch.report_ms(face.timings_ms for face in restored),
             output_format=finished.output_format,
         )
-        return log.restored(Restoration(finished.data, report))
-
-    def _check_output_size(self, width: int, height: int, options: RestoreOptions, source_format: OutputFormat) -> None:
-        size = round(width * options.upscale), round(height * options.upscale)
-        output_px = size[0] * size[1]
-        if output_px > self.settings.max_output_px:
-            raise ImageTooLarge(
-                f"{width} x {height} times {options.upscale:g} is {output_px} pixels",
-                hint="choose a smaller upscale",
-                output_px=output_px,
-                max_output_px=self.settings.max_output_px,
-            )
-        check_sides(*size, options.output_format or source_format)
+        return Restoration(finished.data, report)
 
     async def _pick_faces(self, image: DecodedImage, options: RestoreOptions, watch: Stopwatch) -> list[Pick]:
         """The faces that can be seen; what alpha hides is shown neither to the detector nor to the networks."""

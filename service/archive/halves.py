@@ -19,13 +19,14 @@ from service.archive.passage import Passage, told
 from service.brokers.memory import MemoryBroker
 from service.core.admission import Admission
 from service.core.errors import ServiceError
+from service.core.interfaces import Detector
 from service.core.manifest import Manifest
 from service.core.metrics import Metrics
 from service.core.settings import Settings
 from service.core.tasks import end_tasks
 from service.core.threads import Threads
 from service.core.types import DecodedImage, Face, FaceJob, Restoration, RestoreOptions, Upload
-from service.gateway import Detector, Gateway
+from service.gateway import Gateway
 from service.stages.decode import DecodeLimits, decode
 from service.stages.samples import Samples
 

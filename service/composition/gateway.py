@@ -34,14 +34,14 @@ from service.composition.watchdog import watch
 from service.composition.worker import working
 from service.core.admission import Admission
 from service.core.detector import DETECTOR
-from service.core.interfaces import InferenceBackend, JobQueue
+from service.core.interfaces import Detector, InferenceBackend, JobQueue
 from service.core.manifest import load_manifest
 from service.core.metrics import Metrics
 from service.core.sending import SendingRoom
 from service.core.settings import Settings
 from service.core.tasks import beside
 from service.core.threads import Threads
-from service.gateway import Detector, Gateway
+from service.gateway import Gateway
 from service.rpc.context import RpcContext
 from service.runner import BEAT_S, PhotoRunner
 from service.stages.detect import FaceDetector
@@ -51,7 +51,7 @@ from service.webhooks.sender import NoticeSender
 from service.webhooks.targets import WebhookTargets
 
 _PHOTOS = "photo runner"
-_UPLOADS_PER_PHOTO = 4
+UPLOADS_PER_PHOTO = 4  # bodies on their way, for each of `max_concurrent_photos`
 _LEAST_SENDING_BYTES = 64 * 1024 * 1024
 
 
@@ -229,7 +229,7 @@ async def restore_photos(
         async with restoring(settings, ending, with_worker=with_worker, stand_ins=stand_ins) as process:
             ending.hear_signals()
             count_dropped(process.gateway.metrics.log_line_dropped)
-            uploads = Admission(_UPLOADS_PER_PHOTO * settings.max_concurrent_photos, 0)
+            uploads = Admission(UPLOADS_PER_PHOTO * settings.max_concurrent_photos, 0)
             sending = sending_room(settings)
             context = ApiContext(
                 gateway=process.gateway,

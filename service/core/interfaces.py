@@ -15,7 +15,7 @@ import numpy.typing as npt
 from service.core.errors import ServiceError
 from service.core.jobs import Admitted, Idempotency, JobStatus, Notice, PhotoJob, Progress
 from service.core.results import StoredResult
-from service.core.types import FaceJob, FaceKey, FacePreview, Restoration, RestoredFace, Upload
+from service.core.types import Face, FaceJob, FaceKey, FacePreview, Restoration, RestoredFace, Upload
 
 OnProgress = Callable[[Progress], None]
 OnPreview = Callable[[FacePreview], None]
@@ -49,6 +49,16 @@ class InferenceBackend(Protocol):
 
     async def close(self) -> None:
         """Release sessions and connections."""
+        ...
+
+
+class Detector(Protocol):
+    """Finds faces."""
+
+    async def detect(
+        self, pixels: npt.NDArray[np.uint8] | npt.NDArray[np.uint16], *, det_threshold: float, min_face_px: int
+    ) -> list[Face]:
+        """Every face of a photo, (H, W, 3) RGB, largest box first."""
         ...
 
 

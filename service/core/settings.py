@@ -76,7 +76,13 @@ class Settings(BaseSettings):
     job_timeout_s: float = Field(
         3600.0, gt=0, allow_inf_nan=False, description="Longest time a job may wait before it is begun."
     )
-    max_concurrent_photos: int = Field(16, gt=0, description="Photos held in memory at once; more wait their turn.")
+    max_concurrent_photos: int = Field(16, gt=0, description="Photos under way at once; more wait their turn.")
+    photo_bytes: int = Field(
+        2 * 1024**3,
+        gt=0,
+        description="Memory for their pixels, and as much for results that are being encoded: what does not fit in "
+        "waits, what is larger is worked on alone.",
+    )
     latency_objective_s: float = Field(
         30.0,
         gt=0,

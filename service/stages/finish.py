@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 
 from service.core.coarse import coarse_shift
 from service.core.colour import with_colour_of
+from service.core.errors import ImageTooLarge
 from service.core.stopwatch import Stopwatch
 from service.core.types import AlignedFace, DecodedImage, OutputFormat, RestoredFace, RestoreOptions
 from service.stages.blend import BlendedFace, blend, blend_where_it_draws
-from service.stages.encode import encode
+from service.stages.encode import check_sides, encode
 from service.stages.light import is_linear
 from service.stages.paste import paste
 from service.stages.picks import UNRELIABLE, Pick, require_a_face
@@ -79,6 +80,27 @@ def finish(  # noqa: PLR0913 - what three stages need
         data = encode(result, output_format, options.quality)
     pasted = {face.index: blended[face.index] for face in _aligned(picks)}
     return Finished(result, picks, pasted, output_format, data)
+
+
+def check_result_size(
+    width: int, height: int, options: RestoreOptions, source_format: OutputFormat, max_output_px: int
+) -> None:
+    """Refuse a result, of a photo of that size, that is too large.
+
+    Raises:
+        ImageTooLarge: It would have more than `max_output_px`.
+        InvalidOption: Its format cannot hold a picture of its size.
+    """
+    size = round(width * options.upscale), round(height * options.upscale)
+    output_px = size[0] * size[1]
+    if output_px > max_output_px:
+        raise ImageTooLarge(
+            f"{width} x {height} times {options.upscale:g} is {output_px} pixels",
+            hint="choose a smaller upscale",
+            output_px=output_px,
+            max_output_px=max_output_px,
+        )
+    check_sides(*size, options.output_format or source_format)
 
 
 def _aligned(picks: Sequence[Pick]) -> list[AlignedFace]:

@@ -8,6 +8,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from service.composition.gateway import UPLOADS_PER_PHOTO
 from service.core.settings import ENV_PREFIX, Settings
 from service.telemetry.traces import wanted
 from tests.images import read_image
@@ -35,7 +36,6 @@ FOREIGN = {
 SECRETS = {"latent-pmrf-redis": {"url", "address", "password"}, "latent-pmrf-webhooks": {"secret"}}
 GATEWAY_START_S = 15
 # Of a WebP with alpha: eight of 40 megapixels took 2.9 GiB of the gateway while they waited for their faces.
-PHOTO_BYTES_PER_PX = 9
 RESULT_BYTES_PER_PX = 28  # of one of 16 bits with alpha while it is written as WebP, measured at 40 and 160 megapixels
 PROGRESS_S = 600  # Kubernetes' default, after which a rollout counts as stuck
 FAREWELL_S = 2.0 * 2 * 5  # two to each loop of a gateway: gauges, courier, photo runner, HTTP, gRPC
@@ -132,9 +132,10 @@ def test_a_gateway_has_memory_for_the_largest_photos_and_results(objects, deploy
     settings = Settings()
     decoder = 32 * settings.max_image_px + 4 * settings.max_upload_bytes  # docs/SECURITY.md, beside the template
     resources = container_of(gateway)["resources"]
-    results = int(resources["requests"]["cpu"]) * RESULT_BYTES_PER_PX * settings.max_output_px  # of as many CPU workers
-    largest_stage = max(settings.decoder_children * decoder, results)  # both are work of the same threads
-    needed = photos * PHOTO_BYTES_PER_PX * settings.max_image_px + largest_stage
+    result = max(settings.photo_bytes, RESULT_BYTES_PER_PX * settings.max_output_px)  # one that is larger is alone
+    largest_stage = max(settings.decoder_children * decoder, result)  # both are work of the same threads
+    bodies = UPLOADS_PER_PHOTO * photos * settings.max_upload_bytes + settings.stream_bytes
+    needed = settings.photo_bytes + largest_stage + bodies + 2 * settings.result_cache_bytes
     assert int(resources["limits"]["memory"].removesuffix("Gi")) * 2**30 > needed
 
 
