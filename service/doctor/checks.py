@@ -22,6 +22,7 @@ from service.core.manifest import Manifest, load_manifest
 from service.core.metrics import Metrics
 from service.core.settings import ENV_PREFIX, Runtime, Settings, UnusableSettings
 from service.core.types import FaceStatus, Restoration, RestoreOptions, Upload
+from service.decoders.calls import can_filter_calls
 from service.doctor.drawn_face import face_png
 from service.doctor.findings import Finding, Verdict
 
@@ -34,7 +35,7 @@ _GROUP = Path("/sys/fs/cgroup")
 
 
 def machine() -> Finding:
-    """Release, interpreter, cores and memory."""
+    """Release, interpreter, cores, memory, and whether the kernel confines what decodes photos."""
     cores, memory_mb = usable_cores(), _memory_mb()
     left = "unknown" if memory_mb is None else f"{memory_mb} MB"
     detail = (
@@ -44,6 +45,9 @@ def machine() -> Finding:
     if memory_mb is not None and memory_mb < _LEAST_MEMORY_MB:
         remedy = f"leave it {_LEAST_MEMORY_MB} MB: photos of 40 megapixels need them"
         return Finding("machine", Verdict.WARNING, detail, remedy)
+    if not can_filter_calls():
+        remedy = "allow seccomp, or decode only photos of people you trust (docs/SECURITY.md)"
+        return Finding("machine", Verdict.WARNING, f"{detail}; what decodes photos may make any call", remedy)
     return Finding("machine", Verdict.OK, detail)
 
 

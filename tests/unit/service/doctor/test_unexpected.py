@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from service.core.settings import Settings
+from service.decoders import calls
 from service.doctor import checks, command
 from service.doctor.findings import Finding, Verdict
 from tests.bundle import tiny_manifest
@@ -113,3 +114,10 @@ def test_memory_is_what_the_system_tells(monkeypatch, tmp_path, left_kb, verdict
     monkeypatch.setattr(checks, "_MEMORY", file)
     monkeypatch.setattr(checks, "_GROUP", Path("/nowhere"))
     assert checks.machine().verdict is verdict
+
+
+def test_a_kernel_that_confines_no_decoders_is_told_of(monkeypatch):
+    monkeypatch.setattr(calls, "_SECCOMP_MODE_FILTER", 77)  # a mode that no kernel knows
+    finding = checks.machine()
+    assert finding.verdict is Verdict.WARNING
+    assert "seccomp" in finding.remedy
