@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -29,7 +28,7 @@ from service.core.errors import (
 )
 from service.core.interfaces import OnProgress
 from service.core.jobs import Charge, Progress
-from service.core.photo_log import FACES_DONE
+from service.core.photo_log import FACES_DONE, ended_by_caller
 from service.core.types import FaceStatus, Restoration
 
 logger = logging.getLogger(__name__)
@@ -192,8 +191,7 @@ class Accounts:
             await asyncio.shield(self.settle(charge, photo_id, Cancelled("withdrawn"), at_least=faces_done))
             raise
         except ServiceError as error:
-            is_withdrawn = until_s is not None and time.time() >= until_s
-            await self.settle(charge, photo_id, error, at_least=int(is_withdrawn))
+            await self.settle(charge, photo_id, error, at_least=int(ended_by_caller(error, until_s)))
             raise
         await self.settle(charge, photo_id, restoration)
         return restoration

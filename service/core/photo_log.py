@@ -77,16 +77,25 @@ def note_outcome(outcome: Restoration | ServiceError) -> None:
         tracing.note({tracing.OUTCOME: SUCCEEDED})
 
 
+def ended_by_caller(error: ServiceError, until_s: float | None) -> bool:
+    """Whether a photo failed because its caller had no more time.
+
+    Args:
+        error: What ended it.
+        until_s: Unix time after which the caller does not wait, or None.
+    """
+    return isinstance(error, DeadlineExceeded) and until_s is not None and until_s < time.time() + CLOCKS_DIFFER_S
+
+
 def count_failed(metrics: Metrics, error: ServiceError, until_s: float | None) -> None:
     """Count a photo that has failed; one whose caller had no more time as if he had hung up.
 
     Args:
         metrics: Where.
         error: What ended it.
-        until_s: Unix time after which the caller does not wait, or None.
+        until_s: As of `ended_by_caller`.
     """
-    is_late = isinstance(error, DeadlineExceeded) and until_s is not None and until_s < time.time() + CLOCKS_DIFFER_S
-    metrics.photos(CANCELLED) if is_late else metrics.photo_failed(error.code)
+    metrics.photos(CANCELLED) if ended_by_caller(error, until_s) else metrics.photo_failed(error.code)
 
 
 @contextlib.contextmanager

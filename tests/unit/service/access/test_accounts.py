@@ -45,6 +45,7 @@ def test_faces_that_were_restored_before_a_deadline_are_paid_for():
 
 def test_a_photo_that_its_caller_did_not_wait_for_stays_charged():
     assert asyncio.run(_spent_face_px(time.time() - 1)) == 100
+    assert asyncio.run(_spent_face_px(time.time() + 0.5)) == 100  # clocks differ: a worker's ended it a little early
 
 
 @pytest.mark.parametrize(("faces_done", "spent_face_px"), [(0, 100), (1, 100), (3, 300)])
