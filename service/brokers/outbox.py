@@ -88,7 +88,9 @@ class Outbox:
             self._schedule(notice.notice_id, self._clock() + wait_s)
 
     def close(self) -> None:
-        """Hand out nothing more and wake who waits."""
+        """Hand out nothing more and wake who waits; what waits here ends with the process."""
+        if self._entries and not self._closed:
+            logger.warning("%d notices end with this process and are never delivered", len(self._entries))
         self._closed = True
         self._changed.set()
 

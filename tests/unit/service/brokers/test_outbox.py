@@ -64,3 +64,13 @@ async def test_who_had_notices_before_makes_room_among_those_who_have_some():
     for name, owner in (("a", "shop"), ("b", "flood"), ("c", "shop")):
         outbox.put(replace(notice(name), owner=owner))
     assert await drain(outbox) == ["c"]
+
+
+async def test_what_ends_with_the_process_is_told(caplog):
+    outbox = Outbox(lease_s=60, max_notices=9, clock=time.time, metrics=Metrics())
+    for name in "ab":
+        outbox.put(notice(name))
+    outbox.settle(await outbox.due(0), None)
+    outbox.close()
+    outbox.close()
+    assert [record.message for record in caplog.records] == ["1 notices end with this process and are never delivered"]
