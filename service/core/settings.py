@@ -91,7 +91,9 @@ class Settings(BaseSettings):
         "of many faces takes turns with others.",
     )
     slots: int = Field(4, gt=0, description="Faces in flight in the sampler.")
-    inference_threads: int = Field(0, ge=0, description="Threads of one network call; 0 uses all cores it may.")
+    inference_threads: int = Field(
+        0, ge=0, le=1024, description="Threads of one network call; 0 uses all cores it may."
+    )
     inference_runtime: Runtime = Field(
         Runtime.ONNXRUNTIME, description="What runs the networks in this process: onnxruntime, or openvino (an extra)."
     )
