@@ -78,7 +78,7 @@ class Settings(BaseSettings):
     )
     max_concurrent_photos: int = Field(16, gt=0, description="Photos under way at once; more wait their turn.")
     photo_bytes: int = Field(
-        2 * 1024**3,
+        3 * 1024**3,
         gt=0,
         description="Memory for their pixels, and as much for results that are being encoded: what does not fit in "
         "waits, what is larger is worked on alone.",
