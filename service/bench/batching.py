@@ -20,6 +20,7 @@ from service.bench.scenarios import (
     EQUAL_STEPS_ALL_COST,
     MIXED_STEPS,
     MIXED_STEPS_ALL_COST,
+    ONE_STEP_ALL_COST,
     ROWS_ONLY,
     Scenario,
     compare,
@@ -30,7 +31,7 @@ from service.bench.trial import Policy
 
 Say = Callable[[str], None]
 
-_SCENARIOS = (EQUAL_STEPS, MIXED_STEPS, EQUAL_STEPS_ALL_COST, MIXED_STEPS_ALL_COST, ROWS_ONLY)
+_SCENARIOS = (EQUAL_STEPS, MIXED_STEPS, EQUAL_STEPS_ALL_COST, MIXED_STEPS_ALL_COST, ONE_STEP_ALL_COST, ROWS_ONLY)
 _SHARES = (0.1, 0.2, 0.5, 0.8, 0.9, 0.95, 1.1, 1.3)
 _SUSTAINED = 0.97  # of a policy's saturation: beyond it, latency tells how long the run was
 _SEEDS = 5

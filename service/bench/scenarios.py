@@ -67,6 +67,7 @@ EQUAL_STEPS = Scenario("25 steps each", {"velocity": STEP_COST}, EQUAL)
 MIXED_STEPS = Scenario("5, 10, 25 and 50 steps", {"velocity": STEP_COST}, MIXED)
 EQUAL_STEPS_ALL_COST = Scenario("25 steps each, every network costs 8 + 1 ms a row", _EVERY_NETWORK, EQUAL)
 MIXED_STEPS_ALL_COST = Scenario("5 to 50 steps, every network costs 8 + 1 ms a row", _EVERY_NETWORK, MIXED)
+ONE_STEP_ALL_COST = Scenario("1 step each, every network costs 8 + 1 ms a row", _EVERY_NETWORK, (1,))
 ROWS_ONLY = Scenario("25 steps each, 9 ms a row and nothing a call", {"velocity": Cost(0.0, 9.0)}, EQUAL)
 
 

