@@ -51,6 +51,23 @@ class Candidates:
         chosen = np.asarray(rows, np.intp)
         return Candidates(self.boxes[chosen], self.landmarks[chosen], self.scores[chosen])
 
+    def replaced(self, rows: npt.NDArray[np.intp], others: Candidates) -> Candidates:
+        """The same with others in the place of those rows."""
+        changed = Candidates(self.boxes.copy(), self.landmarks.copy(), self.scores.copy())
+        changed.boxes[rows], changed.landmarks[rows], changed.scores[rows] = (
+            others.boxes,
+            others.landmarks,
+            others.scores,
+        )
+        return changed
+
+    def mapped(self, affine: npt.NDArray[np.float64]) -> Candidates:
+        """The same after a (2, 3) map that may turn: boxes become those around their corners."""
+        corners = self.boxes[:, [[0, 1], [2, 1], [0, 3], [2, 3]]] @ affine[:, :2].T + affine[:, 2]
+        boxes = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
+        landmarks = self.landmarks @ affine[:, :2].T + affine[:, 2]
+        return Candidates(boxes.astype(np.float32), landmarks.astype(np.float32), self.scores)
+
     def placed(self, factor: npt.ArrayLike, shift: npt.ArrayLike) -> Candidates:
         """The same in another picture's coordinates: x, y times `factor` plus `shift`."""
         scale, move = np.asarray(factor, np.float64), np.asarray(shift, np.float64)

@@ -153,9 +153,24 @@ def test_more_faces_than_the_service_restores(find):
 @pytest.mark.parametrize("degrees", [-60, -30, 15, 45])
 def test_a_tilted_face(find, degrees):
     (face,) = find(head(100, degrees))
+    assert tilt_of(face) == pytest.approx(degrees - 3.5, abs=3)  # she holds her head a little tilted
+
+
+@pytest.mark.parametrize("degrees", [90, 135, 180, 225])
+@pytest.mark.parametrize(("face_width_px", "blur_px"), [(30, 0.5), (87, 4)])
+def test_a_face_that_lies_on_its_side_or_its_head(find, degrees, face_width_px, blur_px):
+    photo = cv2.copyMakeBorder(head(face_width_px), *[100] * 4, cv2.BORDER_CONSTANT, value=(127, 127, 127))
+    side_px = photo.shape[0]
+    turn = cv2.getRotationMatrix2D(((side_px - 1) / 2, (side_px - 1) / 2), degrees, 1)
+    turned = cv2.warpAffine(photo, turn, (side_px, side_px), borderMode=cv2.BORDER_REPLICATE)
+    (face,) = find(cv2.GaussianBlur(turned, (0, 0), blur_px))
+    assert (tilt_of(face) - degrees + 3.5 + 180) % 360 - 180 == pytest.approx(0, abs=8)
+
+
+def tilt_of(face):
+    """Degrees by which a face is turned against the clock."""
     left_eye, right_eye = face.landmarks_5[:2]
-    tilt = np.degrees(np.arctan2(left_eye[1] - right_eye[1], right_eye[0] - left_eye[0]))
-    assert tilt == pytest.approx(degrees - 3.5, abs=3)  # she holds her head a little tilted
+    return np.degrees(np.arctan2(left_eye[1] - right_eye[1], right_eye[0] - left_eye[0]))
 
 
 def noise():
