@@ -1,5 +1,7 @@
 """Files as PMRF, DifFace and Latent-PMRF publish them: every name of the full networks, at a fraction of the width.
 
+Those of `shallow_` networks have fewer blocks of each kind, for exports: a second for every one or two.
+
 A contract test holds names and shapes of the published files against the same layout that these are made from. For a
 trial at full size, `python -m tests.public_files pixel|latent FOLDER` writes random weights of the published widths.
 """
@@ -20,6 +22,7 @@ from latent_pmrf.nets.build import build
 from latent_pmrf.public_specs import looformer_spec, pmrf_spec, sim_vae_spec, swinir_spec
 
 SWINIR = {"img_size": 16, "embed_dim": 12, "unshuffle": True, "upsampler": "nearest+conv", "sf": 8}
+SHALLOW_SWINIR = SWINIR | {"depths": [2], "num_heads": [6]}
 PMRF = {
     "arch": "hdit_ImageNet256Sp4",
     "stage": "flow",
@@ -49,9 +52,12 @@ LOOFORMER = {
 SPECS = {
     "swinir": (swinir_spec, SWINIR),
     "pmrf": (pmrf_spec, PMRF),
-    "shallow_swinir": (swinir_spec, SWINIR | {"depths": [2], "num_heads": [6]}),
     "sim_vae": (sim_vae_spec, SIM_VAE),
     "looformer": (looformer_spec, LOOFORMER),
+    "shallow_swinir": (swinir_spec, SHALLOW_SWINIR),
+    "shallow_pmrf": (pmrf_spec, PMRF | {"depths": [2, 1, 1], "mmse_model_arch": SHALLOW_SWINIR}),
+    "shallow_sim_vae": (sim_vae_spec, SIM_VAE | {"layers_per_block": 1, "layers_mid_block": 2}),
+    "shallow_looformer": (looformer_spec, LOOFORMER | {"block_layers": [2, 1, 1]}),
     "published_swinir": (swinir_spec, {}),
     "published_pmrf": (pmrf_spec, {}),
     "published_sim_vae": (sim_vae_spec, {"_class_name": "AutoencoderKLSim"}),
@@ -92,10 +98,10 @@ def pmrf_tensors(flow="pmrf", estimator="swinir"):
     return prefixed | {f"mmse_model.{key}": value for key, value in estimator.items()} | {"fid.sum": torch.zeros(1)}
 
 
-def write_pmrf(folder):
+def write_pmrf(folder, flow="pmrf", estimator="swinir"):
     """A folder as on Hugging Face."""
-    write_tensors(folder / "model.safetensors", pmrf_tensors())
-    write_json(folder / "config.json", PMRF)
+    write_tensors(folder / "model.safetensors", pmrf_tensors(flow, estimator))
+    write_json(folder / "config.json", SPECS[flow][1])
     return folder / "model.safetensors"
 
 

@@ -100,14 +100,14 @@ def test_before_and_after_lie_the_same_way(page, tmp_path, kind):
     for orientation, photo in enumerate(photos, 1):
         exif = Image.Exif()
         exif[0x0112] = orientation
-        photo.write_bytes(saved(Image.fromarray(astronaut()[:, :440]), kind, exif=exif))
+        photo.write_bytes(saved(Image.fromarray(astronaut()[::2, :440:2]), kind, exif=exif))
     page.choose(*photos)
     page.settled()
     for entry in page.all("#photos button"):
         entry.click()
         page.until(lambda: page["before"].get_property("naturalWidth") == page["after"].get_property("naturalWidth"))
         before, after = page.pixels("before"), page.pixels("after")
-        assert np.abs(before[300:] - after[300:]).mean() < 8, entry.text  # below the face that was restored
+        assert np.abs(before[150:] - after[150:]).mean() < 8, entry.text  # below the face that was restored
     assert page.complaints() == []
 
 

@@ -19,7 +19,7 @@ from tests.bundle import write_detector
 from tests.pictures import decoded, encoded, pixels
 from tests.public_files import SPECS, public_tensors, write_json, write_pmrf, write_tensors
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # the exporter takes a second for every block or two
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # the exporter takes seconds a network
 
 NUM_STEPS, SEED = 3, 11
 SIDES_PX = {"pixel": 64, "latent": 128}
@@ -32,10 +32,10 @@ def public_file(folder, name):
 
 
 def public_files(space, folder):
-    """Every block of every network; those of the estimator, which both spaces have, only once."""
+    """Every kind of block of every network; that all of them are imported is proven by test_importing.py."""
     if space == "pixel":
-        return PublicFiles(pmrf=PublicFile(write_pmrf(folder)))
-    names = {"estimator": "shallow_swinir", "vae": "sim_vae", "flow": "looformer"}
+        return PublicFiles(pmrf=PublicFile(write_pmrf(folder, "shallow_pmrf", "shallow_swinir")))
+    names = {"estimator": "shallow_swinir", "vae": "shallow_sim_vae", "flow": "shallow_looformer"}
     return PublicFiles(**{kind: public_file(folder, name) for kind, name in names.items()})
 
 

@@ -323,7 +323,7 @@ def test_hashes_are_those_of_the_files(exported):
 
 @pytest.fixture(scope="module")
 def bench(exported):
-    return CpuBench(load_original(exported[1], lambda _line: None), num_threads=2, row_s=0, pause_s=0)
+    return CpuBench(load_original(exported[1], lambda _line: None), num_threads=1, row_s=0, pause_s=0)
 
 
 def test_faces_of_the_bundle_are_the_same_in_every_runtime_that_is_compared(bench):

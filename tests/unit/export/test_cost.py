@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from export.trained import load_trained
 from tests.tiny_runs import SIDE_PX, write_runs
 
 
+@functools.cache
 def by_network(pipeline):
     return {cost.network: cost for cost in costs(pipeline)}
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import onnx
 import torch
 
-from export.bundle import write_bundle
-from export.manifest import BundleFacts
-from export.parity import Gate
+from export.manifest import BundleFacts, build_manifest, network_file, provenance, write_manifest
+from export.networks import graph_specs
+from export.parity import Parity
+from export.to_onnx import to_onnx
 from export.trained import load_trained, round_weights
 from latent_pmrf.bundle_weights import _fit
 from latent_pmrf.cli import main
@@ -41,15 +42,21 @@ def test_a_bundle_gives_back_the_weights_it_was_exported_from(exported, tmp_path
     assert load_trained(tmp_path).velocity.config == HDIT
 
 
-def test_the_scales_of_cosine_attention_come_back(tmp_path):
+def test_the_scales_of_cosine_attention_come_back(exported, tmp_path):
     velocity = dataclasses.replace(HDIT, cosine_attention=True, mean_conditioned=True)
     as_they_are = {"latent_mean": [0.0] * 4, "latent_std": [1.0] * 4}
-    trained, repository = (
-        load_trained(write_runs(tmp_path / "runs", velocity=velocity, **as_they_are)),
-        tmp_path / "bundle",
-    )
+    trained = load_trained(write_runs(tmp_path / "runs", velocity=velocity, **as_they_are))
+    repository = shutil.copytree(exported[1], tmp_path / "bundle")
+    specs = graph_specs(trained, SIDE_PX)
+    files = {spec.name: (repository / network_file(spec.name)).read_bytes() for spec in specs}
+    for network in trained.networks.values():
+        round_weights(network)
+    files["velocity"] = to_onnx(next(spec for spec in specs if spec.name == "velocity"))
+    (repository / network_file("velocity")).write_bytes(files["velocity"])
     facts = BundleFacts(name="tiny", version="7", image_size_px=SIDE_PX)
-    write_bundle(trained, repository, facts, Gate(), lambda _: None)
+    manifest = build_manifest(facts, trained, specs, files)
+    manifest["provenance"] = provenance(facts, trained, Parity({}, 0.0, (1,), 0.0))
+    write_manifest(repository / "manifest.json", manifest)
     assert run_import(repository, tmp_path / "back") == 0
     weights = load_weights(tmp_path / "back" / "flow" / "weights.safetensors")
     assert {name: weights.info[name] for name in as_they_are} == as_they_are

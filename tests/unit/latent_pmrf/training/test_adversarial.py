@@ -235,7 +235,7 @@ def test_detail_that_cannot_be_known_is_made_up_for_the_game_alone(tmp_path, val
     model = stage.build()
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3, betas=(0.5, 0.99))
     scale = (torch.tensor(stage.statistics.std) * stage._distance)[:, None, None]
-    for index in range(30):
+    for index in range(20):
         z_0, _ = stage.batch(index)
         unknown = scale * torch.randn(z_0.shape, generator=torch.Generator().manual_seed(1_000_000 + index))
         loss, scalars = stage.loss(model, (z_0, z_0 + unknown), index)

@@ -2,13 +2,14 @@ import dataclasses
 
 import pytest
 import torch
+from torch import nn
 
 from latent_pmrf.data.datasets import FacePairs
 from latent_pmrf.data.degradation import DegradationRange
 from latent_pmrf.training.checkpoint import Weights
 from latent_pmrf.training.flow import SourceNoise
 from latent_pmrf.training.frozen import FrozenNetworks
-from latent_pmrf.training.identity import FaceEmbedder, IdentityLoss
+from latent_pmrf.training.identity import EMBEDDING_SIZE, FaceEmbedder, IdentityLoss
 from latent_pmrf.training.latents import CachedPairs
 from latent_pmrf.training.likeness import Likeness, LikenessFlowStage
 from latent_pmrf.training.loop import Trainer
@@ -22,11 +23,13 @@ CONDITIONED = dataclasses.replace(HDIT, mean_conditioned=True)
 
 
 def embedder():
-    """Some embedder: dlib's comes with an extra that not every test run has."""
+    """Some embedder, of few blocks: dlib's comes with an extra that not every test run has."""
     torch.manual_seed(9)
     network = FaceEmbedder()
+    network.blocks = network.blocks[:2]
+    network.projection = nn.Linear(32, EMBEDDING_SIZE, bias=False)
     with torch.no_grad():
-        for parameter in network.parameters():
+        for parameter in network.requires_grad_(False).parameters():
             parameter.normal_(0, 0.05)
     return network
 
