@@ -42,7 +42,7 @@ from service.core.types import (
 from service.stages.decode import DecodeLimits, check_header, decode
 from service.stages.detect import select_faces
 from service.stages.finish import check_result_size, finish
-from service.stages.memory import most_photo_bytes, photo_bytes, result_bytes
+from service.stages.memory import photo_bytes, result_bytes, undecoded_bytes
 from service.stages.picks import Found, Pick, pick_faces, report_face, require_a_face
 from service.stages.preview import MAX_FACES, placing, preview_every
 from service.stages.seen import as_seen, is_seen, seen_faces
@@ -263,9 +263,9 @@ class Gateway:
         )
 
     async def _pipeline(self, upload: Upload, plan: _Plan, log: PhotoLog) -> Restoration:
-        watch = Stopwatch(self.pool, self.metrics)
-        async with self._pixel_room.held(most_photo_bytes(self.settings.max_image_px)) as held:
-            image = await watch.compute("decode", self.decode, upload, DecodeLimits.of(self.settings))
+        watch, settings = Stopwatch(self.pool, self.metrics), self.settings
+        async with self._pixel_room.held(undecoded_bytes(settings.max_image_px, settings.photo_bytes)) as held:
+            image = await watch.compute("decode", self.decode, upload, DecodeLimits.of(settings))
             held.become(photo_bytes(image))
             return log.restored(await self._restored(image, plan, watch, log))
 

@@ -23,7 +23,7 @@ class Held:
         self.size_bytes = size_bytes
 
     def become(self, size_bytes: int) -> None:
-        """Hold so much from now on: less than was asked for, when more is known of the work."""
+        """Hold so much from now on, when more is known of the work; mostly less, and more is not waited for."""
         self._room.give_back(self.size_bytes - size_bytes)
         self.size_bytes = size_bytes
 

@@ -10,9 +10,12 @@ _MOST = 4 * 2 + _SHOWN  # of a pixel of any photo: colours and alpha of 16 bits
 _WEBP = 16  # of a pixel of the result, in libwebp
 
 
-def most_photo_bytes(max_image_px: int) -> int:
-    """What a photo takes that is not decoded yet: nothing is known of it but that it has no more pixels."""
-    return _MOST * max_image_px
+def undecoded_bytes(max_image_px: int, room_bytes: int) -> int:
+    """What a photo takes that is not decoded yet: nothing is known of it but that it has no more pixels.
+
+    A quarter of the room at most: photos of any size would be decoded one by one where few of the largest fit in.
+    """
+    return max(1, min(_MOST * max_image_px, room_bytes // 4))
 
 
 def photo_bytes(image: DecodedImage) -> int:

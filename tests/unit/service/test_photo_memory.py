@@ -45,14 +45,14 @@ async def begun(broker, photos):
 
 
 async def test_pixels_of_many_photos_take_turns():
-    async with restoring(4, photo_bytes=14 * PX + 3 * PX) as (tasks, seen, broker, _):
-        await begun(broker, 2)  # one decoded, 3 bytes a pixel, leaves room for one of which nothing is known: 14
+    async with restoring(6, photo_bytes=4 * 3 * PX) as (tasks, seen, broker, _):
+        await begun(broker, 4)  # of 3 bytes a pixel, and as much before they were decoded
         for _ in range(20):
             await asyncio.sleep(0.001)
-        assert (seen.count, len(broker.jobs)) == (2, 2)
+        assert (seen.count, len(broker.jobs)) == (4, 4)
         broker.go.set()
         await asyncio.gather(*tasks)
-        assert seen.count == 4
+        assert seen.count == 6
 
 
 async def test_a_photo_that_waits_for_memory_longer_than_its_caller_does_leaves_no_hole():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from service.core.types import DecodedImage, OutputFormat, RestoreOptions
-from service.stages.memory import most_photo_bytes, photo_bytes, result_bytes
+from service.stages.memory import photo_bytes, result_bytes, undecoded_bytes
 
 
 def image(dtype=np.uint8, *, has_alpha=False, source_format=OutputFormat.JPEG):
@@ -17,7 +17,12 @@ def test_a_photo_takes_its_samples_and_what_is_shown_of_it_where_alpha_hides_som
 
 
 def test_no_photo_takes_more_than_one_that_is_not_decoded_yet():
-    assert photo_bytes(image(np.uint16, has_alpha=True)) == most_photo_bytes(200)
+    assert photo_bytes(image(np.uint16, has_alpha=True)) == undecoded_bytes(200, 10**6)
+
+
+def test_some_photos_are_decoded_side_by_side_in_any_room():
+    assert undecoded_bytes(10**9, 10**6) == 250_000
+    assert undecoded_bytes(10**9, 1) == 1
 
 
 @pytest.mark.parametrize(
