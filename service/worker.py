@@ -60,6 +60,10 @@ class Worker:
         self._held: dict[FaceKey, FaceJob] = {}  # in the sampler
         self._ended: deque[tuple[Outcome, str]] = deque()  # out of it, the broker not told yet; with their phase
 
+    async def reaches_networks(self) -> bool:
+        """Whether faces can be restored, as far as the last one tells."""
+        return not self._cut_off
+
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set and every face that was taken has ended; cancelled, hand back what is left.
 
@@ -116,7 +120,10 @@ class Worker:
             self._outages.back()
 
     async def _take(self) -> list[FaceJob]:
-        if not await self._reaches_networks():
+        if self._cut_off and await self._sampler.ready():
+            self._cut_off = False
+            self._networks.back()
+        if self._cut_off:
             if not self._held:
                 await asyncio.sleep(self._pause_s)
             return []
@@ -126,13 +133,6 @@ class Worker:
         if (room := self._sampler.free_interactive_slots - unheard) > 0:
             return await self._broker.take_interactive(room)
         return []
-
-    async def _reaches_networks(self) -> bool:
-        """Whether faces can be restored: asked only after one could not be, for that takes a call."""
-        if self._cut_off and await self._sampler.ready():
-            self._cut_off = False
-            self._networks.back()
-        return not self._cut_off
 
     def _end(self, outcome: Outcome, *, phase: str) -> None:
         del self._held[outcome.job.key]

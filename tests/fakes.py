@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from PIL import Image
 
-from service.core.errors import InferenceFailed, ServiceError
+from service.core.errors import DependencyUnavailable, InferenceFailed, ServiceError
 from service.core.types import Face, FaceJob, FacePreview, RestoredFace
 from tests.pictures import saved
 
@@ -202,3 +202,26 @@ class PreviewingBroker(HeldBroker):
                 on_preview(FacePreview(job_id, job.face_index, 1, job.num_steps, data))
             await asyncio.sleep(0.05)
         return await super().results(job_id, timeout_s, on_progress, on_preview)
+
+
+class CutOff:
+    """Networks on a server that does not answer until a test says so."""
+
+    concurrent = True
+
+    def __init__(self, networks):
+        self._networks = networks
+        self.away = True
+        self.asked = asyncio.Event()
+
+    async def infer(self, network, inputs):
+        if self.away:
+            raise DependencyUnavailable("no Triton server can be called")
+        return await self._networks.infer(network, inputs)
+
+    async def ready(self):
+        self.asked.set()
+        return not self.away
+
+    async def close(self):
+        await self._networks.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 
 from service.brokers.keys import QueueKeys
 from service.brokers.redis_connection import RedisConnection, as_ms
@@ -31,11 +32,12 @@ class Presence:
         self._lease_s = lease_s
         self._connection = RedisConnection(url)
 
-    async def announce(self, stop: asyncio.Event) -> None:
-        """Say until `stop` is set that a worker is alive; while the server does not answer, go on trying."""
+    async def announce(self, stop: asyncio.Event, *, can_work: Callable[[], Awaitable[bool]]) -> None:
+        """Say until `stop` is set that a worker is alive, while it can work; go on while the server does not answer."""
         while not stop.is_set():
-            with contextlib.suppress(DependencyUnavailable):
-                await self._connection.put(self._key, b"", ttl_ms=as_ms(self._lease_s))
+            if await can_work():
+                with contextlib.suppress(DependencyUnavailable):
+                    await self._connection.put(self._key, b"", ttl_ms=as_ms(self._lease_s))
             await pause(self._lease_s / _RENEWALS_PER_LEASE, stop)
 
     async def anybody(self) -> bool | None:

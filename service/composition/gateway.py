@@ -180,15 +180,18 @@ async def restoring(
         # Loops end in the reverse order: photos first, then who tells about them, then who restores their faces.
         if settings.redis_url is not None:
             await parts.enter_async_context(loops.running("gauges", partial(keep_gauges, faces, jobs)))
+        has_workers = faces.has_workers
         if with_worker:
-            await parts.enter_async_context(working(settings, manifest, metrics, backend, faces, loops))
+            worker = await parts.enter_async_context(working(settings, manifest, metrics, backend, faces, loops))
+            if faces.presence is None:
+                has_workers = worker.reaches_networks
         targets = await parts.enter_async_context(_courier(settings, jobs, metrics, loops))
         runner = PhotoRunner(
             jobs,
             gateway,
             at_once=settings.job_photos,
             finish_queue=settings.redis_url is None,  # such a queue ends with this process
-            has_workers=faces.has_workers,
+            has_workers=has_workers,
             beat_s=beat_s(settings, BEAT_S),
             accounts=access.accounts,
         )

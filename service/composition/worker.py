@@ -88,15 +88,16 @@ async def open_networks(settings: Settings, manifest: Manifest, metrics: Metrics
 @contextlib.asynccontextmanager
 async def working(  # noqa: PLR0913 - the parts that a worker is made of
     settings: Settings, manifest: Manifest, metrics: Metrics, backend: InferenceBackend, faces: FaceQueue, loops: Loops
-) -> AsyncIterator[None]:
+) -> AsyncIterator[Worker]:
     """A worker in this process for the duration of the block; where others look for it, it says that it is alive."""
     sampler = Sampler(backend, manifest, settings.slots, metrics=metrics, look=with_colour_of)
     worker = Worker(faces.broker, sampler, metrics=metrics, beat_s=beat_s(settings, BEAT_S))
     async with contextlib.AsyncExitStack() as parts:
         if faces.presence is not None:
-            await parts.enter_async_context(loops.running("announcer", faces.presence.announce))
+            announce = partial(faces.presence.announce, can_work=worker.reaches_networks)
+            await parts.enter_async_context(loops.running("announcer", announce))
         await parts.enter_async_context(loops.running(_WORKER, worker.run))
-        yield
+        yield worker
 
 
 @contextlib.asynccontextmanager

@@ -16,6 +16,10 @@ def server(request):
     return shared_server(request.param)
 
 
+async def always():
+    return True
+
+
 async def until(presence, expected):
     for _ in range(round(LONG_S / LEASE_S * 10)):
         if await presence.anybody() is expected:
@@ -30,7 +34,8 @@ async def test_one_of_several_is_enough_and_silence_is_noticed(server):
     assert await looking.anybody() is False
     stops = [asyncio.Event() for _ in range(2)]
     announcing = [
-        asyncio.create_task(presence.announce(stop)) for presence, stop in zip((first, second), stops, strict=True)
+        asyncio.create_task(presence.announce(stop, can_work=always))
+        for presence, stop in zip((first, second), stops, strict=True)
     ]
     await until(looking, True)
     stops[0].set()
@@ -48,7 +53,7 @@ async def test_one_of_several_is_enough_and_silence_is_noticed(server):
 async def test_queues_of_other_bundles_are_not_meant(server):
     here, elsewhere = (Presence(server.url, prefix=fresh_prefix(), lease_s=LEASE_S) for _ in range(2))
     stop = asyncio.Event()
-    announcing = asyncio.create_task(elsewhere.announce(stop))
+    announcing = asyncio.create_task(elsewhere.announce(stop, can_work=always))
     await until(elsewhere, True)
     assert await here.anybody() is False
     stop.set()
@@ -60,7 +65,7 @@ async def test_queues_of_other_bundles_are_not_meant(server):
 async def test_a_server_that_is_away_tells_nothing_and_is_announced_to_when_it_is_back(tmp_path_factory):
     server = RedisServer(require_binary(VERSIONS[-1]), tmp_path_factory.mktemp("r"))
     presence, stop = Presence(server.url, prefix=fresh_prefix(), lease_s=LEASE_S), asyncio.Event()
-    announcing = asyncio.create_task(presence.announce(stop))
+    announcing = asyncio.create_task(presence.announce(stop, can_work=always))
     assert await presence.anybody() is None
     server.start()
     try:
@@ -73,3 +78,18 @@ async def test_a_server_that_is_away_tells_nothing_and_is_announced_to_when_it_i
         await presence.close()
     finally:
         server.kill()
+
+
+async def test_a_worker_that_cannot_work_does_not_count(server):
+    presence, stop, able = Presence(server.url, prefix=fresh_prefix(), lease_s=LEASE_S), asyncio.Event(), [True]
+
+    async def can_work():
+        return able[-1]
+
+    announcing = asyncio.create_task(presence.announce(stop, can_work=can_work))
+    for can in (True, False, True):
+        able.append(can)
+        await until(presence, can)
+    stop.set()
+    await announcing
+    await presence.close()

@@ -13,7 +13,7 @@ from service.core.tasks import end_tasks
 from service.sampling.sampler import Sampler
 from service.worker import Worker
 from tests.bundle import NETWORKS, tiny_manifest
-from tests.fakes import AnalyticBackend, face_job
+from tests.fakes import AnalyticBackend, CutOff, face_job
 
 WHITE = 255
 LONG_S = 30.0
@@ -130,27 +130,9 @@ async def test_a_photo_that_is_begun_again_waits_until_its_withdrawn_face_has_le
         assert face.posterior_mean.mean() == pytest.approx(0.2)
 
 
-class CutOff(AnalyticBackend):
-    """Networks on a server that does not answer until a test says so."""
-
-    def __init__(self):
-        super().__init__()
-        self.away = True
-        self.asked = asyncio.Event()
-
-    async def infer(self, network, inputs):
-        if self.away:
-            raise DependencyUnavailable("no Triton server can be called")
-        return await super().infer(network, inputs)
-
-    async def ready(self):
-        self.asked.set()
-        return not self.away
-
-
 async def test_a_worker_that_cannot_call_the_networks_leaves_the_faces_to_others(caplog):
     """It would fail one after another, at once, which workers with networks could restore."""
-    async with running(CutOff()) as parts:
+    async with running(CutOff(AnalyticBackend())) as parts:
         with pytest.raises(DependencyUnavailable):
             await parts.restore(face_job("first"))
         await parts.broker.submit([face_job("left")])
