@@ -245,7 +245,7 @@ class Trainer(Generic[Batch]):
             if writer is None:
                 continue
             if self.step % 10 == 0:
-                _log_scalars(writer, {"loss": loss, **scalars, "lr": self.optim.lr_at(self.step)}, self.step)
+                _log_scalars(writer, {"loss": loss, **scalars, "lr": self.optim.lr_at(self.step - 1)}, self.step)
             if now - reported > 30:
                 reported = now
                 left = (self.optim.steps - self.step) * self.train_seconds / self.step

@@ -81,8 +81,14 @@ def test_scalars_reach_tensorboard(tmp_path):
     assert [step for step, _ in scalars(tmp_path, "loss")] == [10, 20]
     assert [step for step, _ in scalars(tmp_path, "val/slope")] == [10, 20, 25]
     assert all(value > 0 for _, value in scalars(tmp_path, "grad_norm"))
-    assert [value for _, value in scalars(tmp_path, "lr")] == pytest.approx([0.05, 0.05])
     assert scalars(tmp_path, "slope")
+
+
+def test_the_learning_rate_that_is_told_is_the_one_that_the_step_had(tmp_path):
+    run = trainer(tmp_path, steps=20, warmup_steps=20)
+    run.train()
+    (group,) = run.optimizers[0].param_groups
+    assert [value for _, value in scalars(tmp_path, "lr")] == pytest.approx([run.optim.lr_at(9), group["lr"]])
 
 
 def test_weights_file_holds_the_average_and_the_facts(tmp_path):
