@@ -1,6 +1,6 @@
 """Public checkpoints to state dicts of our networks.
 
-A public file flows through `read_public` (format, wrapper, prefix) and `convert` (names, shapes, values) into a state
+A public file flows through `read_public` (format, wrapper) and `convert` (names, shapes, values) into a state
 dict that `load_state_dict` takes strictly. Module names here follow the public code of SwinIR (DifFace@5c9ab80),
 Sim-VAE and LooUFormer (Latent-PMRF@846b904); PMRF's transformer (PMRF@b6f16a4) has the renaming table below.
 
@@ -92,28 +92,24 @@ class PublicTensor:
     own_shape: tuple[int, ...]
 
 
-def read_public(path: Path, prefix: str = "") -> dict[str, Tensor]:
+def read_public(path: Path) -> dict[str, Tensor]:
     """Tensors of a public file, unwrapped.
 
     Args:
         path: A `.safetensors` file, or a `.pth` or `.ckpt` file of PyTorch, of which nothing is run.
-        prefix: Only names that start with it are kept, without it: `model.` and `mmse_model.` are the transformer and
-            the estimator in PMRF's files.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is of another kind, is damaged, holds more than tensors and plain values, or has no tensors
-            under the prefix.
+        ValueError: The file is of another kind, is damaged, or holds no tensors, or more than tensors and plain values.
     """
     content = _load(path)
     try:
-        selected = with_prefix(unwrap(content), prefix)
+        tensors = unwrap(content)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    if not selected:
-        under = f" whose names start with {prefix!r}" if prefix else ""
-        raise ValueError(f"{path} holds no tensors{under}")
-    return selected
+    if not tensors:
+        raise ValueError(f"{path} holds no tensors")
+    return tensors
 
 
 def with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

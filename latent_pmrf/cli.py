@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_arguments(commands.add_parser("evaluate", help="measure a bundle against the quality floors"))
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(show_path=False)])
-    run = {"train": _train, "import": _import, "enlarge": _enlarge, "evaluate": command.run}
+    run = {"train": _train, "import": _import, "enlarge": _enlarge, "evaluate": _evaluate}
     return run[options.command](options)
 
 
@@ -106,8 +106,21 @@ def _enlarge(options: argparse.Namespace) -> int:
     return 0
 
 
+def _evaluate(options: argparse.Namespace) -> int:
+    if options.device is not None:
+        from latent_pmrf.training.device import check_device  # torch takes seconds
+
+        try:
+            check_device(options.device)
+        except ValueError as error:
+            sys.stderr.write(f"error: {error}\n")
+            return 2
+    return command.run(options)
+
+
 def _train(options: argparse.Namespace) -> int:
     from latent_pmrf.data.pictures import UnreadablePicture
+    from latent_pmrf.training.loop import Diverged
     from latent_pmrf.training.processes import joined  # torch takes seconds
     from latent_pmrf.training.recipe import load_recipe
     from latent_pmrf.training.setup import Places, build_trainer
@@ -130,6 +143,9 @@ def _train(options: argparse.Namespace) -> int:
             trainer.train()
         except UnreadablePicture as error:
             sys.stderr.write(f"error: {error}; mend or remove it: the run then goes on from its last checkpoint\n")
+            return 2
+        except Diverged as error:
+            sys.stderr.write(f"error: {error}\n")
             return 2
     return 0 if trainer.step >= recipe.optim.steps else 130
 

@@ -27,6 +27,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.tensorboard import SummaryWriter
 
+from latent_pmrf.checkpoints import not_finite
 from latent_pmrf.config import NetworkConfig
 from latent_pmrf.data.prefetch import BatchSource, Prefetcher, WorkerPrefetcher
 from latent_pmrf.nets.preconditioning import Preconditioning
@@ -47,6 +48,13 @@ from latent_pmrf.training.processes import ProcessGroup
 _log = logging.getLogger(__name__)
 Batch = TypeVar("Batch")
 Scalars = dict[str, torch.Tensor]
+
+MOST_SKIPPED = 50
+"""Steps without a finite gradient, one after the other, at which a run has diverged."""
+
+
+class Diverged(ValueError):
+    """A run that learns nothing any more; its last checkpoint, if there is one, is left as it is."""
 
 
 class Stage(Protocol[Batch]):
@@ -115,6 +123,7 @@ class Trainer(Generic[Batch]):
         self.group = group or ProcessGroup()
         self.step = 0
         self.train_seconds = 0.0
+        self._skipped = 0
         if optim.micro_batches % self.group.size:
             raise ValueError(f"{self.group.size} processes cannot share micro_batches {optim.micro_batches} equally")
         if optim.threads:
@@ -181,6 +190,7 @@ class Trainer(Generic[Batch]):
         """Run to `optim.steps`; SIGINT and SIGTERM finish a step, write a checkpoint and return.
 
         Raises:
+            Diverged: Gradients or weights stay non-finite.
             ValueError: The processes of the run have not resumed at the same step.
         """
         if float(self.group.mean(torch.tensor(self.step, device=self.device))) != self.step:
@@ -203,7 +213,13 @@ class Trainer(Generic[Batch]):
         self.save()
 
     def save(self) -> None:
-        """Write the training state and the averaged weights; only the leading process does."""
+        """Write the training state and the averaged weights; only the leading process does.
+
+        Raises:
+            Diverged: A weight is no finite number; nothing is written.
+        """
+        if (name := not_finite(self.ema.shadow)) is not None:
+            raise self._diverged(f"{name} is not finite after step {self.step}")
         self.save_state()
         if self.group.leads:
             self._save_weights("weights.safetensors")
@@ -214,6 +230,12 @@ class Trainer(Generic[Batch]):
             beside = self.stage.state() if isinstance(self.stage, Stateful) else None
             info, config = self._progress(), self.stage.config
             save_training_state(self.state_path, self.model, self.ema, self.optimizers, info, beside, config)
+
+    def _diverged(self, how: str) -> Diverged:
+        return Diverged(
+            f"{self.stage.name}: {how}: it learns nothing any more, and was stopped. Its last checkpoint, if there is "
+            "one, is from before: lower lr or grad_clip and go on from it, or begin anew with --restart"
+        )
 
     def _progress(self) -> dict[str, float]:
         return {"step": self.step, "train_seconds": round(self.train_seconds, 1)}
@@ -238,6 +260,8 @@ class Trainer(Generic[Batch]):
             started = time.monotonic()
             loss, scalars = self._step(forward, batches)
             self.step += 1
+            if self._skipped >= MOST_SKIPPED:
+                raise self._diverged(f"the gradients of the last {self._skipped} steps are not finite")
             now = time.monotonic()
             self.train_seconds += now - started
             smooth = loss if smooth is None or not math.isfinite(smooth) else 0.98 * smooth + 0.02 * loss
@@ -286,8 +310,10 @@ class Trainer(Generic[Batch]):
         limit = math.inf if self.optim.grad_clip is None else self.optim.grad_clip
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         if not torch.isfinite(norm):
+            self._skipped += 1
             _log.warning("%s: step %d has a non-finite gradient and is skipped", self.stage.name, self.step)
         else:
+            self._skipped = 0
             for optimizer in self.optimizers:
                 optimizer.step()
         self.ema.update(self.model, self.step)

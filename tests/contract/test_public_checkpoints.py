@@ -15,6 +15,7 @@ from latent_pmrf.checkpoints import (
     public_layout,
     read_public,
     unwrap,
+    with_prefix,
 )
 from latent_pmrf.config import ESTIMATOR_PRESETS, VAE_PRESETS, VELOCITY_PRESETS, HDiTConfig
 from latent_pmrf.nets.build import build
@@ -153,15 +154,15 @@ def test_averaged_weights_win():
     assert unwrap(content)["weight"] == 1
 
 
-def test_files_of_both_formats_are_read_by_prefix(tmp_path):
+def test_files_of_both_formats_are_read(tmp_path):
     tensors = {"model.a": torch.ones(1), "mmse_model.a": torch.zeros(1), "fid.sum": torch.zeros(1)}
     save_file(tensors, tmp_path / "file.safetensors")
     torch.save({"state_dict": tensors, "epoch": 1}, tmp_path / "file.ckpt")
     for path in (tmp_path / "file.safetensors", tmp_path / "file.ckpt"):
-        assert read_public(path, "model.") == {"a": tensors["model.a"]}
-        assert read_public(path, "mmse_model.") == {"a": tensors["mmse_model.a"]}
-        with pytest.raises(ValueError, match=r"file\.\w+ holds no tensors whose names start with 'other\.'"):
-            read_public(path, "other.")
+        assert read_public(path) == tensors
+    save_file({}, tmp_path / "empty.safetensors")
+    with pytest.raises(ValueError, match=r"empty\.safetensors holds no tensors"):
+        read_public(tmp_path / "empty.safetensors")
 
 
 def test_a_pickle_with_code_is_not_run(tmp_path):
@@ -207,7 +208,7 @@ def training_checkpoint():
 
 def test_pmrf_s_training_checkpoint_gives_the_average(tmp_path):
     torch.save(training_checkpoint(), tmp_path / "pmrf.ckpt")
-    state = convert(read_public(tmp_path / "pmrf.ckpt", "model."), TINY["hdit"])
+    state = convert(with_prefix(read_public(tmp_path / "pmrf.ckpt"), "model."), TINY["hdit"])
     raw = convert(tiny_weights(parity_folder("hdit")), TINY["hdit"])
     assert torch.equal(state["proj_in.proj.weight"], 2 * raw["proj_in.proj.weight"])
     assert torch.equal(state["ups.0.fac"], 2 * raw["ups.0.fac"])

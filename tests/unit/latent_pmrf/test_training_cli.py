@@ -104,9 +104,19 @@ def test_a_picture_that_cannot_be_read_on_the_way_is_told_in_a_line_and_the_run_
     assert saved_step(tmp_path / "runs", "estimator") == 4
 
 
+def test_a_run_that_diverges_fails_with_what_to_do(tmp_path, faces, capsys):
+    recipe = write_recipe(tmp_path, "vae", lr=1e30, grad_clip=None, steps=60, validate_every=100)
+    assert train("vae", recipe, faces, tmp_path / "runs") == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert re.match("error: vae: .* not finite.*: lower lr or grad_clip and go on from it", error)
+    assert not (tmp_path / "runs" / "vae" / "weights.safetensors").exists()
+
+
 @pytest.mark.parametrize("device", ["quantum", "cuda:97"])
 def test_a_device_that_is_not_here_is_named(tmp_path, faces, capsys, device):
     assert train("vae", write_recipe(tmp_path, "vae"), faces, tmp_path / "runs", "--device", device) == 2
+    assert f"error: device '{device}' cannot be used: " in capsys.readouterr().err
+    assert main(["evaluate", "--data", str(faces), "--no-floors", "--device", device]) == 2
     assert f"error: device '{device}' cannot be used: " in capsys.readouterr().err
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from latent_pmrf.config import SimVAEConfig
 from latent_pmrf.training.checkpoint import Weights, load_weights
 from latent_pmrf.training.device import has_fast_bf16, to_device
-from latent_pmrf.training.loop import Trainer
+from latent_pmrf.training.loop import MOST_SKIPPED, Diverged, Trainer
 from latent_pmrf.training.optim import OptimConfig
 from latent_pmrf.training.processes import ProcessGroup
 
@@ -121,6 +121,43 @@ def test_the_average_follows_every_step(tmp_path):
         decay = min(0.7, (1 + step) / (10 + step))
         average = decay * average + (1 - decay) * weight
         assert run.stage.validated[step][0] == pytest.approx(average, abs=1e-5)
+
+
+def broken_from(first, value=float("nan")):
+    return {step: lambda: value for step in range(first, first + 2 * MOST_SKIPPED)}
+
+
+def test_a_run_whose_gradients_stay_non_finite_stops_and_can_be_taken_up_again(tmp_path):
+    run = trainer(tmp_path, steps=4)
+    run.train()
+    before = weights(run)
+    run = trainer(tmp_path, broken_from(4), steps=200)
+    run.resume()
+    with pytest.raises(Diverged, match=f"slope: the gradients of the last {MOST_SKIPPED} steps are not finite"):
+        run.train()
+    assert run.step == 4 + MOST_SKIPPED
+    run = trainer(tmp_path, steps=200)
+    assert run.resume()
+    assert (run.step, weights(run)) == (4, before)
+
+
+def test_gradients_that_are_finite_now_and_then_end_no_run(tmp_path):
+    events = {step: value for step, value in broken_from(0).items() if step % (MOST_SKIPPED - 1)}
+    run = trainer(tmp_path, events, steps=2 * MOST_SKIPPED)
+    run.train()
+    assert run.step == 2 * MOST_SKIPPED
+
+
+def test_weights_that_are_not_finite_replace_no_checkpoint(tmp_path):
+    trainer(tmp_path, steps=4).train()
+    run = trainer(tmp_path, {5: lambda: run.model.weight.data.fill_(float("inf"))}, steps=6)
+    run.resume()
+    with pytest.raises(Diverged, match="slope: weight is not finite after step 6"):
+        run.train()
+    assert load_weights(tmp_path / "run" / "weights.safetensors").info["step"] == 4
+    run = trainer(tmp_path)
+    assert run.resume()
+    assert run.step == 4
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -240,6 +240,12 @@ def test_published_flow_is_the_papers():
     assert recipe.degradation == DegradationRange()
 
 
+def test_pmrf_s_flow_is_optimised_as_its_public_training_is():
+    optim = load_recipe(PRESETS / "pmrf" / "flow.yaml").optim
+    assert (optim.lr, optim.betas, optim.weight_decay, optim.grad_clip) == (5e-4, (0.9, 0.95), 0.01, None)
+    assert (optim.decay_steps, optim.ema_decay) == (0, 0.9999)
+
+
 @pytest.mark.parametrize(
     "path", [PRESETS / "published" / "vae.yaml", *PRESETS.glob("ablations/*vae*.yaml")], ids=lambda path: path.stem
 )
