@@ -148,7 +148,11 @@ def _save(path: Path, tensors: Tensors, metadata: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     contiguous = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
+    partial.unlink(missing_ok=True)
+    partial.touch()
+    mode = partial.stat().st_mode
     save_file(contiguous, partial, metadata={"latent_pmrf": json.dumps(metadata)})
+    partial.chmod(mode)  # safetensors makes a file that its owner alone may read
     with partial.open("rb") as file:
         os.fsync(file.fileno())
     partial.replace(path)

@@ -103,6 +103,14 @@ def test_a_failed_write_leaves_the_last_good_file(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["weights.safetensors"]
 
 
+def test_files_may_be_read_by_whom_the_folder_is_for(tmp_path):
+    (tmp_path / "plain").touch()
+    left_by_a_kill = tmp_path / "weights.safetensors.partial"
+    left_by_a_kill.touch(mode=0o600)
+    save_weights(tmp_path / "weights.safetensors", SimVAEConfig(), {"a": torch.zeros(1)}, {})
+    assert (tmp_path / "weights.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_a_foreign_file_is_named(tmp_path):
     save_file({"a": torch.ones(1)}, tmp_path / "foreign.safetensors")
     with pytest.raises(ValueError, match=r"foreign\.safetensors holds no network specification"):
