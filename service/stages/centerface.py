@@ -54,11 +54,9 @@ class Candidates:
     def replaced(self, rows: npt.NDArray[np.intp], others: Candidates) -> Candidates:
         """The same with others in the place of those rows."""
         changed = Candidates(self.boxes.copy(), self.landmarks.copy(), self.scores.copy())
-        changed.boxes[rows], changed.landmarks[rows], changed.scores[rows] = (
-            others.boxes,
-            others.landmarks,
-            others.scores,
-        )
+        changed.boxes[rows] = others.boxes
+        changed.landmarks[rows] = others.landmarks
+        changed.scores[rows] = others.scores
         return changed
 
     def mapped(self, affine: npt.NDArray[np.float64]) -> Candidates:

@@ -35,7 +35,6 @@ FOREIGN = {
 }
 SECRETS = {"latent-pmrf-redis": {"url", "address", "password"}, "latent-pmrf-webhooks": {"secret"}}
 GATEWAY_START_S = 15
-# Of a WebP with alpha: eight of 40 megapixels took 2.9 GiB of the gateway while they waited for their faces.
 RESULT_BYTES_PER_PX = 28  # of one of 16 bits with alpha while it is written as WebP, measured at 40 and 160 megapixels
 PROGRESS_S = 600  # Kubernetes' default, after which a rollout counts as stuck
 FAREWELL_S = 2.0 * 2 * 5  # two to each loop of a gateway: gauges, courier, photo runner, HTTP, gRPC
