@@ -17,8 +17,7 @@ from tests.training_files import write_faces, write_recipe
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).resolve().parents[3]
-TOGETHER = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-COMMAND = "latent_pmrf.cli"
+TOGETHER = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "latent_pmrf.cli"]
 
 
 def training(recipe, faces, runs):
@@ -68,12 +67,11 @@ def runs(tmp_path_factory, faces):
     finish(start("-m", "tests.training_stages", json.dumps(stages)))
     (folder / "together").mkdir()
     (folder / "together" / "vae").symlink_to(folder / "alone" / "vae")
+    finish(start(*TOGETHER, *training(folder / "estimator.yaml", faces, folder / "together")))
     (folder / "frozen" / "flow").mkdir(parents=True)
     for stage in ("estimator", "vae"):
         (folder / "frozen" / stage).symlink_to(folder / "alone" / stage)
-    places = {"estimator": folder / "together", "flow": folder / "frozen"}
-    stages = [training(folder / f"{stage}.yaml", faces, runs) for stage, runs in places.items()]
-    finish(start(*TOGETHER, "tests.training_stages", json.dumps(stages)))
+    finish(start(*TOGETHER, *training(folder / "flow.yaml", faces, folder / "frozen")))
     (folder / "together" / "flow").symlink_to(folder / "frozen" / "flow")
     return folder / "alone", folder / "together"
 
@@ -105,14 +103,14 @@ def wait_for(process, text):
 def test_processes_stop_together_and_go_on(tmp_path, faces):
     facts = {"batch_size": 2, "micro_batches": 2, "validate_every": 1, "checkpoint_minutes": 1000.0, "workers": 1}
     recipe = write_recipe(tmp_path, "estimator", **facts)
-    process = start(*TOGETHER, COMMAND, *training(recipe, faces, tmp_path / "runs"), "--steps", "100000")
+    process = start(*TOGETHER, *training(recipe, faces, tmp_path / "runs"), "--steps", "100000")
     wait_for(process, "validation")  # the leading process validates most of the time, the other waits for it
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=200)
     assert "SIGKILL" not in output
     assert "DataLoader worker" not in output
     assert (tmp_path / "runs" / "estimator" / "state.safetensors").exists()
-    resumed = start(*TOGETHER, COMMAND, *training(recipe, faces, tmp_path / "runs"), "--steps", "100000")
+    resumed = start(*TOGETHER, *training(recipe, faces, tmp_path / "runs"), "--steps", "100000")
     wait_for(resumed, "resumed at step")
     resumed.send_signal(signal.SIGTERM)
     resumed.communicate(timeout=200)
@@ -120,7 +118,7 @@ def test_processes_stop_together_and_go_on(tmp_path, faces):
 
 def test_processes_must_divide_the_micro_batches(tmp_path, faces):
     recipe = write_recipe(tmp_path, "estimator", micro_batches=1)
-    process = start(*TOGETHER, COMMAND, *training(recipe, faces, tmp_path / "runs"))
+    process = start(*TOGETHER, *training(recipe, faces, tmp_path / "runs"))
     output, _ = process.communicate(timeout=200)
     assert process.returncode != 0
     assert "2 processes cannot share micro_batches 1 equally" in output
