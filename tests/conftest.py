@@ -76,9 +76,9 @@ def pytest_collection() -> Generator[None, object, object]:
 
 @pytest.hookimpl(wrapper=True, optionalhook=True)
 def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
-    """One process more than there are cores: for a third of its time a test waits for a start, a lease or a clock."""
+    """Two processes more than there are cores: for half of its time a test waits for a start, a lease or a clock."""
     cores = yield
-    return cores + 1
+    return cores + 2
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

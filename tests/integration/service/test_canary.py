@@ -11,7 +11,7 @@ from tests.pictures import decoded, encoded
 from tests.processes import ROOT
 
 PHOTOS = 32
-OWN_PHOTOS = 12  # of the bundled networks, which take seconds a face: three times the sampler's slots
+OWN_PHOTOS = 8  # of the bundled networks, which take seconds a face: twice the sampler's slots
 SIDE_PX = 320
 HEAD = (130, 10, 330, 210)
 # Faces of a batch share matrix products, whose sums are ordered by the batch's size: float32 noise, at most a level.

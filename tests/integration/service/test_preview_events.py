@@ -17,7 +17,7 @@ from tests.processes import ROOT, service_process
 OWN = ROOT / "model_repository"
 NOW = {"Prefer": "wait=0"}
 OPTIONS = {"num_steps": "12", "fidelity": "0", "seed": "3"}
-MANY_STEPS, FEW_STEPS = {"num_steps": "24"}, {"num_steps": "4"}  # a preview after every other step; after every one
+MANY_STEPS, FEW_STEPS = {"num_steps": "14"}, {"num_steps": "4"}  # a preview after every other step; after every one
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -70,7 +70,7 @@ def check(client, where, events, num_steps):
 
 
 def test_a_face_is_seen_on_its_way(embedded):
-    check(embedded, *restored_with_events(embedded, preview="true", **MANY_STEPS), 24)
+    check(embedded, *restored_with_events(embedded, preview="true", **MANY_STEPS), 14)
 
 
 def test_a_face_of_a_photo_without_colour_is_seen_without(embedded):
