@@ -170,8 +170,8 @@ class Gateway:
         try:
             check_options(options, self.option_limits)
             with photo_log(Lane.INTERACTIVE) as log:
-                async with self._deadline(until_s), self.admission.place():
-                    plan = replace(self._plan(options, job_id or new_job_id(), until_s), on_progress=on_progress)
+                async with self._deadline(until_s) as end_s, self.admission.place():
+                    plan = replace(self._plan(options, job_id or new_job_id(), end_s), on_progress=on_progress)
                     restoration = await self._pipeline(upload, plan, log)
         except ServiceError as error:
             was_begun = not isinstance(error, QueueFull | Draining)
@@ -214,10 +214,14 @@ class Gateway:
         """
         check_options(job.options, self.option_limits)
         with photo_log(job.lane, log) as noted:
-            async with self.admission.patient_place(), self._deadline(until_s):
-                plan = self._plan(job.options, job.job_id, until_s)
-                plan = replace(plan, lane=job.lane, patient=True, on_progress=on_progress)
-                plan = replace(plan, on_preview=on_preview if job.previews else None)
+            async with self.admission.patient_place(), self._deadline(until_s) as end_s:
+                plan = replace(
+                    self._plan(job.options, job.job_id, end_s),
+                    lane=job.lane,
+                    patient=True,
+                    on_progress=on_progress,
+                    on_preview=on_preview if job.previews else None,
+                )
                 return await self._pipeline(job.upload, plan, noted)
 
     async def check(self, upload: Upload, options: RestoreOptions) -> int:
@@ -235,23 +239,21 @@ class Gateway:
         return header.width_px * header.height_px
 
     @contextlib.asynccontextmanager
-    async def _deadline(self, until_s: float | None) -> AsyncIterator[None]:
-        timeout_s = max(0.0, self._end_s(until_s) - time.time())
+    async def _deadline(self, until_s: float | None) -> AsyncIterator[float]:
+        """Give up the block in time; the value is the Unix time of that."""
+        begin_s, timeout_s = time.time(), self.settings.request_timeout_s
+        if until_s is not None:
+            timeout_s = max(0.0, min(timeout_s, until_s - begin_s))
         try:
             async with asyncio.timeout(timeout_s) as deadline:
-                yield
+                yield begin_s + timeout_s
         except TimeoutError as error:
             if not deadline.expired():
                 raise
             errors.forget_trace(error)  # its timer leads to the task, and that to what follows: a ring, with a photo
             raise DeadlineExceeded(f"the photo took longer than {round(timeout_s, 1):g} s") from error
 
-    def _end_s(self, until_s: float | None) -> float:
-        """Unix time at which a photo that begins now is given up."""
-        longest_s = time.time() + self.settings.request_timeout_s
-        return longest_s if until_s is None else min(longest_s, until_s)
-
-    def _plan(self, options: RestoreOptions, job_id: str, until_s: float | None) -> _Plan:
+    def _plan(self, options: RestoreOptions, job_id: str, deadline_s: float) -> _Plan:
         bundle = self.manifest
         return _Plan(
             options=options,
@@ -259,26 +261,26 @@ class Gateway:
             seed=seed_of(options.seed),
             num_steps=bundle.default_num_steps if options.num_steps is None else options.num_steps,
             fidelity=bundle.default_fidelity if options.fidelity is None else options.fidelity,
-            deadline_s=self._end_s(until_s),
+            deadline_s=deadline_s,
         )
 
     async def _pipeline(self, upload: Upload, plan: _Plan, log: PhotoLog) -> Restoration:
         watch, settings = Stopwatch(self.pool, self.metrics), self.settings
-        async with self._pixel_room.held(undecoded_bytes(settings.max_image_px, settings.photo_bytes)) as held:
+        async with self._pixel_room.held(undecoded_bytes(settings.max_image_px, settings.photo_bytes)) as hold:
             image = await watch.compute("decode", self.decode, upload, DecodeLimits.of(settings))
-            held.become(photo_bytes(image))
+            hold(photo_bytes(image))
             return log.restored(await self._restored(image, plan, watch, log))
 
     async def _restored(self, image: DecodedImage, plan: _Plan, watch: Stopwatch, log: PhotoLog) -> Restoration:
         options, settings = plan.options, self.settings
         height, width = image.pixels.shape[:2]
-        log.size(width, height)
+        log.note(width_px=width, height_px=height)
         check_result_size(width, height, options, image.source_format, settings.max_output_px)
         picks = await self._pick_faces(image, options, watch)
         require_a_face(picks, options.faces)
         restored = await self._restore_faces(picks, replace(plan, on_progress=log.follow(plan.on_progress)))
         async with self._result_room.held(result_bytes(image, options)):
-            finished = await watch.together(
+            finished = await self.pool.run(
                 finish, watch, image, picks, restored, plan.fidelity, options, self.manifest.max_coarse_shift
             )
         faces = tuple(report_face(pick, image, finished.blended) for pick in finished.picks)
@@ -313,20 +315,14 @@ class Gateway:
         Raises:
             TooManyFaces: More faces would be restored than the service restores in one photo.
         """
-        detection = self.detector.detect(
-            image.pixels, det_threshold=options.det_threshold, min_face_px=options.min_face_px
-        )
-        faces = await watch.wait("detect", detection)
+        with watch.stage("detect"):
+            faces = await self.detector.detect(
+                image.pixels, det_threshold=options.det_threshold, min_face_px=options.min_face_px
+            )
         if image.alpha is not None:
-            faces = await watch.together(seen_faces, faces, image.alpha)
+            faces = await self.pool.run(seen_faces, faces, image.alpha)
         height, width = image.pixels.shape[:2]
-        found = select_faces(
-            faces,
-            selection=options.faces,
-            max_faces=options.max_faces,
-            min_face_px=options.min_face_px,
-            size=(width, height),
-        )
+        found = select_faces(faces, options, (width, height))
         chosen = sum(reason is None for _, reason in found)
         if chosen > self.settings.max_faces:
             raise TooManyFaces(

@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from functools import partial
-from types import TracebackType
 from typing import Self
 
 from service.access.accounts import Accounts
@@ -97,9 +96,7 @@ class PhotoStream:
         """Begin without a photo."""
         return self
 
-    async def __aexit__(
-        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Withdraw what is not finished."""
         await end_tasks(*(photo.work for photo in self._photos.values() if photo.work is not None))
 

@@ -172,7 +172,7 @@ class Worker:
         """After an unexpected error: empty the sampler and fail its faces; a queue that cannot be told redelivers."""
         logger.exception("unexpected error; the faces in flight fail")
         await self._sampler.abandon()
-        failed = [*self._held.values(), *(outcome.job for outcome, _ in self._ended)]
+        failed = self._left()
         self._held.clear()
         self._ended.clear()
         for job in failed:
@@ -183,12 +183,15 @@ class Worker:
 
     async def _hand_back(self) -> None:
         """Let other workers have what is left."""
-        left = [*self._held.values(), *(outcome.job for outcome, _ in self._ended)]
+        left = self._left()
         if not left:
             return
         logger.warning("%d faces are handed back unfinished", len(left))
         with contextlib.suppress(ServiceError):  # their leases run out
             await self._broker.hand_back(left)
+
+    def _left(self) -> list[FaceJob]:
+        return [*self._held.values(), *(outcome.job for outcome, _ in self._ended)]
 
     async def _give_signs_of_life(self) -> None:
         """Renew the leases while a call of the networks lasts; the turns do it themselves between two calls."""

@@ -1,6 +1,6 @@
 """Network calls in this process, whatever runs a network: lanes of threads, shares of a batch, checks.
 
-    infer -> (lane of threads) -> session per `max_batch_size` rows -> finite float32 outputs
+    infer -> (lane of threads) -> session -> finite float32 outputs
                                    |- a row: one call, every operator spread over `threads` cores
                                    |- rows: shares of them side by side, where they suffice on one core each
 
@@ -12,11 +12,11 @@ operator, as the threads of one operator do. A row's result is the same to the b
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -39,12 +39,7 @@ class Session(Protocol):
 
 
 class Lane:
-    """Threads of calls that take turns, and of their shares.
-
-    Args:
-        name: Of the threads.
-        threads: Cores of a call.
-    """
+    """Threads of calls that take turns, and of their shares: each call, or all of its shares, has so many cores."""
 
     def __init__(self, name: str, threads: int) -> None:
         self.threads = threads
@@ -67,7 +62,6 @@ class Network:
         narrow: The same on one core a call, for shares of a batch; None where nothing is shared out.
         input_dtypes: What the inputs are cast to, by name.
         outputs: Names, in the session's order.
-        max_batch_size: Most rows of one call, or None for no limit.
         lane: Where it is called.
     """
 
@@ -76,7 +70,6 @@ class Network:
     narrow: Session | None
     input_dtypes: dict[str, str]
     outputs: tuple[str, ...]
-    max_batch_size: int | None
     lane: Lane
 
     def run(self, session: Session, feeds: Arrays) -> Arrays:
@@ -95,13 +88,7 @@ class Signature:
 
 
 class InProcessBackend:
-    """Implements `service.core.interfaces.InferenceBackend`.
-
-    Args:
-        networks: By name; each has one of the lanes.
-        lanes: All of them.
-        metrics: Told about every call.
-    """
+    """Implements `service.core.interfaces.InferenceBackend`; each network has one of the lanes."""
 
     concurrent = False
 
@@ -109,18 +96,15 @@ class InProcessBackend:
         self._networks, self._lanes, self._metrics = dict(networks), tuple(lanes), metrics
 
     async def infer(self, network: str, inputs: Tensors) -> Arrays:
-        """Run one network on a batch; the rows of every input are the first axis.
-
-        Returns:
-            Every output by name, float32.
+        """Run one network on a batch.
 
         Raises:
-            InferenceFailed: There is no such network, the call failed, or an output is not finite.
+            InferenceFailed: As of the protocol.
         """
         found = self._networks.get(network)
         if found is None:
             raise InferenceFailed(f"{network}: there is no such network, or the backend is closed")
-        return await asyncio.get_running_loop().run_in_executor(found.lane.calls, self._run, found, inputs)
+        return await asyncio.get_running_loop().run_in_executor(found.lane.calls, self._call, found, inputs)
 
     async def ready(self) -> bool:
         """Whether every network can be called."""
@@ -131,12 +115,6 @@ class InProcessBackend:
         self._networks = {}
         for lane in self._lanes:
             await asyncio.to_thread(lane.shutdown)
-
-    def _run(self, network: Network, inputs: Tensors) -> Arrays:
-        rows = len(next(iter(inputs.values()))) if inputs else 0
-        limit = network.max_batch_size or max(rows, 1)
-        starts = range(0, max(rows, 1), limit)
-        return _joined([self._call(network, _cut(inputs, start, start + limit)) for start in starts])
 
     def _call(self, network: Network, inputs: Tensors) -> Arrays:
         begin_s = time.perf_counter()
@@ -164,11 +142,12 @@ class InProcessBackend:
         session = network.narrow if count == network.lane.threads else network.session
         bounds = [rows * index // count for index in range(count + 1)]
         shares = [
-            network.lane.shares.submit(network.run, session, _cut(feeds, start, stop))
-            for start, stop in pairwise(bounds)
+            network.lane.shares.submit(network.run, session, {name: value[rows] for name, value in feeds.items()})
+            for rows in itertools.starmap(slice, itertools.pairwise(bounds))
         ]
         wait(shares)
-        return _joined([share.result() for share in shares])
+        parts = [share.result() for share in shares]
+        return {name: np.concatenate([part[name] for part in parts]) for name in network.outputs}
 
 
 def check_signature(name: str, spec: NetworkSpec, inputs: Sequence[Signature], outputs: Sequence[Signature]) -> None:
@@ -192,16 +171,6 @@ def unloadable(
 def first_line(error: Exception) -> str:
     """What a runtime says; the lines after the first are for its authors."""
     return (str(error).splitlines() or [type(error).__name__])[0][:300]
-
-
-def _cut(arrays: Tensors, start: int, stop: int) -> Arrays:
-    return {name: value[start:stop] for name, value in arrays.items()}
-
-
-def _joined(parts: Sequence[Arrays]) -> Arrays:
-    if len(parts) == 1:
-        return parts[0]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _check(field: str, found: Sequence[Signature], expected: Sequence[TensorSpec]) -> None:

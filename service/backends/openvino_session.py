@@ -40,18 +40,9 @@ def precisions() -> tuple[Precision, ...]:
 
 
 class OpenVinoBackend(OrtBackend):
-    """The manifest's networks by OpenVINO, the detector by onnxruntime.
+    """The manifest's networks by OpenVINO, the detector by onnxruntime; arguments and errors are those of `OrtBackend`.
 
-    Args:
-        manifest: See `OrtBackend`, as the rest.
-        repository: The model repository.
-        threads: Cores of a batch.
-        precision: One of `precisions`, of products; inputs and outputs are float32 in any.
-        metrics: Told about every call.
-        only: Names of the networks that this process calls.
-
-    Raises:
-        ManifestMismatch: As `OrtBackend`.
+    `precision` is one of `precisions`, of products; inputs and outputs are float32 in any.
     """
 
     def __init__(  # noqa: PLR0913 - what OrtBackend takes, and the precision
@@ -84,7 +75,6 @@ class OpenVinoBackend(OrtBackend):
             narrow=narrow,
             input_dtypes={value.name: value.dtype for value in inputs},
             outputs=tuple(value.name for value in outputs),
-            max_batch_size=spec.max_batch_size,
             lane=lane,
         )
 

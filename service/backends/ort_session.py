@@ -134,7 +134,9 @@ def _open(name: str, file: Path, spec: NetworkSpec | None, lane: Lane, *, hint: 
         except Exception as error:  # onnxruntime's errors have no root of their own
             raise unloadable(name, spec, file, error, hint=hint) from error
 
-    session = opened(lane.threads, spinning=_is_stepped(spec))
+    # A row of the velocity, called step after step, is hundreds of operators. The others are convolutions, which keep
+    # all cores busy for long: their threads sleep between them.
+    session = opened(lane.threads, spinning=name == "velocity")
     inputs, outputs = (
         [Signature(value.name, _DTYPES.get(value.type, value.type), value.shape) for value in values]
         for values in (session.get_inputs(), session.get_outputs())
@@ -147,17 +149,8 @@ def _open(name: str, file: Path, spec: NetworkSpec | None, lane: Lane, *, hint: 
         narrow=opened(1) if _is_shared_out(spec, lane.threads, session) else None,
         input_dtypes={value.name: value.dtype if value.dtype in _DTYPES.values() else "float32" for value in inputs},
         outputs=tuple(value.name for value in outputs),
-        max_batch_size=None if spec is None else spec.max_batch_size,
         lane=lane,
     )
-
-
-def _is_stepped(spec: NetworkSpec | None) -> bool:
-    """Whether it is the velocity, called step after step at a time `t`: a row of it is hundreds of operators.
-
-    Convolutions, which the others are made of, keep all cores busy for long: their threads sleep between them.
-    """
-    return spec is not None and any(tensor.name == "t" for tensor in spec.inputs)
 
 
 def _is_shared_out(spec: NetworkSpec | None, threads: int, session: Any) -> bool:  # noqa: ANN401 - as above

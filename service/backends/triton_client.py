@@ -1,8 +1,8 @@
 """Network calls by Triton servers: gRPC, several servers in turn, each checked against the manifest.
 
-    infer -> parts of `max_batch_size` rows -> next usable server -> (wire | shared memory) -> finite float32 outputs
-                                                  ▲      │ away, full, ending
-                                                  └──────┘ within the call's time, a few times at most
+    infer -> next usable server -> (wire | shared memory) -> finite float32 outputs
+                   ▲      │ away, full, ending
+                   └──────┘ within the call's time, a few times at most
 
 A network call has no effects, so one that was lost on the way may be made again; one that the server has answered with
 an error never is, for it may be what breaks a server. Cancelling `infer` withdraws the call from the server.
@@ -21,7 +21,7 @@ from service.backends.triton_contract import TritonNetwork, networks_of
 from service.backends.triton_endpoints import Endpoint, Endpoints, TlsFiles
 from service.backends.triton_shared_memory import ThroughSharedMemory
 from service.backends.triton_status import Verdict, verdict_of, words_of
-from service.backends.triton_wire import OverTheWire, Transport
+from service.backends.triton_wire import OverTheWire
 from service.core.errors import DependencyUnavailable, InferenceFailed
 from service.core.interfaces import Arrays, Tensors
 from service.core.manifest import Manifest
@@ -63,7 +63,7 @@ class TritonBackend:
         self._networks = networks_of(manifest, only)
         self._metrics = metrics
         self._timeout_s = timeout_s
-        self._transport: Transport = OverTheWire()
+        self._transport: OverTheWire | ThroughSharedMemory = OverTheWire()
         if shared_memory:
             largest = [(network, _most_rows(network, manifest, rows)) for network in self._networks.values()]
             self._transport = ThroughSharedMemory(largest)
@@ -82,13 +82,10 @@ class TritonBackend:
             await self._transport.try_out(endpoint)
 
     async def infer(self, network: str, inputs: Tensors) -> Arrays:
-        """Run one network on a batch; the rows of every input are the first axis.
-
-        Returns:
-            Every output by name, float32.
+        """Run one network on a batch.
 
         Raises:
-            InferenceFailed: There is no such network, the call failed, or an output is not finite.
+            InferenceFailed: As of the protocol.
             DependencyUnavailable: No server has answered in time.
         """
         found = self._networks.get(network)
@@ -97,15 +94,14 @@ class TritonBackend:
         missing = [spec.name for spec in found.inputs if spec.name not in inputs]
         if missing or len(inputs) != len(found.inputs):
             raise InferenceFailed(f"{network}: the inputs are {sorted(inputs)}")
-        rows = len(inputs[found.inputs[0].name])
-        limit = found.max_batch_size
-        parts = [
-            await self._call(found, {name: value[start : start + limit] for name, value in inputs.items()})
-            for start in range(0, max(rows, 1), limit)
-        ]
-        if len(parts) == 1:
-            return parts[0]
-        return {spec.name: np.concatenate([part[spec.name] for part in parts]) for spec in found.outputs}
+        begin_s = time.perf_counter()
+        outputs = await self._attempts(found, inputs)
+        odd = await asyncio.to_thread(_not_finite, outputs)
+        if odd:
+            raise InferenceFailed(f"{network}: output {odd[0]} is not finite", hint="try again")
+        rows = len(next(iter(outputs.values())))
+        self._metrics.observe_network(network, rows, time.perf_counter() - begin_s)
+        return outputs
 
     async def ready(self) -> bool:
         """Whether a server can be called."""
@@ -116,16 +112,6 @@ class TritonBackend:
         self._networks = {}
         await self._transport.close()
         await self._endpoints.close()
-
-    async def _call(self, network: TritonNetwork, inputs: Tensors) -> Arrays:
-        begin_s = time.perf_counter()
-        outputs = await self._attempts(network, inputs)
-        odd = await asyncio.to_thread(_not_finite, outputs)
-        if odd:
-            raise InferenceFailed(f"{network.name}: output {odd[0]} is not finite", hint="try again")
-        rows = len(next(iter(outputs.values())))
-        self._metrics.observe_network(network.name, rows, time.perf_counter() - begin_s)
-        return outputs
 
     async def _attempts(self, network: TritonNetwork, inputs: Tensors) -> Arrays:
         loop = asyncio.get_running_loop()

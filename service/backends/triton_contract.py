@@ -19,7 +19,6 @@ from service.core.manifest import Manifest, TensorSpec
 SHA256_PARAMETER = "latent_pmrf.sha256"
 
 _DTYPES = {"TYPE_FP32": "float32", "TYPE_FP16": "float16", "TYPE_BF16": "bfloat16"}
-_DETECTOR_ROWS = 16
 _HINT = "write its configurations with `python -m export.triton_config`, and serve the same bundle everywhere"
 
 
@@ -45,18 +44,13 @@ class TritonNetwork:
 
 
 def networks_of(manifest: Manifest, only: Collection[str] | None) -> dict[str, TritonNetwork]:
-    """The networks that a process calls, by name.
-
-    Args:
-        manifest: The bundle's contract.
-        only: Names, the detector's among them or not; None for all.
-    """
+    """The networks that a process calls, by name: those of `only`, the detector among them or not; None for all."""
     networks = {
         name: TritonNetwork(name, f"networks.{name}", spec.inputs, spec.outputs, spec.max_batch_size, spec.sha256)
         for name, spec in manifest.networks.items()
     }
     networks[detector.DETECTOR] = TritonNetwork(
-        detector.DETECTOR, detector.DETECTOR, detector.INPUTS, detector.OUTPUTS, _DETECTOR_ROWS, None
+        detector.DETECTOR, detector.DETECTOR, detector.INPUTS, detector.OUTPUTS, detector.MAX_ROWS, None
     )
     return {name: network for name, network in networks.items() if only is None or name in only}
 

@@ -113,7 +113,7 @@ class Endpoints:
         self._endpoints = [Endpoint(address, _client(address, tls)) for address in addresses]
         self._turns = itertools.count()
         self._recoveries: dict[Endpoint, asyncio.Task[None]] = {}
-        self._watches: dict[Endpoint, asyncio.Task[None]] = {}
+        self._watches: list[asyncio.Task[None]] = []
         self._news = asyncio.Event()
         self._closed = False
 
@@ -125,8 +125,10 @@ class Endpoints:
             DependencyUnavailable: None was ready within `patience_s`.
         """
         until_s = _now() + patience_s
-        for endpoint in self._endpoints:
-            self._watch(endpoint)
+        self._watches = self._watches or [
+            asyncio.create_task(self._connections(endpoint), name=f"connections to {endpoint.address}")
+            for endpoint in self._endpoints
+        ]
         await asyncio.gather(*map(self._check, self._endpoints))
         for endpoint in self._endpoints:
             if not endpoint.usable:
@@ -140,11 +142,7 @@ class Endpoints:
             await self._change(until_s)
 
     async def pick(self, until_s: float, other_than: Endpoint | None = None) -> Endpoint:
-        """The next server in turn that can be called; waits for one.
-
-        Args:
-            until_s: How long to wait, in the event loop's time.
-            other_than: Not this one, if there is another.
+        """The next server in turn that can be called, by the event loop's time; if there is another, not `other_than`.
 
         Raises:
             DependencyUnavailable: There was none in time; the message says why.
@@ -185,7 +183,7 @@ class Endpoints:
         """Check nobody any more, hang up, and send away who waits for a server."""
         self._closed = True
         self._news.set()
-        await end_tasks(*self._recoveries.values(), *self._watches.values())
+        await end_tasks(*self._recoveries.values(), *self._watches)
         for endpoint in self._endpoints:
             endpoint.usable, endpoint.trouble = False, "closed"
             await endpoint.client.close()
@@ -203,11 +201,6 @@ class Endpoints:
                     return
         told = "; ".join(f"{endpoint.address}: {endpoint.trouble}" for endpoint in self._endpoints)
         raise DependencyUnavailable(f"no Triton server can be called: {told}")
-
-    def _watch(self, endpoint: Endpoint) -> None:
-        if endpoint not in self._watches:
-            task = asyncio.create_task(self._connections(endpoint), name=f"connections to {endpoint.address}")
-            self._watches[endpoint] = task
 
     async def _connections(self, endpoint: Endpoint) -> None:
         """Suspect a server whenever a connection to it has ended: the next may lead to another one."""
@@ -304,10 +297,7 @@ def _client(address: str, tls: TlsFiles) -> Any:  # noqa: ANN401 - the library h
             ("grpc.max_receive_message_length", _LONGEST_MESSAGE_BYTES),
             ("grpc.keepalive_time_ms", round(1000 * _KEEPALIVE_S)),
             ("grpc.keepalive_timeout_ms", round(1000 * _KEEPALIVE_TIMEOUT_S)),
-            (
-                "grpc.http2.ping_timeout_ms",
-                round(1000 * _KEEPALIVE_TIMEOUT_S),
-            ),  # a minute otherwise, whatever the other
+            ("grpc.http2.ping_timeout_ms", round(1000 * _KEEPALIVE_TIMEOUT_S)),  # else a minute, whatever the other
             ("grpc.keepalive_permit_without_calls", 0),
             ("grpc.http2.max_pings_without_data", 2),
             # gRPC's own pause grows to two minutes, and whoever calls meanwhile is told of the failure before it.

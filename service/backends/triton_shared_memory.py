@@ -97,7 +97,7 @@ class _Place:
 
 
 class ThroughSharedMemory:
-    """Implements `Transport`; outputs whose sizes depend on those of the input travel in the answer.
+    """A way for arrays to a server and back, as `OverTheWire`; outputs of sizes that are free travel in the answer.
 
     Args:
         largest_calls: The networks that this process calls, and the most rows of a call.
@@ -126,7 +126,12 @@ class ThroughSharedMemory:
         await self._reclaim()
 
     async def call(self, endpoint: Endpoint, network: TritonNetwork, inputs: Tensors, left_s: float) -> Arrays:
-        """Run a network of one server; cancelled, the call goes on, and what it gives is dropped."""
+        """As `OverTheWire.call`, but cancelled, the call goes on, and what it gives is dropped.
+
+        Raises:
+            DependencyUnavailable: There is not enough memory.
+            InferenceServerException: The call failed.
+        """
         task = asyncio.create_task(self._call(endpoint, network, inputs, left_s), name="call through shared memory")
         self._calls.add(task)
         task.add_done_callback(self._ended)

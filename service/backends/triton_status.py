@@ -31,24 +31,15 @@ class Verdict(Enum):
 
 
 VERDICTS: Mapping[grpc.StatusCode, Verdict] = {
-    grpc.StatusCode.OK: Verdict.FAILED,  # an error without a status
     grpc.StatusCode.CANCELLED: Verdict.ELSEWHERE,  # by the server: a call we cancel ourselves never gets here
-    grpc.StatusCode.UNKNOWN: Verdict.FAILED,
-    grpc.StatusCode.INVALID_ARGUMENT: Verdict.FAILED,
     grpc.StatusCode.DEADLINE_EXCEEDED: Verdict.LATE,
     grpc.StatusCode.NOT_FOUND: Verdict.ELSEWHERE,  # the model was unloaded, or a region of shared memory forgotten
-    grpc.StatusCode.ALREADY_EXISTS: Verdict.FAILED,
     grpc.StatusCode.PERMISSION_DENIED: Verdict.ELSEWHERE,
     grpc.StatusCode.UNAUTHENTICATED: Verdict.ELSEWHERE,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: Verdict.FAILED,
-    grpc.StatusCode.FAILED_PRECONDITION: Verdict.FAILED,
-    grpc.StatusCode.ABORTED: Verdict.FAILED,
-    grpc.StatusCode.OUT_OF_RANGE: Verdict.FAILED,
-    grpc.StatusCode.UNIMPLEMENTED: Verdict.FAILED,
     grpc.StatusCode.INTERNAL: Verdict.BROKE,
     grpc.StatusCode.UNAVAILABLE: Verdict.ELSEWHERE,
-    grpc.StatusCode.DATA_LOSS: Verdict.FAILED,
 }
+"""Of every other status: FAILED."""
 
 _REFUSALS = {"exceeds maximum queue size": Verdict.BUSY, "request timeout expired": Verdict.LATE}
 
@@ -61,7 +52,7 @@ def status_of(error: InferenceServerException) -> grpc.StatusCode:
 
 def verdict_of(error: InferenceServerException) -> Verdict:
     """What follows from an error of the client."""
-    verdict = VERDICTS[status_of(error)]
+    verdict = VERDICTS.get(status_of(error), Verdict.FAILED)
     if verdict is Verdict.ELSEWHERE:  # one status for servers that are away and for what their queues refuse
         said = words_of(error).lower()
         return next((meant for part, meant in _REFUSALS.items() if part in said), verdict)

@@ -6,7 +6,7 @@ inputs -> contiguous, of the network's types -> bytes of a request -> server -> 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Protocol
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -28,19 +28,14 @@ DTYPES: dict[str, tuple[str, npt.DTypeLike]] = {
 _US_PER_S = 1_000_000
 
 
-class Transport(Protocol):
-    """A way for arrays to a server and back."""
+class OverTheWire:
+    """A way for arrays to a server and back: in the messages."""
 
     async def try_out(self, endpoint: Endpoint) -> None:
-        """See whether the way leads to a server.
-
-        Raises:
-            DependencyUnavailable: It does not.
-        """
-        ...
+        """Who answers can be called."""
 
     async def call(self, endpoint: Endpoint, network: TritonNetwork, inputs: Tensors, left_s: float) -> Arrays:
-        """Run a network of one server.
+        """Run a network of one server; cancelled, the call is withdrawn from the server, too.
 
         Args:
             endpoint: The server.
@@ -52,25 +47,8 @@ class Transport(Protocol):
             Every output, float32.
 
         Raises:
-            DependencyUnavailable: The call could not be made.
             InferenceServerException: The call failed.
-            KeyError: An input is missing.
         """
-        ...
-
-    async def close(self) -> None:
-        """Release what is kept between calls."""
-        ...
-
-
-class OverTheWire:
-    """Implements `Transport`: pixels travel in the messages."""
-
-    async def try_out(self, endpoint: Endpoint) -> None:
-        """Who answers can be called."""
-
-    async def call(self, endpoint: Endpoint, network: TritonNetwork, inputs: Tensors, left_s: float) -> Arrays:
-        """Run a network of one server; cancelled, the call is withdrawn from the server, too."""
         requested = await asyncio.to_thread(_requested, network, inputs)
         answer = await ask(endpoint, network, requested, left_s)
         return await asyncio.to_thread(_answered, network, answer)

@@ -11,12 +11,7 @@ from service.core.tracing import BATCH_SIZE, span_in_trace
 
 
 class WatchedBackend:
-    """Implements `service.core.interfaces.InferenceBackend` by another one.
-
-    Args:
-        backend: Does the work.
-        clock: Seconds, monotonic.
-    """
+    """Implements `service.core.interfaces.InferenceBackend` by another one; the clock is monotonic, in seconds."""
 
     def __init__(self, backend: InferenceBackend, clock: Callable[[], float] = time.monotonic) -> None:
         self._backend = backend

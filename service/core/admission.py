@@ -25,7 +25,7 @@ _SLOWEST_TO_MEAN = 4.0  # of a hundred photos with 1 to 20 faces; `make loadtest
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
+class _Counted:
     """What a `Pace` has counted up to a moment.
 
     Attributes:
@@ -48,35 +48,37 @@ class Pace:
 
     Args:
         clock: Seconds, monotonic.
+
+    Attributes:
+        present: Those who have come and not left.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._now = Counted(clock(), 0.0, 0.0)
-        self._present = 0
+        self._now = _Counted(clock(), 0.0, 0.0)
+        self.present = 0
         self._taken_s = 0.0
         self._departures = 0.0
-
-    @property
-    def present(self) -> int:
-        """Those who have come and not left."""
-        return self._present
 
     @property
     def interval_s(self) -> float:
         """Seconds between two departures; 0 while that is not known."""
         return self._taken_s / self._departures if self._departures else 0.0
 
-    def come(self) -> Counted:
-        """Somebody comes; returns what to give back when he leaves."""
+    @contextmanager
+    def stay(self) -> Iterator[None]:
+        """Be there for the duration of the block."""
         self._count()
-        self._present += 1
-        return self._now
+        self.present += 1
+        arrival = self._now
+        try:
+            yield
+        finally:
+            self._leave(arrival)
 
-    def leave(self, arrival: Counted) -> None:
-        """He leaves."""
+    def _leave(self, arrival: _Counted) -> None:
         self._count()
-        self._present -= 1
+        self.present -= 1
         stay_s, crowded_s = self._now.at_s - arrival.at_s, self._now.crowded_s - arrival.crowded_s
         if crowded_s > 0:
             departed = crowded_s / stay_s
@@ -86,16 +88,16 @@ class Pace:
 
     def _count(self) -> None:
         now_s, then = self._clock(), self._now
-        crowded_s = now_s - then.at_s if self._present >= _FEW else 0.0
-        share_s = crowded_s / max(1, self._present)
-        self._now = Counted(now_s, then.crowded_s + crowded_s, then.share_s + share_s)
+        crowded_s = now_s - then.at_s if self.present >= _FEW else 0.0
+        share_s = crowded_s / max(1, self.present)
+        self._now = _Counted(now_s, then.crowded_s + crowded_s, then.share_s + share_s)
 
 
 class Admission:
     """Lets work in while there is room; used within one event loop.
 
     Args:
-        places: How much may be under way at once.
+        places: How much may be under way at once, at least 1.
         max_waiting: How much may wait for a place.
         objective_s: Who would probably take longer is refused.
         clock: Seconds, monotonic.
@@ -109,8 +111,6 @@ class Admission:
         objective_s: float = math.inf,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if places < 1 or max_waiting < 0:
-            raise ValueError("places must be at least 1 and max_waiting at least 0")
         self._places = places
         self._objective_s = objective_s
         self._pace = Pace(clock)  # of those in a place or in line; patient ones stand in nobody's way
@@ -160,18 +160,15 @@ class Admission:
 
     @asynccontextmanager
     async def place(self, owner: str = "") -> AsyncIterator[None]:
-        """Hold one place for the duration of the block.
-
-        Args:
-            owner: Who has half of the places and of the line at most, so that he shuts out nobody else; "" has all.
+        """Hold one place for the duration of the block; a named owner has half of them and of the line at most.
 
         Raises:
             Draining: `close` has been called.
             QueueFull: Places and line are full, or the line takes too long; `extra["retry_after_s"]` is estimated from
                 recent stays.
         """
-        self._check_room()
-        with self._share(owner), self._presence():
+        self._check_room(owner)
+        with self._shares.held(owner), self._pace.stay():
             self._waiting += 1
             try:
                 await self._enter()
@@ -195,7 +192,7 @@ class Admission:
         else:
             await self._room.acquire()
 
-    def _check_room(self) -> None:
+    def _check_room(self, owner: str) -> None:
         self.check_open()
         if self._room.locked() and self._waiting >= self._max_waiting:
             raise QueueFull(
@@ -211,25 +208,12 @@ class Admission:
                 hint="come back after the time in Retry-After",
                 retry_after_s=told_wait_s(excess_s / _SLOWEST_TO_MEAN),
             )
-
-    @contextmanager
-    def _share(self, owner: str) -> Iterator[None]:
         if not self._shares.allow(owner):
             raise QueueFull(
                 f"{self._shares.of(owner)} photos of yours are under way",
                 hint="come back after the time in Retry-After, and send fewer at once",
                 retry_after_s=self._retry_after_s(),
             )
-        with self._shares.held(owner):
-            yield
-
-    @contextmanager
-    def _presence(self) -> Iterator[None]:
-        arrival = self._pace.come()
-        try:
-            yield
-        finally:
-            self._pace.leave(arrival)
 
     @contextmanager
     def _stay(self) -> Iterator[None]:

@@ -16,9 +16,7 @@ _LEAST_BYTES_PER_S = 4096  # a photo of half a megabyte in two minutes: nobody's
 async def arriving(longest_s: float, first_bytes_s: float = FIRST_BYTES_S) -> AsyncIterator[Callable[[int], None]]:
     """Bound the time of the block, in which a photo arrives; the value is told how many bytes of it have come so far.
 
-    Args:
-        longest_s: Time in which it must be there.
-        first_bytes_s: Time it has whatever it does; afterwards, it must have come at the least rate that is borne.
+    It must be there after `longest_s`, and after `first_bytes_s` it must have come at the least rate that is borne.
 
     Raises:
         DeadlineExceeded: It did not arrive in time.

@@ -2,19 +2,24 @@
 
 The networks saw colour photographs, and paint skin colour onto a faded, toned or nearly grey face. A degradation hardly
 changes chroma at the scale of a sixteenth of the face, so what the photo has there is kept, as diffusion restorers keep
-it by wavelets (StableSR, Wang et al., 2024); brightness, which degradations do change, is left alone.
+it by wavelets (StableSR, Wang et al., 2024); brightness, which degradations do change, is left alone. What is another
+picture than the photo at that scale is no restoration of it.
 """
 
 from __future__ import annotations
+
+from functools import cache
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from service.core.types import F32Array
+from service.core.types import F32Array, U8Image
 
-CELLS = 32  # along a side: what counts as coarse
+_CELLS = 32  # along a side: what counts as coarse
 _BLUR_CELLS = 2.5  # sigma
+_SHIFT_BLUR_CELLS = 1.0  # sigma, where pictures are compared
+_REACH = 0.82  # of what is pasted of a crop, as a superellipse: beyond, the photo shows
 _LUMA = np.array([0.299, 0.587, 0.114])  # of red, green and blue, ITU-R BT.601
 _NEUTRAL_SPREAD = 3  # largest difference between the channels of a crop without colour
 
@@ -24,12 +29,7 @@ def luma(image: F32Array) -> F32Array:
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.float32)
 
 
-def coarse_cells(picture: F32Array | npt.NDArray[np.uint8]) -> F32Array:
-    """A picture (S, S, 3) shrunk to (CELLS, CELLS, 3), in its own range."""
-    return cv2.resize(picture, (CELLS, CELLS), interpolation=cv2.INTER_AREA).astype(np.float32)
-
-
-def with_colour_of(restored: F32Array, photo: npt.NDArray[np.uint8]) -> F32Array:
+def with_colour_of(restored: F32Array, photo: U8Image) -> F32Array:
     """The restored crop with the coarse chroma of the photo's.
 
     Chroma is the difference from the luma. Its coarse part is replaced, its fine part scaled down by as much as the
@@ -53,8 +53,37 @@ def with_colour_of(restored: F32Array, photo: npt.NDArray[np.uint8]) -> F32Array
     return np.asarray(cv2.add(toned, moved, dst=moved), np.float32)
 
 
-def _is_neutral(crop: npt.NDArray[np.uint8]) -> bool:
-    if np.ptp(crop[::CELLS, ::CELLS], axis=2).max() > _NEUTRAL_SPREAD:
+def coarse_shift(restored: F32Array, crop: U8Image) -> float:
+    """The largest difference that is left of two crops in the same coarse colour when their detail is smoothed away.
+
+    Every face gets its photo's (`with_colour_of`). A colour that went astray alone is mended by it; an edge between two
+    of them can come out darker or brighter than either picture was.
+
+    Args:
+        restored: (S, S, 3) float32 RGB, in [0, 1] or a little beyond.
+        crop: (S, S, 3) uint8 RGB, what it was made of.
+
+    Returns:
+        Of any channel at any place that is pasted, in [0, 1] or a little beyond; not a number if a value is none.
+    """
+    apart = with_colour_of(_cells(restored), crop) - _cells(crop) / np.float32(255)
+    smooth = cv2.GaussianBlur(apart, (0, 0), _SHIFT_BLUR_CELLS, borderType=cv2.BORDER_REFLECT)
+    return float(np.abs(np.asarray(smooth)[_pasted()]).max())
+
+
+@cache
+def _pasted() -> npt.NDArray[np.bool_]:
+    at = np.abs((np.arange(_CELLS) + 0.5) / _CELLS * 2 - 1) ** 4
+    return np.asarray(at + at[:, None] <= _REACH**4)
+
+
+def _cells(picture: F32Array | U8Image) -> F32Array:
+    """A picture (S, S, 3) shrunk to cells, (_CELLS, _CELLS, 3), in its own range."""
+    return cv2.resize(picture, (_CELLS, _CELLS), interpolation=cv2.INTER_AREA).astype(np.float32)
+
+
+def _is_neutral(crop: U8Image) -> bool:
+    if np.ptp(crop[::_CELLS, ::_CELLS], axis=2).max() > _NEUTRAL_SPREAD:
         return False  # as nearly every crop in colour shows at a few pixels
     red, green, blue = cv2.split(crop)
     return all(
@@ -63,8 +92,8 @@ def _is_neutral(crop: npt.NDArray[np.uint8]) -> bool:
     )
 
 
-def _coarse_chroma(image: npt.NDArray[np.uint8] | F32Array) -> F32Array:
-    cells = coarse_cells(image)
+def _coarse_chroma(image: U8Image | F32Array) -> F32Array:
+    cells = _cells(image)
     chroma = cells - luma(cells)[:, :, None]
     return np.asarray(cv2.GaussianBlur(chroma, (0, 0), _BLUR_CELLS, borderType=cv2.BORDER_REFLECT), np.float32)
 

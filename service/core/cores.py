@@ -17,22 +17,15 @@ def usable_cores(cgroups: Path = _CGROUPS, own_group: Path = _OWN_GROUP) -> int:
     """Cores that this process may keep busy, at least 1.
 
     A container with `--cpus 2` on a machine of 64 cores sees all of them; 64 threads would spend its time slice at once
-    and then stand still together. Half a core counts as one.
-
-    Args:
-        cgroups: Where the kernel shows groups of processes, of version 1 or 2.
-        own_group: Which of them this process is in.
+    and then stand still together. Half a core counts as one. The arguments are where the kernel shows groups of
+    processes, of version 1 or 2, and which of them this process is in.
     """
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([bound, *(math.ceil(quota) for quota in _quotas(cgroups, own_group))]))
 
 
 def has_bfloat16_tiles(processors: Path = _PROCESSORS) -> bool:
-    """Whether the cores multiply matrices of bfloat16 by units of their own (Intel's AMX).
-
-    Args:
-        processors: Where the kernel lists what they can do.
-    """
+    """Whether the cores multiply matrices of bfloat16 by units of their own (Intel's AMX), as the kernel lists them."""
     flags = (line for line in _text(processors).splitlines() if line.startswith("flags"))
     return "amx_bf16" in next(flags, "").split()
 

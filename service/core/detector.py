@@ -5,6 +5,7 @@ from __future__ import annotations
 from service.core.manifest import BATCH, TensorSpec
 
 DETECTOR = "detector"
+MAX_ROWS = 16  #: views of one call
 
 INPUTS = (TensorSpec(name="image", dtype="float32", shape=(BATCH, 3, "height", "width")),)
 OUTPUTS = tuple(

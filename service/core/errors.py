@@ -323,15 +323,10 @@ def forget_trace(error: BaseException) -> None:
 
 
 def check_upload_bytes(size_bytes: int, max_bytes: int, *, whole: bool = True) -> None:
-    """Refuse an upload that is too large, if it need be before all of it has arrived.
-
-    Args:
-        size_bytes: How much of it there is.
-        max_bytes: How much it may have.
-        whole: Whether that is all of it.
+    """Refuse an upload of too many bytes, where it is not the `whole` of it before the rest has arrived.
 
     Raises:
-        UploadTooLarge: It has more.
+        UploadTooLarge: It has more than `max_bytes`.
     """
     if size_bytes > max_bytes:
         raise UploadTooLarge(

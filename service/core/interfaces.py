@@ -35,10 +35,12 @@ class InferenceBackend(Protocol):
     async def infer(self, network: str, inputs: Tensors) -> Arrays:
         """Run `network` (`detector`, `estimator`, `vae_encoder`, `velocity`, `vae_decoder`) on one batch.
 
-        Rows are the first axis of every input and output; outputs are float32 and finite.
+        Rows are the first axis of every input and output, at most `max_batch_size` of the manifest; outputs are float32
+        and finite, by name.
 
         Raises:
-            InferenceFailed: The call failed or an output is not finite; the message names the network.
+            InferenceFailed: There is no such network, the call failed or an output is not finite; the message names the
+                network.
             DependencyUnavailable: The server behind the backend does not answer.
         """
         ...
@@ -173,7 +175,8 @@ class JobQueue(Protocol):
     same step. Only `delete` leaves none. Each job counts once among the photos of the metrics, in the process that
     has ended it.
 
-    Every method raises DependencyUnavailable while the server behind the queue does not answer.
+    Every method raises DependencyUnavailable while the server behind the queue does not answer; `status`, `result`,
+    `watch`, `previews`, `cancel` and `delete` raise NotFound where there is no such job, or not any more.
     """
 
     async def admit(self, job: PhotoJob, idempotency: Idempotency | None = None) -> Admitted:
@@ -239,18 +242,13 @@ class JobQueue(Protocol):
         ...
 
     async def status(self, job_id: str) -> JobStatus:
-        """Where a job is.
-
-        Raises:
-            NotFound: There is no such job, or not any more.
-        """
+        """Where a job is."""
         ...
 
     async def result(self, job_id: str) -> StoredResult:
         """The result of a job that has succeeded.
 
         Raises:
-            NotFound: There is no such job, or not any more.
             NotFinished: It has not ended yet.
             ServiceError: It failed or was cancelled; the error that ended it.
         """
@@ -271,7 +269,6 @@ class JobQueue(Protocol):
         generator: it may hold a connection.
 
         Raises:
-            NotFound: There is no such job, or not any more.
             Draining: The queue was closed before the job ended.
         """
         ...
@@ -280,26 +277,15 @@ class JobQueue(Protocol):
         """Previews of a job's faces from now on, the newest of each; who reads slowly misses some. It does not end.
 
         Close the generator: it may hold a connection.
-
-        Raises:
-            NotFound: There is no such job, or not any more.
         """
         ...
 
     async def cancel(self, job_id: str) -> JobStatus:
-        """Withdraw a job; one that has ended stays as it is.
-
-        Raises:
-            NotFound: There is no such job, or not any more.
-        """
+        """Withdraw a job; one that has ended stays as it is."""
         ...
 
     async def delete(self, job_id: str) -> None:
-        """Withdraw a job and forget everything about it at once.
-
-        Raises:
-            NotFound: There is no such job, or not any more.
-        """
+        """Withdraw a job and forget everything about it at once."""
         ...
 
     async def due_notice(self, wait_s: float) -> Notice | None:

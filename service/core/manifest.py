@@ -86,9 +86,9 @@ class LatentSpec(_Model):
 class Manifest(_Model):
     """A bundle. `space` is `latent` (estimator, VAE, velocity) or `pixel` (estimator and velocity: PMRF).
 
-    A face whose coarse brightness or colour its networks move by more than `max_coarse_shift` (`service.core.coarse`)
+    A face whose coarse brightness or colour its networks move by more than `max_coarse_shift` (`service.core.colour`)
     is not pasted, and one of which the estimator leaves more of the finest detail on the skin than `max_roughness`
-    (`service.core.rough`) is smoothed before it; None where nobody has measured what ordinary faces need.
+    (`service.sampling.taming`) is smoothed before it; None where nobody has measured what ordinary faces need.
     """
 
     schema_version: Literal[1]

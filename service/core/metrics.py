@@ -254,11 +254,7 @@ class Metrics:
         return generate_latest(self.registry)
 
     def answer(self, accept: str) -> tuple[bytes, str]:
-        """Everything, and its content type: OpenMetrics, with exemplars, for whoever asks for it.
-
-        Args:
-            accept: The request's Accept header.
-        """
+        """Everything, and its content type: OpenMetrics, with exemplars, where the Accept header asks for it."""
         media_types = {choice.partition(";")[0].strip().lower() for choice in accept.split(",")}
         if _OPENMETRICS in media_types:
             encode, content_type = choose_encoder(_OPENMETRICS)  # of a version that we choose, not the caller

@@ -44,16 +44,9 @@ def closing_notice(  # noqa: PLR0913 - what is told, and what leads to it
     origin: Origin | None = None,
     owner: str = "",
 ) -> Notice:
-    """The notice about a job that has ended; the same job and end give the same notice.
+    """The notice about a job that has ended, in a final state; the same job and end give the same notice.
 
-    Args:
-        job_id: The job.
-        webhook_url: Who is told.
-        state: A final one.
-        ended_s: Unix time of the end.
-        failure: Why it failed, if it did.
-        origin: The request that brought the job, or None; the receiver is told nothing of it.
-        owner: Whose job it was; likewise.
+    The receiver is told nothing of the request that brought the job, nor of its owner.
     """
     urls = {"report": report_path(job_id)}
     if state is JobState.SUCCEEDED:

@@ -75,15 +75,6 @@ class OptionFields(BaseModel):
     )
 
     @classmethod
-    def of(cls, options: RestoreOptions) -> Self:
-        """Check options that were built directly.
-
-        Raises:
-            InvalidOption: A value is out of range.
-        """
-        return cls.read({field.name: getattr(options, field.name) for field in dataclasses.fields(options)})
-
-    @classmethod
     def read(cls, fields: Mapping[str, object]) -> Self:
         """Check fields given by name; text is converted.
 
@@ -134,7 +125,7 @@ def check_options(options: RestoreOptions, limits: OptionLimits) -> None:
     Raises:
         InvalidOption: A value is out of range.
     """
-    OptionFields.of(options)
+    OptionFields.read(dataclasses.asdict(options))
     for name, maximum in (("num_steps", limits.max_num_steps), ("max_faces", limits.max_faces)):
         value = getattr(options, name)
         if value is not None and value > maximum:

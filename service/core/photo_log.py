@@ -25,21 +25,13 @@ logger = logging.getLogger(__name__)
 
 
 class PhotoLog:
-    """One photo's; what is noted here is told at its end.
-
-    Args:
-        lane: The photo's.
-    """
+    """One photo's; what is noted here is told at its end."""
 
     def __init__(self, lane: Lane) -> None:
         self._lane = lane
         self._begin_s = time.perf_counter()
         self._known: dict[str, int] = {}
         self.faces_done = 0
-
-    def size(self, width_px: int, height_px: int) -> None:
-        """Note the size of the photo."""
-        self._note(width_px=width_px, height_px=height_px)
 
     def follow(self, on_progress: OnProgress | None) -> OnProgress:
         """To be told how far the faces are: that is noted here, and passed on."""
@@ -55,7 +47,7 @@ class PhotoLog:
         """Note what was done; returns it."""
         report = restoration.report
         restored = sum(face.status is FaceStatus.RESTORED for face in report.faces)
-        self._note(faces=restored, skipped=len(report.faces) - restored, num_steps=report.num_steps)
+        self.note(faces=restored, skipped=len(report.faces) - restored, num_steps=report.num_steps)
         return restoration
 
     def tell(self, outcome: str) -> None:
@@ -64,7 +56,8 @@ class PhotoLog:
         fields = {"outcome": outcome, "lane": self._lane.value, **self._known, "duration_ms": duration_ms}
         logger.info("a photo has ended", extra={"fields": fields})
 
-    def _note(self, **values: int) -> None:
+    def note(self, **values: int) -> None:
+        """Note what is known of the photo, in the log's names."""
         self._known |= values
         tracing.note({f"restore.{name}": value for name, value in values.items()})
 
@@ -78,34 +71,18 @@ def note_outcome(outcome: Restoration | ServiceError) -> None:
 
 
 def ended_by_caller(error: ServiceError, until_s: float | None) -> bool:
-    """Whether a photo failed because its caller had no more time.
-
-    Args:
-        error: What ended it.
-        until_s: Unix time after which the caller does not wait, or None.
-    """
+    """Whether a photo failed because its caller had no more time; `until_s` is the Unix time of that, or None."""
     return isinstance(error, DeadlineExceeded) and until_s is not None and until_s < time.time() + CLOCKS_DIFFER_S
 
 
 def count_failed(metrics: Metrics, error: ServiceError, until_s: float | None) -> None:
-    """Count a photo that has failed; one whose caller had no more time as if he had hung up.
-
-    Args:
-        metrics: Where.
-        error: What ended it.
-        until_s: As of `ended_by_caller`.
-    """
+    """Count a photo that has failed; one that was `ended_by_caller` as if he had hung up."""
     metrics.photos(CANCELLED) if ended_by_caller(error, until_s) else metrics.photo_failed(error.code)
 
 
 @contextlib.contextmanager
 def photo_log(lane: Lane, kept: PhotoLog | None = None) -> Iterator[PhotoLog]:
-    """Watch a photo for the duration of the block.
-
-    Args:
-        lane: The photo's.
-        kept: Takes note, for whoever knows later that the photo has ended and tells it; None: its end is the block's.
-    """
+    """Watch a photo for the duration of the block, which is its end; of one that ends later, `kept` takes note."""
     log = PhotoLog(lane) if kept is None else kept
     with tracing.span("gateway", attributes={tracing.LANE: lane.value}):
         outcome = ServiceError.code  # unless it is known better

@@ -5,27 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from service.core.tracing import span_in_trace
-
-
-class Held:
-    """What one piece of work holds of a room.
-
-    Args:
-        room: What it is part of.
-        size_bytes: So much of it.
-    """
-
-    def __init__(self, room: Room, size_bytes: int) -> None:
-        self._room = room
-        self.size_bytes = size_bytes
-
-    def become(self, size_bytes: int) -> None:
-        """Hold so much from now on, when more is known of the work; mostly less, and more is not waited for."""
-        self._room.give_back(self.size_bytes - size_bytes)
-        self.size_bytes = size_bytes
 
 
 class Room:
@@ -39,23 +21,29 @@ class Room:
     """
 
     def __init__(self, max_bytes: int) -> None:
-        if max_bytes < 1:
-            raise ValueError("max_bytes must be at least 1")
         self._max_bytes = max_bytes
         self._held_bytes = 0
         self._line: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     @contextlib.asynccontextmanager
-    async def held(self, size_bytes: int) -> AsyncIterator[Held]:
-        """Hold bytes for the duration of the block; they are waited for."""
-        await self._take(size_bytes)
-        held = Held(self, size_bytes)
-        try:
-            yield held
-        finally:
-            held.become(0)
+    async def held(self, size_bytes: int) -> AsyncIterator[Callable[[int], None]]:
+        """Hold bytes for the duration of the block; they are waited for.
 
-    def give_back(self, size_bytes: int) -> None:
+        The value changes how many, when more is known of the work: mostly to less, and more is not waited for.
+        """
+        await self._take(size_bytes)
+
+        def become(other_bytes: int) -> None:
+            nonlocal size_bytes
+            self._give_back(size_bytes - other_bytes)
+            size_bytes = other_bytes
+
+        try:
+            yield become
+        finally:
+            become(0)
+
+    def _give_back(self, size_bytes: int) -> None:
         """Let go of bytes, and let in who waits for them."""
         self._held_bytes -= size_bytes
         self._let_in()
@@ -73,7 +61,7 @@ class Room:
             if turn.cancelled():
                 self._let_in()
             else:  # it was let in, and ended before it knew
-                self.give_back(size_bytes)
+                self._give_back(size_bytes)
             raise
 
     def _let_in(self) -> None:

@@ -28,14 +28,12 @@ class SendingRoom:
     shut out nobody else; where there are no owners, all of it.
 
     Args:
-        max_bytes: All of them together.
+        max_bytes: All of them together, at least 1.
         part_s: Longest time that a part may take.
         line_s: Longest wait for a turn to fetch, and for room for what is here already.
     """
 
     def __init__(self, max_bytes: int, *, part_s: float = PART_S, line_s: float = _LINE_S) -> None:
-        if max_bytes < 1:
-            raise ValueError("max_bytes must be at least 1")
         self._max_bytes = max_bytes
         self._part_s = part_s
         self._line_s = line_s
@@ -68,16 +66,15 @@ class SendingRoom:
                 await turn.aclose()
                 yield stored
 
-    def check(self, owner: str) -> None:
-        """See whether anything may be sent: what would be refused whatever its size is not fetched, or worked on.
-
-        Args:
-            owner: As of `fetched`.
+    def check(self, owner: str, more_bytes: int = 1) -> None:
+        """See whether so much more may be sent: what would be refused whatever its size is not fetched, or worked on.
 
         Raises:
             QueueFull: There is no room.
         """
-        self._check(owner, 1)
+        refusal = self._refusal(owner, more_bytes)
+        if refusal is not None:
+            raise refusal
 
     @contextlib.asynccontextmanager
     async def held(self, owner: str, size_bytes: int) -> AsyncIterator[None]:
@@ -89,14 +86,7 @@ class SendingRoom:
             let_go()
 
     async def hold(self, owner: str, size_bytes: int) -> Callable[[], None]:
-        """Room for a result that is here already; others may first have to go.
-
-        Args:
-            owner: As of `fetched`.
-            size_bytes: Of the result.
-
-        Returns:
-            What lets go of it.
+        """Room for a result that is here already, others may first have to go; returns what lets go of it.
 
         Raises:
             QueueFull: Others leave no room for it, and went on doing so.
@@ -111,10 +101,7 @@ class SendingRoom:
         return room.close
 
     async def in_time(self, writing: Awaitable[None]) -> None:
-        """Wait until a part is written.
-
-        Args:
-            writing: Ends when the reader has taken enough.
+        """Wait until a part is written, which ends when the reader has taken enough.
 
         Raises:
             DeadlineExceeded: He takes too long.
@@ -143,7 +130,7 @@ class SendingRoom:
 
     @contextlib.contextmanager
     def _hold(self, owner: str, size_bytes: int) -> Iterator[None]:
-        self._check(owner, size_bytes)
+        self.check(owner, size_bytes)
         self._results += 1
         try:
             with self._bytes.held(owner, size_bytes):
@@ -151,11 +138,6 @@ class SendingRoom:
         finally:
             self._results -= 1
             self._left.set()
-
-    def _check(self, owner: str, more_bytes: int) -> None:
-        refusal = self._refusal(owner, more_bytes)
-        if refusal is not None:
-            raise refusal
 
     def _refusal(self, owner: str, more_bytes: int) -> QueueFull | None:
         if not self._bytes.allow(owner, more_bytes):

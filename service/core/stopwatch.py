@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import ParamSpec, TypeVar
 
@@ -17,12 +17,7 @@ T = TypeVar("T")
 
 
 class Stopwatch:
-    """One photo's timings; it belongs to one request.
-
-    Args:
-        pool: Where stages that only compute run, off the event loop.
-        metrics: Told about every stage.
-    """
+    """One photo's timings; it belongs to one request. Stages that only compute run in the pool, off the event loop."""
 
     def __init__(self, pool: Threads, metrics: Metrics) -> None:
         self._pool = pool
@@ -32,16 +27,7 @@ class Stopwatch:
 
     async def compute(self, stage: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a stage in the pool; the time counts from its start there, not from its place in the line."""
-        return await self.together(self._staged, stage, partial(function, *args, **kwargs))
-
-    async def together(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a function in the pool that times its stages by itself: each way there and back has its price."""
-        return await self._pool.run(function, *args, **kwargs)
-
-    async def wait(self, stage: str, work: Awaitable[T]) -> T:
-        """Await a stage that hands its work elsewhere."""
-        with self.stage(stage):
-            return await work
+        return await self._pool.run(self._staged, stage, partial(function, *args, **kwargs))
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:

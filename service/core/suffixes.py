@@ -21,12 +21,9 @@ SUFFIX_OF: Mapping[OutputFormat, str] = {
 
 
 def result_name(name: str, output_format: OutputFormat | None, taken: Collection[str]) -> str:
-    """What the result of a photo is called.
+    """What the result of a photo of that name is called, in its own encoding or another.
 
-    Args:
-        name: Of the photo.
-        output_format: Encoding of the results, or None for each photo's own.
-        taken: Names of results and of folders in the same folder.
+    `taken` are the names of results and of folders in the same folder.
     """
     stem, suffix = os.path.splitext(name)
     result = name

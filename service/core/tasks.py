@@ -44,12 +44,7 @@ async def until_stopped(
 ) -> None:
     """Work that ends by itself once `stop` is set, or is cut short `grace_s` later.
 
-    Args:
-        work: What to do.
-        stop: When to come to an end.
-        name: Of the task.
-        grace_s: How long it may take to end.
-        begun: Tasks of the work; those that are left end with it.
+    Tasks that it has `begun` and that are left end with it.
     """
     working = asyncio.create_task(work, name=name)
     stopping = asyncio.create_task(stop.wait(), name="stop")

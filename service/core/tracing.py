@@ -42,11 +42,6 @@ _request_id: ContextVar[str] = ContextVar("request_id", default="")
 _stage: ContextVar[str] = ContextVar("stage", default="")
 
 
-def begin_request(request_id: str) -> None:
-    """Let what follows in this task, and in tasks that it starts, belong to a request."""
-    _request_id.set(request_id)
-
-
 def here() -> Origin:
     """Where work comes from that is handed over now."""
     carrier: dict[str, str] = {}
@@ -73,13 +68,15 @@ def within(origin: Origin | None) -> Iterator[None]:
 def serving(name: str, headers: Mapping[str, str], attributes: Attributes, *, traced: bool = True) -> Iterator[Span]:
     """A span around the answer to a request from outside, of the request's trace if it brings one.
 
+    What follows in this task, and in tasks that it starts, belongs to the request, also after the block.
+
     Args:
         name: As far as it is known at the beginning.
         headers: Of the request, or what its transport has for them; names in small letters.
         attributes: What is known at its beginning.
         traced: Whether there is a span at all; the request id is known in any case.
     """
-    begin_request(request_id_of(headers.get("x-request-id")))
+    _request_id.set(request_id_of(headers.get("x-request-id")))
     if not traced:
         yield trace.INVALID_SPAN
         return
@@ -93,13 +90,9 @@ def serving(name: str, headers: Mapping[str, str], attributes: Attributes, *, tr
 
 
 def end_request(answered: Span, name: str, attributes: Attributes, *, error_type: str | None) -> None:
-    """Note how the answer to a request ended that `serving` has begun.
+    """Note how the answer to a request ended that `serving` has begun, and what is known now.
 
-    Args:
-        answered: Its span.
-        name: What is known to be its name now.
-        attributes: What is known at its end.
-        error_type: What went wrong that is the service's fault, or None.
+    `error_type` is what went wrong that is the service's fault, or None.
     """
     answered.update_name(name)
     answered.set_attributes(dict(attributes))
@@ -193,15 +186,10 @@ def span_in_trace(name: str, attributes: Attributes | None = None) -> Iterator[N
         yield
 
 
-def past_span(name: str, begin_s: float, end_s: float, context: Context, attributes: Attributes | None = None) -> None:
-    """A span of something that is over.
+def past_span(name: str, begin_s: float, end_s: float, context: Context, attributes: Attributes) -> None:
+    """A span, where `context` says, of something that is over; times are Unix time.
 
-    Args:
-        name: File name of the code that it timed.
-        begin_s: Unix time of its beginning.
-        end_s: Unix time of its end; where clocks differ, it may seem to lie before the beginning.
-        context: Where it belongs.
-        attributes: What is known of it.
+    Where clocks differ, its end may seem to lie before its beginning.
     """
     begun = start_span(name, begin_s, context, attributes)
     begun.end(nanoseconds(max(begin_s, end_s)))

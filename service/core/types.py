@@ -65,20 +65,7 @@ class FaceStatus(StrEnum):
 class RestoreOptions:
     """What a caller may choose; None means the bundle's or the photo's own value.
 
-    Attributes:
-        fidelity: 0 is the sampled face, 1 the posterior mean; in between a pixel blend (Freirich et al., 2021). None:
-            the bundle's, or nearer to 1 for a face that was hardly degraded.
-        num_steps: Euler steps of the flow.
-        seed: Seed of the source noise, 0 to 2**63 - 1; face i of a photo uses the pair (seed, i).
-        faces: Which faces are restored.
-        max_faces: Largest number of faces restored; the largest boxes win and the rest are reported as skipped.
-        det_threshold: Least detector score, 0 to 1.
-        min_face_px: Least side of a face box, in pixels of the photo.
-        aligned: The photo is one already aligned square face crop: no detection.
-        upscale: Factor between the photo and the result, 1 to 4.
-        background: How the rest of the photo is enlarged.
-        output_format: Encoding of the result; None keeps the input's.
-        quality: JPEG or WebP quality, 1 to 100; None is 95, and no loss where the photo was a WebP without one.
+    Meanings and ranges are told once, by the fields of the same names in `service.core.options.OptionFields`.
     """
 
     fidelity: float | None = None

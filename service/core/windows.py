@@ -13,7 +13,7 @@ from service.core.shares import Places
 
 
 class StreamRoom:
-    """What all streams of a process may hold; used within one event loop.
+    """What all streams of a process may hold, at least 1 of each; used within one event loop.
 
     Args:
         at_once: Photos of streams restored at once. The rest of the gateway's places is for those who send one photo.
@@ -22,40 +22,25 @@ class StreamRoom:
     """
 
     def __init__(self, *, at_once: int, max_photos: int, max_bytes: int) -> None:
-        if min(at_once, max_photos, max_bytes) < 1:
-            raise ValueError("at_once, max_photos and max_bytes must be at least 1")
         self.turns = asyncio.Semaphore(at_once)
-        self._at_once = at_once
-        self.max_photos = max_photos
-        self._max_bytes = max_bytes
+        self.at_once, self.max_photos, self.max_bytes = at_once, max_photos, max_bytes
         self.windows: set[Window] = set()
         self._streams = Places(max_photos, "streams", hint="send many photos through each stream")
 
-    def photos_of(self, window: Window) -> int:
-        """A stream's share of the photos."""
-        return self.max_photos // self._sharers(window)
-
-    def turns_of(self, window: Window) -> int:
-        """Its share of the photos that are restored at once."""
-        return max(1, self._at_once // self._sharers(window))
-
-    def bytes_of(self, window: Window) -> int:
-        """Its share of the bytes."""
-        return self._max_bytes // self._sharers(window)
+    def share(self, window: Window, whole: int) -> int:
+        """A stream's part of what all have; who share it are those that have photos, and the one that asks."""
+        return whole // (sum(other is window or other.photos > 0 for other in self.windows) or 1)
 
     @property
     def full_of_results(self) -> bool:
         """Whether results that are not read have all the bytes there are."""
-        return sum(window.result_bytes for window in self.windows) >= self._max_bytes
+        return sum(window.result_bytes for window in self.windows) >= self.max_bytes
 
     def check(self, owner: str = "") -> None:
-        """See whether there is room for a further stream.
-
-        Args:
-            owner: Who has half of the streams at most, so that he shuts out nobody else; "" may have all.
+        """See whether there is room for a further stream of an owner's; "" stands for all who have no name.
 
         Raises:
-            QueueFull: There are as many as there may be photos, or too many of his.
+            QueueFull: There are as many as there may be photos, or half of them are his.
         """
         self._streams.check(owner)
 
@@ -63,11 +48,8 @@ class StreamRoom:
     def window(self, owner: str = "") -> Iterator[Window]:
         """A share of the room for the duration of the block.
 
-        Args:
-            owner: As of `check`.
-
         Raises:
-            QueueFull: There are as many streams as there may be photos, or too many of his.
+            QueueFull: As of `check`.
         """
         with self._streams.held(owner):
             window = Window(self)
@@ -83,17 +65,9 @@ class StreamRoom:
         for window in self.windows:
             window.changed.set()
 
-    def _sharers(self, window: Window) -> int:
-        """How many share the room: streams that have photos, and the one that asks."""
-        return sum(other is window or other.photos > 0 for other in self.windows) or 1
-
 
 class Window:
-    """How much of a stream may be without an answer.
-
-    Args:
-        room: What it is a share of.
-    """
+    """How much of a stream may be without an answer: its share of a room."""
 
     def __init__(self, room: StreamRoom) -> None:
         self._room = room
@@ -108,22 +82,16 @@ class Window:
     @property
     def size(self) -> int:
         """Photos that may be without an answer now."""
-        share = self._room.photos_of(self)
+        share = self._room.share(self, self._room.max_photos)
         return share if self._wanted is None else min(share, self._wanted)
 
     def narrow(self, wanted: int) -> None:
-        """Let no more than `wanted` photos be without an answer.
-
-        Raises:
-            ValueError: That is none at all.
-        """
-        if wanted < 1:
-            raise ValueError("wanted must be at least 1")
+        """Let no more than `wanted` photos, at least 1, be without an answer."""
         self._wanted = wanted
 
     async def enter(self) -> None:
         """Take a photo in, as soon as there is room."""
-        while self.photos and (self.photos >= self.size or self.held_bytes >= self._room.bytes_of(self)):
+        while self.photos and (self.photos >= self.size or self.held_bytes >= self._bytes):
             await self._change()
         self.photos += 1
 
@@ -144,7 +112,7 @@ class Window:
         together do.
         """
         while True:
-            while self._at_work >= self._room.turns_of(self) or self._must_be_read:
+            while self._at_work >= max(1, self._room.share(self, self._room.at_once)) or self._must_be_read:
                 await self._change()
             self._at_work += 1
             try:
@@ -180,8 +148,12 @@ class Window:
         self._room.tell()
 
     @property
+    def _bytes(self) -> int:
+        return self._room.share(self, self._room.max_bytes)
+
+    @property
     def _must_be_read(self) -> bool:
-        return self.result_bytes >= self._room.bytes_of(self) or self._room.full_of_results
+        return self.result_bytes >= self._bytes or self._room.full_of_results
 
     async def _change(self) -> None:
         self.changed.clear()

@@ -29,11 +29,7 @@ def be_the_first_to_go() -> None:
 
 
 def keep_only(channel: int) -> None:
-    """Make a descriptor number 0, and close all others but the outputs, which go nowhere.
-
-    Args:
-        channel: Of a socket.
-    """
+    """Make a socket's descriptor number 0, and close all others but the outputs, which go nowhere."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(channel, 0)
     os.dup2(nowhere, 1)
@@ -45,11 +41,7 @@ def keep_only(channel: int) -> None:
 
 
 def end_with(parent: int) -> None:
-    """End this process when its parent does.
-
-    Args:
-        parent: Its process id, in case it has ended already.
-    """
+    """End this process when its parent of that id does, or has ended already."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
@@ -58,8 +50,7 @@ def end_with(parent: int) -> None:
 def renounce(cpu_s: int) -> None:
     """Give up what reading a file does not need: files, sockets, processes, privileges, most calls, core files.
 
-    Args:
-        cpu_s: Seconds of computing after which the kernel ends this process, at least 1.
+    After `cpu_s` seconds of computing, at least 1, the kernel ends this process.
     """
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     _prctl(_PR_SET_DUMPABLE, 0)  # no core file, and no other process of this user looks into this one

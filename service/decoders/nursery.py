@@ -11,7 +11,6 @@ import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from service.core.errors import DependencyUnavailable
@@ -57,22 +56,16 @@ class Child:
         """Use it."""
         return self
 
-    def __exit__(
-        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Let it end; it is waited for by the template."""
         self.channel.close()
         self.status.close()
 
     def decode(self, upload: Upload, limits: DecodeLimits, patience_s: float) -> DecodedImage:
-        """Let it decode a photo.
+        """Let it decode a photo, for `patience_s` at most.
 
         Raises:
-            InputError: The photo's own.
-            Told: It lives and gives no photo.
-            Ended: It has gone; `end` tells how.
-            Garbled: It writes what no answer can be.
-            TooLate: It takes longer than `patience_s`.
+            InputError, Told, Ended, Garbled, TooLate: As of `receive_answer`; how it has ended `end` tells.
         """
         channel = Channel.until(self.channel, patience_s)
         with contextlib.suppress(Ended):  # it may have said why before it had read everything
@@ -132,7 +125,20 @@ class Nursery:
             DependencyUnavailable: No template can be started.
         """
         try:
-            return self._bear()
+            with contextlib.ExitStack() as sent, contextlib.ExitStack() as kept:
+                ours, theirs = socket.socketpair()
+                kept.enter_context(ours)
+                sent.enter_context(theirs)
+                status, told = socket.socketpair()
+                kept.enter_context(status)
+                sent.enter_context(told)
+                theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
+                with self._lock:
+                    self._last_number += 1
+                    self._tell_or_start(BIRTH, self._last_number, theirs.fileno(), told.fileno())
+                    child = Child(self._last_number, ours, status, self)
+                kept.pop_all()  # the child's from now on
+            return child
         except OSError as error:
             raise DependencyUnavailable(f"no decoder can be started: {error}", hint="try again") from error
 
@@ -146,22 +152,6 @@ class Nursery:
         with self._lock:
             self._closed = True
             self._stop()
-
-    def _bear(self) -> Child:
-        with contextlib.ExitStack() as sent, contextlib.ExitStack() as kept:
-            ours, theirs = socket.socketpair()
-            kept.enter_context(ours)
-            sent.enter_context(theirs)
-            status, told = socket.socketpair()
-            kept.enter_context(status)
-            sent.enter_context(told)
-            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
-            with self._lock:
-                self._last_number += 1
-                self._tell_or_start(BIRTH, self._last_number, theirs.fileno(), told.fileno())
-                child = Child(self._last_number, ours, status, self)
-            kept.pop_all()  # the child's from now on
-        return child
 
     def _tell_or_start(self, kind: bytes, number: int, *descriptors: int) -> None:
         try:

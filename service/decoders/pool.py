@@ -16,7 +16,6 @@ import math
 import os
 import queue
 import signal
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -101,18 +100,7 @@ class DecoderPool:
             self._waiting.put(child)
         return self
 
-    def __exit__(
-        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
-        """End all processes."""
-        self.close()
-
-    @property
-    def template_pid(self) -> int | None:
-        """The process that all children are copies of, where there is one."""
-        return self._nursery.pid
-
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
         """End all processes; a photo under way is lost."""
         self._nursery.close()
         while not self._waiting.empty():
@@ -120,6 +108,11 @@ class DecoderPool:
             if child is not None:
                 with child:
                     pass
+
+    @property
+    def template_pid(self) -> int | None:
+        """The process that all children are copies of, where there is one."""
+        return self._nursery.pid
 
     def rehearse(self) -> None:
         """Wait until a child has decoded something; it is not counted.

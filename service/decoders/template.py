@@ -25,7 +25,7 @@ import cv2
 from PIL import Image, ImageCms
 
 from service.core.types import Upload
-from service.decoders.child import Decode, Memory, decode_one
+from service.decoders.child import Decode, decode_one
 from service.decoders.confinement import (
     address_space_bytes,
     be_the_first_to_go,
@@ -54,17 +54,15 @@ class _Template:
         control: Orders come by it.
         decode: What children do.
         cpu_s: Seconds of computing that each may have.
-        memory: What each may map.
-        numbers: Numbers of the living by process id.
-        statuses: Where to tell how they end, by process id.
+        own_bytes: What each has mapped before it has a photo.
+        living: Their numbers, and where to tell how they end, by process id.
     """
 
     control: socket.socket
     decode: Decode
     cpu_s: int
-    memory: Memory
-    numbers: dict[int, int] = field(default_factory=dict)
-    statuses: dict[int, socket.socket] = field(default_factory=dict)
+    own_bytes: int
+    living: dict[int, tuple[int, socket.socket]] = field(default_factory=dict)
 
     def work(self) -> None:
         """Do as told until nobody tells any more."""
@@ -78,9 +76,9 @@ class _Template:
                 self._bury()
             if self.control.fileno() in ready and not self._obey():
                 break
-        for pid in self.numbers:
+        for pid in self.living:
             os.kill(pid, signal.SIGKILL)
-        while self.numbers:
+        while self.living:
             self._bury(wait=True)
 
     def _obey(self) -> bool:
@@ -92,7 +90,7 @@ class _Template:
             channel, status = (socket.socket(fileno=descriptor) for descriptor in descriptors)
             self._bear(number, channel, status)
         else:
-            for pid, known in self.numbers.items():
+            for pid, (known, _) in self.living.items():
                 if known == number:
                     os.kill(pid, signal.SIGKILL)  # it is ours to bury, so the id is nobody else's
         return True
@@ -108,7 +106,7 @@ class _Template:
         if pid == 0:
             self._live(parent, channel)
         channel.close()
-        self.numbers[pid], self.statuses[pid] = number, status
+        self.living[pid] = number, status
 
     def _live(self, parent: int, channel: socket.socket) -> NoReturn:
         """A child's life, all of it."""
@@ -119,7 +117,7 @@ class _Template:
             keep_only(channel.fileno())
             alone = Channel(socket.socket(fileno=0))
             renounce(self.cpu_s)
-            decode_one(alone, self.decode, self.memory)
+            decode_one(alone, self.decode, self.own_bytes)
             status = 0
         except Ended:
             status = 0
@@ -127,12 +125,12 @@ class _Template:
             os._exit(status)
 
     def _bury(self, *, wait: bool = False) -> None:
-        while self.numbers:
+        while self.living:
             pid, status = os.waitpid(-1, 0 if wait else os.WNOHANG)
             if pid == 0:
                 return
-            del self.numbers[pid]
-            self._tell(self.statuses.pop(pid), status)
+            _, told = self.living.pop(pid)
+            self._tell(told, status)
 
     @staticmethod
     def _tell(told: socket.socket, status: int) -> None:
@@ -158,7 +156,7 @@ def run(control: socket.socket, cpu_s: int, decode: Decode = decode_picture) -> 
     cv2.setNumThreads(1)
     _warm_up()
     gc.freeze()  # a collection in a child would copy every page
-    _Template(control, decode, cpu_s, Memory(address_space_bytes())).work()
+    _Template(control, decode, cpu_s, address_space_bytes()).work()
 
 
 def _warm_up() -> None:

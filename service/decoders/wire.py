@@ -8,11 +8,12 @@ numbers, each is held against its range before anything is allocated, and a refu
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
@@ -119,6 +120,8 @@ class Head(NamedTuple):
 class Channel:
     """A connected socket, and until when it is used.
 
+    What sends or receives raises Ended where the other side has gone, and TooLate where it takes too long.
+
     Attributes:
         connection: Blocking.
         ends_s: Value of `time.monotonic` after which nothing more is awaited, or None.
@@ -138,56 +141,38 @@ class Channel:
         return cls(connection, time.monotonic() + patience_s)
 
     def send(self, data: bytes | memoryview) -> None:
-        """Send all of it.
-
-        Raises:
-            Ended: Nobody reads.
-            TooLate: It takes too long.
-        """
+        """Send all of it."""
         view = memoryview(data).cast("B")
         while view:
-            self._check_time()
-            try:
+            with self._one_call():
                 view = view[self.connection.send(view[:_CHUNK_BYTES]) :]
-            except BlockingIOError as error:
-                raise TooLate from error
-            except OSError as error:
-                raise Ended from error
 
     def fill(self, buffer: bytearray | memoryview) -> None:
-        """Receive as many bytes as the buffer has.
-
-        Raises:
-            Ended: There are fewer.
-            TooLate: It takes too long.
-        """
+        """Receive as many bytes as the buffer has."""
         view = memoryview(buffer).cast("B")
         while view:
-            self._check_time()
-            try:
+            with self._one_call():
                 count = self.connection.recv_into(view[:_CHUNK_BYTES], 0, socket.MSG_WAITALL)
-            except BlockingIOError as error:
-                raise TooLate from error
-            except OSError as error:
-                raise Ended from error
             if count == 0:
                 raise Ended
             view = view[count:]
 
     def take(self, count: int) -> bytes:
-        """Receive so many bytes.
-
-        Raises:
-            Ended: There are fewer.
-            TooLate: It takes too long.
-        """
+        """Receive so many bytes."""
         buffer = bytearray(count)
         self.fill(buffer)
         return bytes(buffer)
 
-    def _check_time(self) -> None:
+    @contextlib.contextmanager
+    def _one_call(self) -> Iterator[None]:
         if self.ends_s is not None and time.monotonic() > self.ends_s:
             raise TooLate
+        try:
+            yield
+        except BlockingIOError as error:
+            raise TooLate from error
+        except OSError as error:
+            raise Ended from error
 
 
 def send_request(channel: Channel, upload: Upload, limits: DecodeLimits) -> None:

@@ -52,11 +52,7 @@ class _Traced:
 
 
 class Observation:
-    """Of one sampler.
-
-    Args:
-        metrics: Told how long faces take.
-    """
+    """Of one sampler; metrics are told how long faces take."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics

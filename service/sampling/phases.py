@@ -95,7 +95,7 @@ class FlowFace:
 
 
 class Phases:
-    """The calls of one bundle's networks.
+    """The calls of one bundle's networks; each phase raises the ServiceError of a call that fails.
 
     Args:
         backend: Runs the networks.
@@ -127,11 +127,7 @@ class Phases:
         return [self._specs[name] for name in _NETWORKS[phase] if name in self._specs]
 
     async def enter(self, jobs: Sequence[FaceJob]) -> list[FlowFace]:
-        """Posterior mean and source of each face.
-
-        Raises:
-            ServiceError: A network call failed.
-        """
+        """Posterior mean and source of each face."""
         noises = asyncio.ensure_future(asyncio.to_thread(self._noises, jobs))  # as long as a network on an accelerator
         try:
             pictures, images, faults, estimator_ms = await self._estimated(jobs, [job.crop for job in jobs])
@@ -187,11 +183,7 @@ class Phases:
         return pictures, Faults.of(pictures, crops, *self._limits)
 
     async def advance(self, faces: Sequence[FlowFace]) -> list[FlowFace]:
-        """One Euler step of each face, at its own time and of its own length.
-
-        Raises:
-            ServiceError: The network call failed.
-        """
+        """One Euler step of each face, at its own time and of its own length."""
         z_t = np.stack([face.z_t for face in faces])  # (B, C, h, w)
         num_steps = [face.job.num_steps for face in faces]
         inputs = {"x_t": z_t, "t": times([face.steps_done for face in faces], num_steps)}
@@ -211,11 +203,7 @@ class Phases:
         ]
 
     async def leave(self, faces: Sequence[FlowFace]) -> list[RestoredFace]:
-        """Pictures of faces that have arrived.
-
-        Raises:
-            ServiceError: The network call failed.
-        """
+        """Pictures of faces that have arrived."""
         samples, timings_ms = await self._decoded([face.z_t for face in faces], [face.job for face in faces])
         return [
             RestoredFace(
@@ -229,11 +217,7 @@ class Phases:
         ]
 
     async def glance(self, faces: Sequence[FlowFace]) -> list[F32Array]:
-        """Pictures of where faces that have an estimate seem to arrive, (S, S, 3) in [0, 1]; told in no trace.
-
-        Raises:
-            ServiceError: The network call failed.
-        """
+        """Pictures of where faces that have an estimate seem to arrive, (S, S, 3) in [0, 1]; told in no trace."""
         seen = [face for face in faces if face.estimate is not None]
         pictures, _ = await self._decoded([face.estimate for face in seen if face.estimate is not None], [])
         return [recoloured(picture, face.colour) for picture, face in zip(pictures, seen, strict=True)]

@@ -52,11 +52,9 @@ class Previews:
         self._seen: dict[tuple[str, int], int] = {}  # steps at which faces that are here were seen last
 
     def offer(self, faces: Sequence[FlowFace], *, in_company: bool) -> None:
-        """Begin to make previews of faces that are due, if none are being made and there is room.
+        """Begin to make previews of those faces on their way that are due, if none are being made and there is room.
 
-        Args:
-            faces: All that are on their way.
-            in_company: Whether there are faces of several photos in the sampler.
+        Faces are in company where there are some of several photos in the sampler.
         """
         here = {face.job.key for face in faces}
         self._seen = {key: steps for key, steps in self._seen.items() if key in here}

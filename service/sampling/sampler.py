@@ -51,15 +51,14 @@ class Sampler:
     Args:
         backend: Runs the networks.
         manifest: The bundle's contract.
-        slots: Faces in flight at once, batch faces not counted that are parked for interactive ones. More than fit one
-            call let short faces go before long ones when there is much to do.
+        slots: Faces in flight at once, at least 1; batch faces that are parked for interactive ones do not count. More
+            than fit one call let short faces go before long ones when there is much to do.
         metrics: Told about slots, steps and time per face; traces and the log are told of faces, too.
         look: How previews are to look, see `Previews`.
         clock: Unix time, for deadlines.
 
     Raises:
         ManifestMismatch: The bundle's networks are not called as the sampler calls them.
-        ValueError: `slots` is below 1.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of a sampler
@@ -72,8 +71,6 @@ class Sampler:
         look: Look | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        if slots < 1:
-            raise ValueError(f"slots must be at least 1, not {slots}")
         self._backend = backend
         self._observation = Observation(metrics)
         self._phases = Phases(backend, manifest, self._observation.called)
@@ -157,15 +154,14 @@ class Sampler:
         here = {slot.job.key for slot in self._slots if slot.unwanted is None}
         return [preview for preview in self._previews.take() if (preview.job_id, preview.face_index) in here]
 
-    async def abandon(self) -> list[FaceJob]:
-        """Free every slot at once, whatever is under way; returns the faces that were there."""
+    async def abandon(self) -> None:
+        """Free every slot at once, whatever is under way."""
         calls, abandoned = list(self._calls), self.jobs
         self._calls, self._slots = {}, []
         await end_tasks(*calls)
         await self._previews.abandon()
         self._observation.abandoned(abandoned)
         self._metrics.slots_active(0)
-        return abandoned
 
     def _offer_previews(self) -> None:
         moving = [slot.flow for slot in self._slots if slot.flow is not None and slot.unwanted is None]

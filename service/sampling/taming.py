@@ -10,17 +10,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
-from service.core.coarse import coarse_shift
-from service.core.rough import roughness
+from service.core.colour import coarse_shift
+from service.core.face_ellipse import around_face, face_luma, half_axes_away
 from service.core.types import F32Array, U8Image
 
 _COLOUR = 1 / 3
 _SIGMAS_512_PX = (1.0, 1.5, 3.0)  # of a crop of 512 pixels a side
+
+_LOW, _HIGH = np.array([0.25, 0.5, 0.25], np.float32), np.array([-0.25, 0.5, -0.25], np.float32)
+_WAVES = ((_LOW, _HIGH), (_HIGH, _LOW), (_HIGH, _HIGH))  # two to four pixels long
+_SHARE = 25  # percentile: that part of a face is plain skin
+_LOOKED_AT = 4  # one pixel of so many, drawn once: in a grid they would keep time with screens
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +75,31 @@ class Tamer:
     def applied(self, crops: Sequence[U8Image]) -> list[U8Image]:
         """The crops, tamed."""
         return [self.apply(crop) for crop in crops]
+
+
+def roughness(picture: F32Array) -> float:
+    """How much of the finest detail an estimate has left on the skin: the waves of the smoothest quarter of a face.
+
+    A face has such detail at lashes and hairs; screens, scan lines and noise of single pixels have it everywhere.
+
+    Args:
+        picture: (S, S, 3) float32 RGB, a posterior mean, in [0, 1].
+
+    Returns:
+        Of waves along, across and both the largest, in the picture's range.
+    """
+    luma, places = face_luma(picture), _places(picture.shape[0])
+    waves = [np.asarray(cv2.sepFilter2D(luma, -1, across, down)).take(places) for across, down in _WAVES]
+    return max(float(np.percentile(np.abs(wave), _SHARE)) for wave in waves)
+
+
+@cache
+def _places(size_px: int) -> npt.NDArray[np.intp]:
+    """Places of the face's pixels among those of the rectangle around it."""
+    across, down = half_axes_away(size_px)
+    rows, columns = around_face(size_px)
+    places = np.flatnonzero(across[columns] ** 2 + down[rows, None] ** 2 <= 1)
+    return np.random.default_rng(0).permutation(places)[::_LOOKED_AT]
 
 
 def recoloured(picture: F32Array, colour: float) -> F32Array:

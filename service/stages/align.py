@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 
@@ -74,40 +72,22 @@ def estimate_similarity(source: npt.ArrayLike, target: npt.ArrayLike) -> F64Matr
     return _least_squares(z[inliers], w[inliers])
 
 
-def align(image: DecodedImage, faces: Sequence[Face], size_px: int) -> list[AlignedFace]:
-    """Cut every face out of the photo, brought to the template.
+def align(image: DecodedImage, face: Face, index: int, size_px: int) -> AlignedFace:
+    """Cut a face, a detection in its pixels, out of the photo, brought to a template of `size_px` a side.
 
     Only the part of the photo around a face is read. A crop beyond the photo's border continues with its mirror image.
     One of little range is stretched (`service.stages.tone`), before it is rounded to 8 bits.
 
-    Args:
-        image: The photo.
-        faces: Detections in its pixels.
-        size_px: Side of the crops.
-
-    Returns:
-        One entry per face, in order; `index` is the position in `faces`.
-
     Raises:
-        ValueError: A face's landmarks coincide, are not finite or lie outside the photo. `estimate_similarity` and a
-            call for a single face tell which one.
+        ValueError: The landmarks coincide, are not finite or lie outside the photo.
     """
-    goals = template(size_px)
-    aligned = []
-    for index, face in enumerate(faces):
-        affine = estimate_similarity(face.landmarks_5, goals)
-        aligned.append(_cut(image, affine, size_px, index, face))
-    return aligned
+    return _cut(image, estimate_similarity(face.landmarks_5, template(size_px)), size_px, index, face)
 
 
 def align_whole(image: DecodedImage, size_px: int) -> AlignedFace:
-    """Take the whole photo as one aligned crop.
+    """Take the whole photo, of a face in the template's position, as one aligned crop of `size_px` a side.
 
     A photo that is a little off square fits by its longer side; the strips left over are its mirror image.
-
-    Args:
-        image: A square photo of a face in the template's position.
-        size_px: Side of the crop.
 
     Raises:
         InvalidOption: The sides differ by more than 2 %.

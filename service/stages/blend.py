@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from service.core.errors import InferenceFailed
-from service.core.fine_detail import face_luma, fine_energy
+from service.core.face_ellipse import face_luma, fine_energy
 from service.core.types import F32Array, RestoredFace, U8Image
 
 # How many times the posterior mean's energy of the finest detail a blend has. At one half, clean faces have 1.0 to 1.15
@@ -43,14 +43,11 @@ def blend(face: RestoredFace, fidelity: float) -> BlendedFace:
 
     Args:
         face: Sample and posterior mean.
-        fidelity: 0 gives the sample, 1 the posterior mean.
+        fidelity: In [0, 1]; 0 gives the sample, 1 the posterior mean.
 
     Raises:
-        ValueError: `fidelity` is outside [0, 1].
         InferenceFailed: Sample or posterior mean holds values that are not finite.
     """
-    if not 0.0 <= fidelity <= 1.0:
-        raise ValueError(f"fidelity must be in [0, 1], not {fidelity}")
     pixels = np.asarray(cv2.addWeighted(face.posterior_mean, fidelity, face.sample, 1 - fidelity, 0), np.float32)
     ind_rmse = cv2.norm(pixels, face.posterior_mean, cv2.NORM_L2) / math.sqrt(pixels.size)
     if not math.isfinite(ind_rmse):
@@ -72,7 +69,7 @@ def blend_where_it_draws(face: RestoredFace, crop: U8Image, fidelity: float, shr
         shrink: As of `face_luma`: what the result cannot show does not count.
 
     Raises:
-        ValueError, InferenceFailed: As of `blend`.
+        InferenceFailed: As of `blend`.
     """
     blended = blend(face, fidelity)
     mean, drawn, shown = (face_luma(each, shrink) for each in (face.posterior_mean, blended.pixels, crop))

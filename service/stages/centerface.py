@@ -18,8 +18,6 @@ import numpy.typing as npt
 
 from service.core.types import F32Array, U8Image
 
-NETWORK = "detector"
-INPUT = "image"
 #: Sides of what the network gets must be multiples of this.
 SIDE_MULTIPLE_PX = 32
 
@@ -60,18 +58,11 @@ class Candidates:
         return changed
 
     def mapped(self, affine: npt.NDArray[np.float64]) -> Candidates:
-        """The same after a (2, 3) map that may turn: boxes become those around their corners."""
+        """The same in another picture's coordinates, by a (2, 3) map; of boxes that it turns, those around them."""
         corners = self.boxes[:, [[0, 1], [2, 1], [0, 3], [2, 3]]] @ affine[:, :2].T + affine[:, 2]
         boxes = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
         landmarks = self.landmarks @ affine[:, :2].T + affine[:, 2]
         return Candidates(boxes.astype(np.float32), landmarks.astype(np.float32), self.scores)
-
-    def placed(self, factor: npt.ArrayLike, shift: npt.ArrayLike) -> Candidates:
-        """The same in another picture's coordinates: x, y times `factor` plus `shift`."""
-        scale, move = np.asarray(factor, np.float64), np.asarray(shift, np.float64)
-        boxes = self.boxes.reshape(-1, 2, 2) * scale + move
-        landmarks = self.landmarks * scale + move
-        return Candidates(boxes.reshape(-1, 4).astype(np.float32), landmarks.astype(np.float32), self.scores)
 
 
 def join(parts: Sequence[Candidates]) -> Candidates:

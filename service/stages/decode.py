@@ -29,7 +29,7 @@ from service.stages.containers import exif
 from service.stages.containers.container import Container
 from service.stages.containers.icc import profile_for, to_srgb
 from service.stages.containers.png_chunks import settled
-from service.stages.containers.sniff import ANIMATED_HINT, read_container
+from service.stages.containers.sniff import read_container
 from service.stages.samples import Samples, as_samples, read_only
 
 if TYPE_CHECKING:  # pydantic is not for the processes that decode
@@ -93,17 +93,8 @@ def decode(upload: Upload, limits: DecodeLimits) -> DecodedImage:
     outside profile and EXIF are kept; text, XMP, GPS and thumbnails are dropped; of a multi-picture JPEG the first
     picture is taken. All arrays are read-only.
 
-    Args:
-        upload: The bytes as received; the signature decides the format.
-        limits: Sizes accepted.
-
     Raises:
-        EmptyUpload: No bytes.
-        UploadTooLarge: More than `max_upload_bytes`.
-        UnsupportedFormat: Not JPEG, PNG or WebP.
-        AnimatedImage: An animated GIF, PNG or WebP.
-        ImageTooLarge: The header declares more than `max_image_px`.
-        ImageTooSmall: A side is below `min_side_px`.
+        InputError: As of `check_header`.
         CorruptImage: The file is truncated or broken.
     """
     return decode_picture(check_header(upload, limits))
@@ -111,9 +102,6 @@ def decode(upload: Upload, limits: DecodeLimits) -> DecodedImage:
 
 def decode_picture(container: Container) -> DecodedImage:
     """Decode a photo of which the header has been checked.
-
-    Args:
-        container: The file, taken apart.
 
     Raises:
         CorruptImage: The file is truncated or broken.
@@ -145,7 +133,7 @@ def check_header(upload: Upload, limits: DecodeLimits) -> Container:
         EmptyUpload: No bytes.
         UploadTooLarge: More than `max_upload_bytes`.
         UnsupportedFormat: Not JPEG, PNG or WebP.
-        AnimatedImage: An animated GIF, PNG or WebP.
+        AnimatedImage: An animated PNG or WebP.
         ImageTooLarge: The header declares more than `max_image_px`.
         ImageTooSmall: A side is below `min_side_px`.
         CorruptImage: The file is truncated or broken where its parts can be seen.
@@ -172,7 +160,7 @@ def check_size(upload: Upload, limits: DecodeLimits) -> None:
 def _check_picture(container: Container, limits: DecodeLimits) -> None:
     width_px, height_px = container.width_px, container.height_px
     if container.animated:
-        raise AnimatedImage(f"the upload is an animated {container.format.value} file", hint=ANIMATED_HINT)
+        raise AnimatedImage(f"the upload is an animated {container.format.value} file", hint="send one frame")
     if width_px * height_px > limits.max_image_px:
         raise ImageTooLarge(
             f"the photo has {width_px} x {height_px} pixels, the limit is {limits.max_image_px} in all",

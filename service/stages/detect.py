@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from service.core.detector import DETECTOR, MAX_ROWS
 from service.core.interfaces import InferenceBackend
-from service.core.types import F32Array, Face, FaceSelection, U8Image
+from service.core.types import F32Array, Face, FaceSelection, RestoreOptions, U8Image
 from service.stages import centerface, pyramid
 from service.stages.centerface import Candidates
 from service.stages.pyramid import Level, Tile
@@ -43,7 +44,6 @@ _MAX_PROPOSALS = 256
 # Second pass: the face fills half of the view.
 _VIEW_PX = 128
 _VIEW_CONTEXT = 2.0
-_VIEWS_PER_CALL = 16
 _SAME_FACE = 0.3  # overlap of what is looked at again and what its view shows
 
 # Third pass. Without it landmarks of a face tilted by 30 degrees were off twice as far as those of an upright one.
@@ -56,6 +56,9 @@ _GAIN_SHARE = 0.75  # with all of the gain one ghost was seen in the worst photo
 
 _MAX_OVERLAP = 0.4
 _MAX_INSIDE = 0.7
+
+_Views = tuple[F32Array, Sequence[F64Matrix]]
+"""Views as the network takes them, and of each the map to the photo."""
 
 
 class FaceDetector:
@@ -70,15 +73,10 @@ class FaceDetector:
         self._backend = backend
 
     async def detect(self, pixels: Samples, *, det_threshold: float, min_face_px: int) -> list[Face]:
-        """Every face of a photo.
+        """Every face of a photo, (H, W, 3) RGB, uint8 or uint16, of any size.
 
         Faces down to `min_face_px` are searched for (never below 14 px); smaller ones that are seen all the same are in
-        the result too.
-
-        Args:
-            pixels: (H, W, 3) RGB, uint8 or uint16, of any size.
-            det_threshold: Least score, 0 to 1.
-            min_face_px: Least side of a face box that matters, in pixels; larger values are faster.
+        the result too. Larger values are faster.
 
         Returns:
             Faces by the area of their boxes, largest first. Boxes end at the photo's border, landmarks may lie beyond.
@@ -108,22 +106,14 @@ class FaceDetector:
                 multiple_px=centerface.SIDE_MULTIPLE_PX,
             ):
                 image = await asyncio.to_thread(_tile_tensor, level, tile)
-                maps = await self._backend.infer(centerface.NETWORK, {centerface.INPUT: image})
-                seen = centerface.read_maps(maps, 0, least_score=_PROPOSAL_SCORE, limit=_MAX_PROPOSALS)
-                hints.append(seen.placed(1.0, (tile.left, tile.top)).placed(1 / np.array(level.scale), 0.0))
+                (seen,) = await self._seen(image, _MAX_PROPOSALS)
+                hints.append(seen.mapped(_onto_photo(level, (tile.left, tile.top), 1.0)))
         return centerface.suppress(centerface.join(hints), max_overlap=_MAX_OVERLAP, limit=_MAX_PROPOSALS)
 
     async def _look_closer(self, sources: Sequence[Level], proposals: Candidates) -> Candidates:
         """Second pass: each proposal again at the best size; those that turn out to be nothing are dropped."""
-        found = []
-        for first in range(0, len(proposals), _VIEWS_PER_CALL):
-            boxes = proposals.boxes[first : first + _VIEWS_PER_CALL]
-            views, frames = await asyncio.to_thread(_views, sources, boxes)
-            maps = await self._backend.infer(centerface.NETWORK, {centerface.INPUT: views})
-            for row, (box, frame) in enumerate(zip(boxes, frames, strict=True)):
-                seen = centerface.read_maps(maps, row, least_score=_PROPOSAL_SCORE, limit=_VIEW_PX)
-                found.append(_best_at(box, seen.placed(frame[2:], frame[:2])))
-        return centerface.join(found)
+        boxes = proposals.boxes
+        return centerface.join(await self._look(boxes, lambda rows: _views(sources, boxes[rows])))
 
     async def _look_upright(self, photo: U8Image, found: Candidates) -> Candidates:
         """Third pass: faces that are not upright, from views that are turned.
@@ -149,34 +139,36 @@ class FaceDetector:
 
     async def _turned(self, photo: U8Image, boxes: F32Array, tilts: npt.NDArray[np.float64]) -> Candidates:
         """What a view of each box, turned back by its tilt, shows in it; of score 0 where that is nothing."""
-        none = np.zeros(len(boxes), np.float32)
-        shown = Candidates(boxes.copy(), np.zeros((len(boxes), 5, 2), np.float32), none)
-        for first in range(0, len(boxes), _VIEWS_PER_CALL):
-            rows = slice(first, first + _VIEWS_PER_CALL)
-            views, affines = await asyncio.to_thread(_upright_views, photo, boxes[rows], tilts[rows])
-            maps = await self._backend.infer(centerface.NETWORK, {centerface.INPUT: views})
-            for row, affine in enumerate(affines):
-                seen = centerface.read_maps(maps, row, least_score=_PROPOSAL_SCORE, limit=_VIEW_PX)
-                best = _best_at(boxes[first + row], seen.mapped(invert(affine)))
-                shown = shown.replaced(np.arange(first + row, first + row + len(best)), best)
+        shown = await self._look(boxes, lambda rows: _upright_views(photo, boxes[rows], tilts[rows]))
+        nothing = Candidates(boxes, np.zeros((len(boxes), 5, 2), np.float32), np.zeros(len(boxes), np.float32))
+        return nothing.replaced(np.flatnonzero([len(best) for best in shown]), centerface.join(shown))
+
+    async def _look(self, boxes: F32Array, view: Callable[[slice], _Views]) -> list[Candidates]:
+        """What the view of each box shows in it, in the photo's coordinates: one candidate, or none."""
+        shown = []
+        for first in range(0, len(boxes), MAX_ROWS):
+            rows = slice(first, first + MAX_ROWS)
+            pictures, affines = await asyncio.to_thread(view, rows)
+            for box, affine, seen in zip(boxes[rows], affines, await self._seen(pictures, _VIEW_PX), strict=True):
+                shown.append(_best_at(box, seen.mapped(affine)))
         return shown
+
+    async def _seen(self, pictures: F32Array, limit: int) -> list[Candidates]:
+        """At most so many candidates of each picture of a batch, in its coordinates."""
+        maps = await self._backend.infer(DETECTOR, {"image": pictures})
+        rows = range(len(pictures))
+        return [centerface.read_maps(maps, row, least_score=_PROPOSAL_SCORE, limit=limit) for row in rows]
 
 
 def select_faces(
-    faces: Sequence[Face],
-    *,
-    selection: FaceSelection,
-    max_faces: int | None,
-    min_face_px: int,
-    size: tuple[int, int],
+    faces: Sequence[Face], options: RestoreOptions, size: tuple[int, int]
 ) -> list[tuple[Face, str | None]]:
-    """Decide which faces are restored.
+    """Decide which faces of a photo are restored.
 
     Args:
-        faces: The photo's faces.
-        selection: `largest` and `center` choose one among the faces that are large enough.
-        max_faces: Most faces to restore, the largest first; None is no limit.
-        min_face_px: Least side of a box, in pixels, after rounding.
+        faces: All of them.
+        options: Of those whose shorter side, rounded, has `min_face_px`, `faces` chooses all or one, and `max_faces`
+            are restored, the largest first.
         size: Width and height of the photo in pixels.
 
     Returns:
@@ -184,17 +176,17 @@ def select_faces(
         `over_max_faces`; None means it is restored.
     """
     ordered = sorted(faces, key=_area, reverse=True)
-    large = [index for index, face in enumerate(ordered) if round(_least_side(face)) >= min_face_px]
+    large = [index for index, face in enumerate(ordered) if round(_least_side(face)) >= options.min_face_px]
     chosen = large
-    if selection is FaceSelection.LARGEST:
+    if options.faces is FaceSelection.LARGEST:
         chosen = large[:1]
-    elif selection is FaceSelection.CENTER:
+    elif options.faces is FaceSelection.CENTER:
         chosen = sorted(large, key=lambda index: _off_centre(ordered[index], size))[:1]
     reasons: list[str | None] = ["below_min_face_px"] * len(ordered)
     for index in large:
         reasons[index] = "not_selected"
     for place, index in enumerate(chosen):
-        reasons[index] = None if max_faces is None or place < max_faces else "over_max_faces"
+        reasons[index] = "over_max_faces" if options.max_faces is not None and place >= options.max_faces else None
     return list(zip(ordered, reasons, strict=True))
 
 
@@ -214,9 +206,14 @@ def _tile_tensor(level: Level, tile: Tile) -> F32Array:
     return centerface.to_tensor([pyramid.cut(level.picture, tile)])
 
 
-def _views(sources: Sequence[Level], boxes: F32Array) -> tuple[F32Array, npt.NDArray[np.float64]]:
-    """Views of the second pass, and of each left, top and pixels of the photo per view pixel in x and y."""
-    pictures, frames = [], []
+def _onto_photo(level: Level, corner: tuple[float, float], zoom: float) -> F64Matrix:
+    """The map to the photo of a part of a level that begins at a corner and is `zoom` times as large as it was."""
+    return np.column_stack([np.diag(1 / zoom / np.array(level.scale)), np.divide(corner, level.scale)])
+
+
+def _views(sources: Sequence[Level], boxes: F32Array) -> _Views:
+    """Views of the second pass."""
+    pictures, affines = [], []
     for left, top, right, bottom in boxes.astype(np.float64).tolist():
         side = _VIEW_CONTEXT * max(right - left, bottom - top)
         # The smallest copy of the photo that need not be enlarged.
@@ -226,8 +223,8 @@ def _views(sources: Sequence[Level], boxes: F32Array) -> tuple[F32Array, npt.NDA
         corner = np.round(np.array([left + right, top + bottom]) / 2 * scale - side_px / 2).astype(int)
         tile = Tile(int(corner[0]), int(corner[1]), side_px, side_px)
         pictures.append(pyramid.zoomed(source.picture, tile, _VIEW_PX))
-        frames.append([*(corner / scale), *(side_px / _VIEW_PX / scale)])
-    return centerface.to_tensor(pictures), np.array(frames)
+        affines.append(_onto_photo(source, (tile.left, tile.top), _VIEW_PX / side_px))
+    return centerface.to_tensor(pictures), affines
 
 
 def _best_at(box: F32Array, seen: Candidates) -> Candidates:
@@ -249,8 +246,8 @@ def _tilts(landmarks: F32Array) -> npt.NDArray[np.float64]:
     return np.asarray(np.arctan2(across[:, 1] - down[:, 0], across[:, 0] + down[:, 1]), np.float64)
 
 
-def _upright_views(photo: U8Image, boxes: F32Array, tilts: npt.NDArray[np.float64]) -> tuple[F32Array, list[F64Matrix]]:
-    """Views of the third pass, and the map from the photo to each."""
+def _upright_views(photo: U8Image, boxes: F32Array, tilts: npt.NDArray[np.float64]) -> _Views:
+    """Views of the third pass."""
     pictures, affines = [], []
     for (left, top, right, bottom), tilt in zip(boxes.astype(np.float64).tolist(), tilts.tolist(), strict=True):
         scale = _VIEW_PX / (_VIEW_CONTEXT * max(right - left, bottom - top))
@@ -259,7 +256,7 @@ def _upright_views(photo: U8Image, boxes: F32Array, tilts: npt.NDArray[np.float6
         # `warp` counts from the middle of the first pixel.
         centred = compose(translation(-0.5, -0.5), compose(affine, translation(0.5, 0.5)))
         pictures.append(warp(photo, centred, _VIEW_PX, _VIEW_PX))
-        affines.append(affine)
+        affines.append(invert(affine))
     return centerface.to_tensor(pictures), affines
 
 

@@ -42,13 +42,10 @@ def encode(image: DecodedImage, output_format: OutputFormat, quality: int | None
         quality: 1 to 100 for JPEG and WebP, without meaning for PNG; None is 95, or lossless WebP for a photo that was.
 
     Raises:
-        ValueError: `quality` is out of range.
         InvalidOption: The format cannot hold a picture of this size.
     """
     lossless = quality is None and image.is_lossless
     quality = _QUALITY if quality is None else quality
-    if not 1 <= quality <= 100:
-        raise ValueError(f"quality must be within 1 and 100, got {quality}")
     height, width = image.pixels.shape[:2]
     check_sides(width, height, output_format)
     if output_format is OutputFormat.PNG:

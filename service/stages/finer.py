@@ -23,11 +23,8 @@ _FACE_ENDS = (0.85, 1.15)
 def finer_kept(aligned: AlignedFace) -> F32Array | None:
     """How much of the detail that is finer than the crop's stays as it is in the photo.
 
-    Args:
-        aligned: A face; a photo that was itself the crop keeps nothing.
-
     Returns:
-        (S, S) float32 in [0, 1], zero on the face; None where nothing is kept.
+        (S, S) float32 in [0, 1], zero on the face; None where nothing is kept, as of a photo that was itself the crop.
     """
     span_px = float(abs(np.linalg.det(aligned.affine[:, :2]))) ** -0.5
     share = float(_smooth_step(span_px, *_SPAN_PX))

@@ -6,8 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from service.core.coarse import coarse_shift
-from service.core.colour import with_colour_of
+from service.core.colour import coarse_shift, with_colour_of
 from service.core.errors import ImageTooLarge
 from service.core.stopwatch import Stopwatch
 from service.core.types import AlignedFace, DecodedImage, OutputFormat, RestoredFace, RestoreOptions

@@ -115,10 +115,8 @@ def paste(
         The result in the photo's dtype; profile, EXIF and format are the photo's, alpha is resized with it.
 
     Raises:
-        ValueError: `upscale` is below 1, or a restored crop has another shape than its aligned one.
+        ValueError: A restored crop has another shape than its aligned one.
     """
-    if not upscale >= 1:
-        raise ValueError(f"upscale must be at least 1, got {upscale}")
     if upscale == 1:
         canvas, alpha = writable(image.pixels) if consume else image.pixels.copy(), image.alpha
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from service.core.errors import NoFaceFound
 from service.core.types import AlignedFace, DecodedImage, Face, FaceReport, FaceSelection, FaceStatus
@@ -35,13 +35,7 @@ class Pick:
 
 
 def pick_faces(image: DecodedImage, found: Found, size_px: int, *, aligned: bool) -> list[Pick]:
-    """Bring the chosen faces to the template; a photo that is `aligned` is a face by itself.
-
-    Args:
-        image: The photo.
-        found: Its faces.
-        size_px: Side of the template.
-        aligned: Whether the photo is one aligned face crop.
+    """Bring the chosen faces to the template, `size_px` on a side; a photo that is `aligned` is a face by itself.
 
     Raises:
         InvalidOption: A photo that is said to be aligned is not square.
@@ -88,7 +82,6 @@ def _pick(image: DecodedImage, index: int, face: Face, reason: str | None, size_
     if reason is not None:
         return Pick(index, face, None, reason)
     try:
-        (aligned,) = align(image, [face], size_px)
+        return Pick(index, face, align(image, face, index, size_px))
     except ValueError:
         return Pick(index, face, None, "degenerate_landmarks")
-    return Pick(index, face, replace(aligned, index=index))

@@ -53,12 +53,7 @@ def _without_hidden(image: DecodedImage) -> DecodedImage:
 
 
 def seen_faces(faces: Sequence[Face], alpha: Samples) -> list[Face]:
-    """The faces of which a tenth of the middle is more than transparent.
-
-    Args:
-        faces: Detections.
-        alpha: (H, W) of their photo.
-    """
+    """The faces of which a tenth of the middle is more than transparent by the photo's alpha, (H, W)."""
     return [face for face in faces if (_middle(face, alpha) > 0).mean() >= _SEEN_SHARE]
 
 

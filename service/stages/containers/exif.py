@@ -77,11 +77,7 @@ _Spans = dict[int, _Span]
 
 
 def orientation(block: bytes | None) -> int:
-    """How the stored picture must be turned, 1 to 8 as EXIF counts; 1 where the block does not say.
-
-    Args:
-        block: EXIF as a TIFF stream, or None.
-    """
+    """How the stored picture must be turned, 1 to 8 as EXIF, a TIFF stream, counts; 1 where it does not say."""
     header = _header(block)
     if block is None or header is None:
         return 1
@@ -135,11 +131,7 @@ def _header(block: bytes | None) -> tuple[_Order, int] | None:
 def _spans(block: bytes, order: _Order, offset: int | None, *, lenient: bool = False) -> _Spans:
     """Where the values of the directory at `offset` lie; none where it does not fit into the block.
 
-    Args:
-        block: EXIF as a TIFF stream.
-        order: Its byte order.
-        offset: Of the directory, or None.
-        lenient: Take the entries that are there where fewer than the directory counts fit.
+    Where `lenient`, the entries that are there are taken where fewer than the directory counts fit.
     """
     if offset is None or offset < 8 or offset + 2 > len(block):
         return {}

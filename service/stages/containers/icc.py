@@ -65,15 +65,7 @@ def grey_light(profile: bytes) -> npt.NDArray[np.float64] | None:
 
 
 def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Convert a CMYK picture to sRGB.
-
-    Args:
-        image: Mode CMYK.
-        profile: The profile of the picture. Without a usable one the conversion is the arithmetical one.
-
-    Returns:
-        Mode RGB, to be used without a profile.
-    """
+    """Convert a CMYK picture to RGB of sRGB, by its profile, or arithmetically without a usable one."""
     usable = profile_for(profile, "CMYK")
     if usable is not None:
         try:

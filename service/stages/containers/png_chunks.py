@@ -40,13 +40,7 @@ def is_pq(packed: bytes) -> bool:
 
 
 def settled(packed: bytes, *, profiled: bool, turned: bool) -> bytes:
-    """What still holds of a decoded photo.
-
-    Args:
-        packed: The chunks of the file.
-        profiled: The photo keeps a profile.
-        turned: Its width has become its height.
-    """
+    """What still holds of a decoded photo: one that keeps a profile, or whose width has become its height."""
     chunks = unpack(packed)
     for kind in _SUPERSEDED if profiled else ():
         chunks.pop(kind, None)
@@ -57,11 +51,7 @@ def settled(packed: bytes, *, profiled: bool, turned: bool) -> bytes:
 
 
 def density_of_jfif(head: bytes) -> bytes:
-    """The pHYs chunk, packed, that says what a JFIF segment does; empty where that is nothing.
-
-    Args:
-        head: The first twelve bytes of the segment's body.
-    """
+    """The pHYs chunk, packed, that says what a JFIF segment's first twelve bytes do; empty where that is nothing."""
     if len(head) < 12 or not head.startswith(b"JFIF\0"):
         return b""
     unit, x, y = struct.unpack(">BHH", head[7:12])

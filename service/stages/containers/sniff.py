@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from service.core.errors import AnimatedImage, UnsupportedFormat
+from service.core.errors import UnsupportedFormat
 from service.core.types import OutputFormat
-from service.stages.containers import gif, jpeg, png, webp
+from service.stages.containers import jpeg, png, webp
 from service.stages.containers.container import Container
 
-ANIMATED_HINT = "send one frame"
 _HINT = "send a JPEG, PNG or WebP file"
 _OTHERS = (
     (0, b"GIF8", "a GIF file"),
@@ -36,12 +35,9 @@ def read_container(data: bytes) -> Container:
 
     Raises:
         UnsupportedFormat: Neither JPEG, PNG nor WebP, or a kind of JPEG without a decoder.
-        AnimatedImage: An animated GIF. Animated PNG and WebP files are flagged in the container instead.
         CorruptImage: The signature is known and the header is not valid.
     """
     if (announced := announced_format(data)) is not None:
         return _READERS[announced](data)
-    if data.startswith(gif.SIGNATURES) and gif.is_animated_gif(data):
-        raise AnimatedImage("the upload is an animated GIF", hint=ANIMATED_HINT)
     kind = next((name for at, magic, name in _OTHERS if data[at:].startswith(magic)), "not an image file known here")
     raise UnsupportedFormat(f"the upload is {kind}", hint=_HINT)

@@ -104,7 +104,7 @@ BAD = {
     "text named jpg": ({"image": ("a.jpg", b"hello, this is a text")}, {}, {}, 415, "unsupported_format"),
     "truncated JPEG": ({"image": ("a.jpg", encoded(kind="JPEG")[:700])}, {}, {}, 422, "corrupt_image"),
     "bomb": ({"image": ("a.png", png_bomb())}, {}, {}, 413, "image_too_large"),
-    "animated GIF": ({"image": ("a.gif", animated("GIF"))}, {}, {}, 422, "animated_image"),
+    "animated GIF": ({"image": ("a.gif", animated("GIF"))}, {}, {}, 415, "unsupported_format"),
     "animated WebP": ({"image": ("a.webp", animated("WEBP"))}, {}, {}, 422, "animated_image"),
     "tiny photo": ({"image": ("a.png", encoded(pixels(20, 20)))}, {}, {}, 422, "image_too_small"),
     "too many bytes": ({"image": ("a.png", bytes(1_100_000))}, {}, {}, 413, "upload_too_large"),

@@ -18,6 +18,7 @@ import pytest
 from service.backends.triton_contract import TritonNetwork
 from service.backends.triton_endpoints import Endpoint
 from service.backends.triton_shared_memory import ThroughSharedMemory
+from service.core import detector
 from service.core.errors import DependencyUnavailable
 from service.core.manifest import TensorSpec
 from service.stages import detect
@@ -165,4 +166,4 @@ async def test_room_for_the_detector_is_that_of_its_largest_tile(room):
         )
     channels_bytes = 3 * np.dtype(np.float32).itemsize
     assert room.asked[0] >= detect._MAX_TILE_AREA_PX * channels_bytes
-    assert room.asked[0] >= detect._VIEWS_PER_CALL * detect._VIEW_PX**2 * channels_bytes
+    assert room.asked[0] >= detector.MAX_ROWS * detect._VIEW_PX**2 * channels_bytes

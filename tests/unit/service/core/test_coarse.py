@@ -4,8 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from service.core.coarse import coarse_shift
-from service.core.colour import with_colour_of
+from service.core.colour import coarse_shift, with_colour_of
 from tests.pictures import pixels
 
 CROP = pixels(128, 128)

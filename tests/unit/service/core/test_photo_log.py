@@ -21,7 +21,7 @@ def told(caplog):
 def test_a_photo_that_is_restored_tells_what_was_done(told):
     restoration = result_of("a")
     with kept_spans() as kept, photo_log(Lane.BATCH) as log:
-        log.size(640, 480)
+        log.note(width_px=640, height_px=480)
         assert log.restored(restoration) is restoration
     (fields,) = told()
     assert fields.pop("duration_ms") >= 0
@@ -35,7 +35,7 @@ def test_one_whose_end_is_not_known_yet_is_told_by_who_keeps_its_log(told):
     kept = PhotoLog(Lane.BATCH)
     for _ in range(2):
         with photo_log(Lane.BATCH, kept) as log:
-            log.size(640, 480)
+            log.note(width_px=640, height_px=480)
     assert told() == []
     kept.tell("abandoned")
     (fields,) = told()
@@ -49,7 +49,7 @@ def test_one_whose_end_is_not_known_yet_is_told_by_who_keeps_its_log(told):
 def test_one_that_is_not_tells_why_by_a_code(told, error, outcome):
     def fail():
         with photo_log(Lane.INTERACTIVE) as log:
-            log.size(64, 48)
+            log.note(width_px=64, height_px=48)
             raise error
 
     with pytest.raises(type(error)):

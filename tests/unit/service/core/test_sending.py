@@ -199,8 +199,3 @@ async def test_without_memory_for_results_there_is_room_to_send_some():
             await sending.enter_async_context(room.fetched("", of_size(8 * MIB)))
         with pytest.raises(QueueFull):
             await sent(room, of_size(1))
-
-
-def test_there_is_room_for_something():
-    with pytest.raises(ValueError, match="at least 1"):
-        SendingRoom(0)

@@ -20,7 +20,8 @@ async def test_stages_are_timed_and_told(pool):
     watch = Stopwatch(pool, metrics)
     assert await watch.compute("decode", divmod, 7, 2) == (3, 1)
     assert await watch.compute("encode", sorted, [2, 1], reverse=True) == [2, 1]
-    await watch.wait("detect", asyncio.sleep(0))
+    with watch.stage("detect"):
+        await asyncio.sleep(0)
     report = watch.report_ms([{"velocity": 12.0, "estimator": 3.0}, {"velocity": 11.0}])
     assert list(report) == ["decode", "encode", "detect", "velocity", "estimator", "total"]
     assert (report["velocity"], report["estimator"]) == (12.0, 3.0)
@@ -36,7 +37,7 @@ async def test_stages_of_one_way_to_the_pool_are_timed_each(pool):
             return total, tracing.current_stage(), threading.current_thread()
 
     watch = Stopwatch(pool, Metrics())
-    total, stage, thread = await watch.together(work, 1, 2)
+    total, stage, thread = await pool.run(work, 1, 2)
     assert (total, stage) == (3, "paste")
     assert thread is not threading.current_thread()
     assert list(watch.report_ms([])) == ["blend", "paste", "total"]

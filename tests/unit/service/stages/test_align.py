@@ -90,7 +90,8 @@ def test_points_that_tell_nothing(source, target):
 @pytest.mark.parametrize("size_px", [64, 256, 512])
 def test_landmarks_land_on_the_template(size_px):
     face = face_at(40, 20, 120)
-    (aligned,) = align(photo(), [face], size_px)
+    aligned = align(photo(), face, 7, size_px)
+    assert aligned.index == 7
     assert aligned.crop.shape == (size_px, size_px, 3)
     assert aligned.crop.dtype == np.uint8
     assert aligned.face is face
@@ -102,25 +103,17 @@ def test_a_crop_shows_what_lies_beneath():
     x, y = np.meshgrid(np.arange(200), np.arange(160))
     ramps = np.stack([x, y, x // 2 + y // 2], axis=2).astype(np.uint8)
     face = Face((60, 40, 140, 120), moved(similarity(15, 0.5, 70, 30), template(128)).astype(np.float32), 0.9)
-    (aligned,) = align(photo(ramps), [face], 128)
+    aligned = align(photo(ramps), face, 0, 128)
     for at in ((30, 40), (64, 64), (100, 90)):
         where = moved(similarity(15, 0.5, 70, 30), [at])[0]
         seen = in_photo(aligned.crop / np.float32(255), aligned) * 255
         np.testing.assert_allclose(seen[at[1], at[0], :2], where, atol=1)
 
 
-def test_many_faces_keep_their_order():
-    faces = [face_at(10, 10, 60), face_at(100, 60, 40)]
-    aligned = align(photo(), faces, 64)
-    assert [each.index for each in aligned] == [0, 1]
-    assert [each.face for each in aligned] == faces
-    assert not np.array_equal(aligned[0].crop, aligned[1].crop)
-
-
 def test_sixteen_bits_become_eight():
     deep = photo(pixels(200, 160).astype(np.uint16) * 257)
     shallow = photo()
-    faces = [align(each, [face_at(40, 20, 100)], 64)[0] for each in (deep, shallow)]
+    faces = [align(each, face_at(40, 20, 100), 0, 64) for each in (deep, shallow)]
     assert faces[0].crop.dtype == np.uint8
     seen = [in_photo(each.crop / np.float32(255), each) * 255 for each in faces]
     assert np.abs(seen[0] - seen[1]).max() < 1.5
@@ -129,26 +122,26 @@ def test_sixteen_bits_become_eight():
 def test_crops_are_read_only_and_the_photo_unchanged():
     image = photo()
     before = image.pixels.copy()
-    (aligned,) = align(image, [face_at(40, 20, 100)], 64)
+    aligned = align(image, face_at(40, 20, 100), 0, 64)
     assert not aligned.crop.flags.writeable
     np.testing.assert_array_equal(image.pixels, before)
 
 
 def test_a_face_at_the_border_continues_with_its_mirror_image():
-    (aligned,) = align(photo(), [face_at(-40, 20, 100)], 64)
+    aligned = align(photo(), face_at(-40, 20, 100), 0, 64)
     assert aligned.crop.min() > 20  # no black beyond the border
 
 
 @pytest.mark.parametrize("face", [face_at(900, 900, 50), Face((0, 0, 9, 9), np.full((5, 2), 5, np.float32), 0.9)])
 def test_faces_that_are_none(face):
     with pytest.raises(ValueError, match=r"outside|coincide"):
-        align(photo(), [face], 64)
+        align(photo(), face, 0, 64)
 
 
 def test_memory_depends_on_the_face_and_not_on_the_photo():
     image = photo(np.zeros((3000, 4000, 3), np.uint8))
     tracemalloc.start()
-    align(image, [face_at(1000, 1000, 200)], 256)
+    align(image, face_at(1000, 1000, 200), 0, 256)
     peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak_bytes < 3_000_000

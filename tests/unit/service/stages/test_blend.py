@@ -42,12 +42,6 @@ def test_the_face_is_not_written_to(face):
     np.testing.assert_array_equal(face.sample, before)
 
 
-@pytest.mark.parametrize("fidelity", [-0.1, 1.1, float("nan")])
-def test_fidelity_out_of_range(face, fidelity):
-    with pytest.raises(ValueError, match="fidelity"):
-        blend(face, fidelity)
-
-
 @pytest.mark.parametrize("fidelity", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("part", ["sample", "posterior_mean"])

@@ -77,8 +77,8 @@ def test_pictures_become_planes():
     assert tensor.flags.c_contiguous
 
 
-def test_placing_moves_boxes_and_landmarks_alike():
-    found = read(maps_with((5, 10, 0.9, 40, 20))).placed((2, 3), (100, 1000))
+def test_a_map_moves_boxes_and_landmarks_alike():
+    found = read(maps_with((5, 10, 0.9, 40, 20))).mapped(np.array([[2.0, 0, 100], [0, 3, 1000]]))
     np.testing.assert_allclose(found.boxes, [[164, 1006, 204, 1126]], atol=1e-3)
     np.testing.assert_allclose(found.landmarks[0, 2], [184, 1078], atol=1e-3)
 

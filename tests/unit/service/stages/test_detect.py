@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from service.core.errors import InferenceFailed
-from service.core.types import FaceSelection
+from service.core.types import FaceSelection, RestoreOptions
 from service.stages.detect import FaceDetector, select_faces
 from tests.fakes import face_at
 from tests.pictures import pixels
@@ -12,11 +12,11 @@ LARGE, MIDDLE, SMALL, TINY = face_at(0, 0, 100), face_at(170, 120, 60), face_at(
 EVERY = [SMALL, LARGE, TINY, MIDDLE]
 
 
-def reasons(faces=EVERY, selection=FaceSelection.ALL, max_faces=None, min_face_px=24, size=SIZE):
-    found = select_faces(faces, selection=selection, max_faces=max_faces, min_face_px=min_face_px, size=size)
+def reasons(detected=EVERY, size=SIZE, **options):
+    found = select_faces(detected, RestoreOptions(**options), size)
     areas = [face.box[2] - face.box[0] for face, _ in found]
     assert areas == sorted(areas, reverse=True)
-    assert {id(face) for face, _ in found} == {id(face) for face in faces}
+    assert {id(face) for face, _ in found} == {id(face) for face in detected}
     return [reason for _, reason in found]
 
 
@@ -27,17 +27,17 @@ LEFT, OVER, BELOW = "not_selected", "over_max_faces", "below_min_face_px"
     ("options", "expected"),
     [
         ({}, [None, None, None, BELOW]),
-        ({"selection": FaceSelection.ANY}, [None, None, None, BELOW]),
-        ({"selection": FaceSelection.LARGEST}, [None, LEFT, LEFT, BELOW]),
-        ({"selection": FaceSelection.CENTER}, [LEFT, None, LEFT, BELOW]),
-        ({"selection": FaceSelection.CENTER, "min_face_px": 5}, [LEFT, None, LEFT, LEFT]),
-        ({"selection": FaceSelection.CENTER, "size": (640, 440)}, [LEFT, LEFT, None, BELOW]),
-        ({"selection": FaceSelection.LARGEST, "max_faces": 1}, [None, LEFT, LEFT, BELOW]),
+        ({"faces": FaceSelection.ANY}, [None, None, None, BELOW]),
+        ({"faces": FaceSelection.LARGEST}, [None, LEFT, LEFT, BELOW]),
+        ({"faces": FaceSelection.CENTER}, [LEFT, None, LEFT, BELOW]),
+        ({"faces": FaceSelection.CENTER, "min_face_px": 5}, [LEFT, None, LEFT, LEFT]),
+        ({"faces": FaceSelection.CENTER, "size": (640, 440)}, [LEFT, LEFT, None, BELOW]),
+        ({"faces": FaceSelection.LARGEST, "max_faces": 1}, [None, LEFT, LEFT, BELOW]),
         ({"max_faces": 2}, [None, None, OVER, BELOW]),
         ({"max_faces": 9, "min_face_px": 1}, [None, None, None, None]),
         ({"min_face_px": 61}, [None, BELOW, BELOW, BELOW]),
         ({"min_face_px": 101}, [BELOW] * 4),
-        ({"faces": []}, []),
+        ({"detected": []}, []),
     ],
 )
 def test_selection(options, expected):

@@ -266,12 +266,6 @@ def test_colour_planes_are_full_from_quality_90():
     assert error[90] < error[89] / 3
 
 
-@pytest.mark.parametrize("quality", [0, 101])
-def test_a_quality_that_is_none(quality):
-    with pytest.raises(ValueError, match="quality"):
-        encode(photo(), JPEG, quality)
-
-
 @pytest.mark.parametrize(("output_format", "side_px"), [(JPEG, 65_501), (WEBP, 16_384)])
 def test_a_side_the_format_cannot_hold(output_format, side_px):
     long = dataclasses.replace(photo(), pixels=np.zeros((2, side_px, 3), np.uint8))

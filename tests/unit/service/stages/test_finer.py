@@ -32,7 +32,7 @@ def speckled(dtype=np.uint8):
     picture = np.rint(((pixels(300, 280) / 255 * 0.7 + 0.15) + noise).clip(0, 1) * top_level).astype(dtype)
     landmarks = (template(SIZE_PX) - (SIZE_PX - 1) / 2) * 4 + (150, 140)
     image = DecodedImage(picture, None, None, None, OutputFormat.PNG, False)
-    return image, align(image, [Face((149, 139, 151, 141), landmarks.astype(np.float32), 0.9)], SIZE_PX)[0]
+    return image, align(image, Face((149, 139, 151, 141), landmarks.astype(np.float32), 0.9), 0, SIZE_PX)
 
 
 def as_it_was(aligned):

@@ -98,8 +98,8 @@ def test_every_sample_comes_back(dtype):
 def test_a_face_in_linear_light_is_the_usual_one_to_the_networks_and_returns(dtype):
     image = photo(light_of(_ASTRONAUT / 255, dtype), _LINEAR)
     assert not is_seen(image)
-    (usual,) = align(photo(), [_FACE], 128)
-    (face,) = align(as_seen(image), [_FACE], 128)
+    usual = align(photo(), _FACE, 0, 128)
+    face = align(as_seen(image), _FACE, 0, 128)
     assert np.abs(face.crop.astype(int) - usual.crop).mean() < (2 if dtype == np.uint8 else 0.6)
     assert face.tone == usual.tone
     same = in_photo(face.crop.astype(np.float32) / 255, face, is_linear=True)

@@ -28,7 +28,7 @@ def test_neither_a_face_nor_a_photo_has_more_than_the_most(num_steps, num_faces)
 
 def test_the_landmarks_of_a_crop_are_shown_at_those_of_the_photo():
     face = face_at(40, 60, 90)
-    (aligned,) = align(image(), [face], 64)
+    aligned = align(image(), face, 0, 64)
     matrix = matrix_of(aligned)
     for x, y in face.landmarks_5:
         u, v = (aligned.affine @ (x, y, 1) + 0.5) / 64
@@ -42,7 +42,7 @@ def test_a_photo_that_is_a_face_is_shown_where_it_is():
 
 
 def test_each_preview_gets_the_place_of_its_face():
-    faces = align(image(), [face_at(10, 10, 60), face_at(110, 90, 60)], 64)
+    faces = [align(image(), face_at(10 + 100 * index, 10 + 80 * index, 60), index, 64) for index in (0, 1)]
     shown = []
     show = placing(faces, shown.append)
     for index in (1, 0):

@@ -24,7 +24,7 @@ def photo(pixels, transfer=13):
 
 def aligned(pixels, **facts):
     face = Face((170, 60, 280, 200), np.array(_POINTS, np.float32), 0.9)
-    return align(photo(pixels, **facts), [face], SIZE_PX)[0]
+    return align(photo(pixels, **facts), face, 0, SIZE_PX)
 
 
 def dimmed(gain, offset=0.0, depth=np.uint8):

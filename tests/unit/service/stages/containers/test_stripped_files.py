@@ -8,9 +8,8 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from service.core.types import OutputFormat
-from service.stages.containers.gif import is_animated_gif
 from service.stages.containers.sniff import read_container
-from tests.pictures import animated, decoded, encoded, pixels, png_file, png_header, saved
+from tests.pictures import decoded, encoded, pixels, png_file, png_header, saved
 
 WORDS = b"words that do not belong to the picture"
 EXIF = Image.Exif()
@@ -91,11 +90,3 @@ def test_fill_bytes_before_a_marker():
     data = encoded(kind="JPEG")
     filled = data.replace(b"\xff\xdb", b"\xff\xff\xff\xdb")[:-2] + b"\xff\xff\xd9"
     np.testing.assert_array_equal(decoded(read_container(filled).stripped), decoded(data))
-
-
-def test_frames_of_a_gif_are_counted():
-    still = encoded(kind="GIF")
-    assert not is_animated_gif(still)
-    assert is_animated_gif(animated("GIF"))
-    for length in range(len(still)):
-        assert not is_animated_gif(still[:length])

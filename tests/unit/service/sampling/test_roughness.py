@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from service.core.rough import roughness
+from service.sampling.taming import roughness
 
 SIDE_PX = 256
 EVERY_SECOND = np.arange(SIDE_PX) % 2 * np.float32(0.2)

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from service.core.face_ellipse import around_face
-from service.core.fine_detail import face_luma, fine_energy
+from service.core.face_ellipse import around_face, face_luma, fine_energy
 
 SIZE = 64
 
