@@ -11,7 +11,7 @@ from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInsta
 
 from export.detector import SIGNATURE
 from export.triton_config import Profile, config_pbtxt, configurations, detector_network, main
-from service.stages import centerface
+from service.core.detector import INPUTS, MAX_ROWS
 from tests.running_bundle import write_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -171,8 +171,8 @@ def test_only_the_version_that_the_manifest_names_is_served(manifest):
 def test_the_detector_takes_pictures_of_any_size_and_many_views_at_once():
     config = parsed(config_pbtxt("detector", detector_network()))
     assert list(config.input[0].dims) == [3, -1, -1]
-    assert config.input[0].name == centerface.INPUT
-    assert config.max_batch_size == 16
+    assert config.input[0].name == INPUTS[0].name
+    assert config.max_batch_size == MAX_ROWS
     for sample in config.model_warmup:
         (value,) = sample.inputs.values()
         assert math.prod(value.dims) == 3 * 128 * 128
