@@ -230,9 +230,8 @@ defaults: install-dev ## take the steps and fidelity that the last `make evaluat
 	@$(VENV_DEV)/bin/python -m export.cli set-defaults --model-repository $(REPOSITORY) --quality runs/evaluation/results.json
 
 .PHONY: bench
-bench: install-dev ## speed and memory of the embedded service, and of its networks beside PyTorch
+bench: install-dev ## speed and memory of the embedded service
 	@$(VENV_DEV)/bin/python -m loadtest.bench $(ARGS)
-	@$(VENV_DEV)/bin/python -m export.cli bench
 
 .PHONY: bench-cpu
 bench-cpu: install-dev ## every network beside this processor's peak, in PyTorch, onnxruntime and, if installed, OpenVINO; one face

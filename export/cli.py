@@ -24,9 +24,8 @@ from export.parity import Gate, ParityError, draw_all, feeds_of
 from export.precision import PrecisionGate
 from export.telling import say, telling
 from export.tensorrt_operators import load_table
-from export.timing import HEADER, measure, table_row
 from export.to_tensorrt import plan_graphs, plan_profile, write_engines
-from export.trained import Trained, awaken, load_trained, random_networks
+from export.trained import awaken, load_trained
 from export.variants import load_original, write_half
 
 _FAILED = 1
@@ -39,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse `arguments` (the process's by default), run the command.
 
     Returns:
-        0; 1 when the gate failed; 2 when what was given cannot be used. Nothing is written unless it is 0.
+        0; 1 when the gate failed; 2 when what was given cannot be used, or the result cannot be written. Nothing is
+        written unless it is 0, but for what a place that cannot be written to had taken before.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -50,6 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, FileNotFoundError) as error:
         sys.stderr.write(f"error: {error}; nothing was written\n")
         return _UNUSABLE
+    except OSError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return _UNUSABLE
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -57,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     _add_bundle(commands, BundleFacts())
     _add_precisions(commands)
-    _add_measurements(commands, BundleFacts())
+    _add_measurements(commands)
     return parser
 
 
@@ -70,7 +73,12 @@ def _add_bundle(commands: Commands, facts: BundleFacts) -> None:
     _add_repository(bundle)
     bundle.add_argument("--name", default=facts.name, help="bundle name")
     bundle.add_argument("--bundle-version", default=facts.version, metavar="VERSION", help="bundle version")
-    _add_image_size(bundle, facts)
+    bundle.add_argument(
+        "--image-size-px",
+        type=int,
+        metavar="N",
+        help=f"side of a crop; default: the estimator's own, {facts.image_size_px} where it takes any",
+    )
     _add_defaults(bundle, "default: that of the bundle that is there, if any")
     bundle.add_argument(
         "--max-num-steps", type=int, default=facts.max_num_steps, metavar="N", help="most steps allowed"
@@ -134,14 +142,7 @@ def _add_precisions(commands: Commands) -> None:
     engines.add_argument("--dry-run", action="store_true", help="check graphs and plan profiles; needs no TensorRT")
 
 
-def _add_measurements(commands: Commands, facts: BundleFacts) -> None:
-    bench = commands.add_parser("bench", help="time the networks in onnxruntime and in PyTorch")
-    bench.set_defaults(run=_bench)
-    bench.add_argument("--runs", type=Path, metavar="DIR", help="trained weights; default: the presets s, random")
-    _add_image_size(bench, facts)
-    bench.add_argument("--repeats", type=int, default=15, metavar="N", help="measured calls of each")
-    bench.add_argument("--threads", type=int, default=os.cpu_count() or 1, metavar="N", help="threads of a call")
-
+def _add_measurements(commands: Commands) -> None:
     cpu = commands.add_parser("cpu", help="a bundle's networks beside this processor's peak, by runtime; one face")
     cpu.set_defaults(run=_cpu)
     _add_repository(cpu)
@@ -184,30 +185,16 @@ def _add_defaults(parser: argparse.ArgumentParser, otherwise: str) -> None:
     parser.add_argument("--fidelity", type=float, metavar="X", help=f"default fidelity, 0 to 1; {otherwise}")
 
 
-def _add_image_size(parser: argparse.ArgumentParser, facts: BundleFacts) -> None:
-    parser.add_argument(
-        "--image-size-px",
-        type=int,
-        metavar="N",
-        help=f"side of a crop; default: the estimator's own, {facts.image_size_px} where it takes any",
-    )
-
-
-def _image_size_px(options: argparse.Namespace, trained: Trained) -> int:
-    if options.image_size_px is not None:
-        return int(options.image_size_px)
-    return native_size_px(trained) or BundleFacts().image_size_px
-
-
 def _bundle(options: argparse.Namespace) -> int:
     trained = load_trained(options.runs)
     for stage, progress in trained.unfinished.items():
         say(f"warning: {stage} was taken at step {progress}")
+    side_px = native_size_px(trained) if options.image_size_px is None else options.image_size_px
     facts = defaults_of(
         BundleFacts(
             name=options.name,
             version=options.bundle_version,
-            image_size_px=_image_size_px(options, trained),
+            image_size_px=BundleFacts().image_size_px if side_px is None else side_px,
             max_num_steps=options.max_num_steps,
             max_batch_size=options.max_batch_size,
             batch_sizes=None if options.batch_sizes is None else tuple(options.batch_sizes),
@@ -237,15 +224,6 @@ def _set_defaults(options: argparse.Namespace) -> int:
     measured = any(row["method"] == "default" for row in manifest["quality"].get("rows", ()))
     note = "" if measured else "; the quality of this default is not measured yet: run make evaluate, then this again"
     say(f"{options.model_repository}: default {steps} steps, fidelity {fidelity:g}{note}")
-    return 0
-
-
-def _bench(options: argparse.Namespace) -> int:
-    trained: Trained = random_networks("s-unet", "xs", "s") if options.runs is None else load_trained(options.runs)
-    say(f"float32, {options.threads} threads, {options.repeats} calls of each in turn: median (quartiles).\n\n{HEADER}")
-    side_px = _image_size_px(options, trained)
-    for timing in measure(trained, side_px, repeats=options.repeats, num_threads=options.threads):
-        say(table_row(timing))
     return 0
 
 
@@ -299,10 +277,11 @@ def _tensorrt(options: argparse.Namespace) -> int:
 
 
 def _cost(options: argparse.Namespace) -> int:
+    if options.gpu:
+        gpu_name()  # an error before the work, not after it
     for line in cost_table():
         say(line)
     if options.gpu:
-        gpu_name()
         given = options.peak_tflops, options.peak_gbs
         roof = None if None in given else Roof(*given)
         published, bundled = networks_of(PIPELINES[0]), load_original(options.model_repository, say).trained

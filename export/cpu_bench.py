@@ -31,13 +31,17 @@ from export.openvino_session import OpenVinoSession, openvino_precisions
 from export.parity import draw_all, feeds_of, pipeline_images
 from export.precision import psnr_db as unbounded_psnr_db
 from export.served_session import ServedSession, plain_session
-from export.timing import BATCH_SIZES, PAUSE_S, SEED, call_ms
 from export.variants import Original
 from latent_pmrf.evaluation.bundle import BundleRestorer, Session, source_noise
 
 Call: TypeAlias = Callable[[], object]
 
 EAGER, SERVED = "PyTorch eager", "onnxruntime"
+BATCH_SIZES = (1, 4)
+PAUSE_S = 0.12
+"""PyTorch's threads spin for about a tenth of a second."""
+_SEED = 7
+"""Of the inputs that are drawn."""
 _PRODUCT_SIDE = 1536
 """Of the matrices: their product takes long enough for threads to start, and short enough to be among the others."""
 _LEAST_ROUNDS, _MOST_ROUNDS = 3, 25
@@ -154,7 +158,7 @@ class CpuBench:
         return Restoration(faces, steps, ms, psnr)
 
     def _calls(self, spec: GraphSpec, rows: int, sessions: Mapping[str, Session]) -> dict[str, Call]:
-        tensors = draw_all(spec, rows, self.original.trained.statistics, SEED)
+        tensors = draw_all(spec, rows, self.original.trained.statistics, _SEED)
         feeds = feeds_of(spec, tensors)
         calls: dict[str, Call] = {EAGER: functools.partial(_without_gradients, spec.module, tensors)}
         return calls | {name: functools.partial(session.run, None, feeds) for name, session in sessions.items()}
@@ -163,7 +167,7 @@ class CpuBench:
 def matrix_products(num_threads: int) -> dict[str, Call]:
     """The product of two large float32 matrices by PyTorch and by onnxruntime: the faster one tells the peak."""
     side = _PRODUCT_SIDE
-    a, b = np.random.default_rng(SEED).random((2, side, side), np.float32)
+    a, b = np.random.default_rng(_SEED).random((2, side, side), np.float32)
     faces = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [side, side]) for name in "abc"]
     graph = helper.make_graph([helper.make_node("MatMul", ["a", "b"], ["c"])], "product", faces[:2], faces[2:])
     model: onnx.ModelProto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
@@ -193,6 +197,15 @@ def in_turn(
         for name, call in calls.items():
             ms[name].append(call_ms(call, pause_s))
     return ms, peak
+
+
+def call_ms(call: Call, pause_s: float) -> float:
+    """Milliseconds of a call, after a pause and a call that is not measured."""
+    time.sleep(pause_s)
+    call()
+    begin_s = time.perf_counter()
+    call()
+    return (time.perf_counter() - begin_s) * 1e3
 
 
 def processor() -> str:

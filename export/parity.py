@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 
 from export.networks import GraphSpec, TensorFace
-from latent_pmrf.evaluation.bundle import BundleRestorer, source_noise
+from latent_pmrf.evaluation.bundle import BundleRestorer, onnxruntime_session, source_noise
 from latent_pmrf.flow.statistics import LatentStatistics
 from latent_pmrf.nets.preconditioning import Preconditioning
 from latent_pmrf.restorer import Restored, Restorer
@@ -100,16 +100,6 @@ def _share_arena() -> None:
     onnxruntime.create_and_register_allocator(processor, None)
 
 
-def open_session(content: bytes, num_threads: int = 1) -> Any:  # noqa: ANN401 - onnxruntime is untyped
-    """An onnxruntime session on the CPU."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = num_threads
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-
-
 def check_network(spec: GraphSpec, content: bytes, statistics: LatentStatistics, tolerance: float) -> float:
     """Compare one exported graph with its network.
 
@@ -119,7 +109,7 @@ def check_network(spec: GraphSpec, content: bytes, statistics: LatentStatistics,
     Raises:
         ParityError: An output is not finite, or an error is above the tolerance.
     """
-    session = open_session(content)
+    session = onnxruntime_session(content)
     names = [value.name for value in session.get_inputs()], [value.name for value in session.get_outputs()]
     if names != ([face.name for face in spec.inputs], [spec.output.name]):
         raise ParityError(f"{spec.name}: the graph has inputs and outputs {names}")

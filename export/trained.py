@@ -13,7 +13,6 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from latent_pmrf.config import ESTIMATOR_PRESETS, VAE_PRESETS, VELOCITY_PRESETS
 from latent_pmrf.flow.statistics import LatentStatistics
 from latent_pmrf.nets.build import Network, build
 from latent_pmrf.nets.hdit import HDiT
@@ -138,22 +137,6 @@ def round_weights(network: nn.Module) -> None:
     for parameter in network.parameters():
         if parameter.ndim > 1:
             parameter.copy_(parameter.half().float())
-
-
-def random_networks(estimator: str, vae: str, velocity: str) -> Trained:
-    """Networks of presets with random weights, none of them zero: for measurements that need no training.
-
-    Args:
-        estimator: Name in `ESTIMATOR_PRESETS`.
-        vae: Name in `VAE_PRESETS`.
-        velocity: Name in `VELOCITY_PRESETS`.
-    """
-    torch.manual_seed(0)
-    built = (build(ESTIMATOR_PRESETS[estimator]), build(VAE_PRESETS[vae]), build(VELOCITY_PRESETS[velocity]))
-    for network in built:
-        awaken(network.eval().requires_grad_(False))
-    channels = built[1].config.latent_channels
-    return Trained(*built, LatentStatistics((0.0,) * channels, (1.0,) * channels, (0.1,) * channels), {})
 
 
 @torch.no_grad()

@@ -82,6 +82,9 @@ def _import(options: argparse.Namespace) -> int:
     except (ValueError, FileNotFoundError) as error:
         sys.stderr.write(f"error: {error}; nothing was written\n")
         return 2
+    except OSError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
     return 0
 
 
@@ -99,10 +102,10 @@ def _enlarge(options: argparse.Namespace) -> int:
             stage, config, tensors = "flow", enlarged_flow(weights.config), enlarge_flow(weights.state_dict)
         else:
             raise ValueError(f"{options.weights} holds neither a U-Net estimator nor a velocity network")
-    except (ValueError, FileNotFoundError) as error:
+        save_weights(options.out, config, tensors, {"stage": stage, "enlarged": weights.info})
+    except (ValueError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    save_weights(options.out, config, tensors, {"stage": stage, "enlarged": weights.info})
     return 0
 
 
@@ -136,13 +139,16 @@ def _train(options: argparse.Namespace) -> int:
                 trainer = build_trainer(
                     recipe, places, device, initial=options.init, restart=options.restart, group=group
                 )
-        except (ValueError, FileNotFoundError) as error:
+        except (ValueError, OSError) as error:
             sys.stderr.write(f"error: {error}\n")
             return 2
         try:
             trainer.train()
         except UnreadablePicture as error:
             sys.stderr.write(f"error: {error}; mend or remove it: the run then goes on from its last checkpoint\n")
+            return 2
+        except OSError as error:
+            sys.stderr.write(f"error: {error}; mend that: the run then goes on from its last checkpoint\n")
             return 2
         except Diverged as error:
             sys.stderr.write(f"error: {error}\n")

@@ -40,7 +40,7 @@ class Photographs(Sequence[U8Image]):
     """Square pictures of the tar shards (`*.tar`), then of the image files, each sorted by path.
 
     An item is an upright (S, S, 3) uint8 RGB array, S as stored; it raises UnreadablePicture, with the picture's name,
-    for one that cannot be decoded or is not square. What macOS writes beside a file (`._*`) is passed over.
+    for one that is gone, cannot be decoded or is not square. What macOS writes beside a file (`._*`) is passed over.
 
     Args:
         root: Folder with shards or pictures.
@@ -72,9 +72,12 @@ class Photographs(Sequence[U8Image]):
 
     def __getitem__(self, index: int) -> U8Image:  # type: ignore[override]  # no slices: nobody needs them
         place = self._places[index]
-        with place.path.open("rb") as file:
-            file.seek(place.offset)
-            data = file.read(place.size_bytes)
+        try:
+            with place.path.open("rb") as file:
+                file.seek(place.offset)
+                data = file.read(place.size_bytes)
+        except OSError as error:  # it was there when the index was made
+            raise UnreadablePicture(f"{place.name} cannot be read: {error.strerror}") from error
         picture = read_rgb(io.BytesIO(data), place.name, _FORMATS)
         if picture.width != picture.height:
             size = f"{picture.width} x {picture.height}"

@@ -171,7 +171,7 @@ class BundleRestorer:
     ) -> None:
         self.manifest = read_manifest(repository)
         self.spec = parse_spec(self.manifest)
-        open_session = open_session or functools.partial(_onnxruntime, num_threads=num_threads)
+        open_session = open_session or functools.partial(onnxruntime_session, num_threads=num_threads)
         self._sessions: dict[str, Session] = {}
         self._max_batch: dict[str, int] = {}
         self._in_pixels = self.spec.space == "pixel"
@@ -242,7 +242,8 @@ class BundleRestorer:
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
-def _onnxruntime(content: bytes, num_threads: int) -> Session:
+def onnxruntime_session(content: bytes, num_threads: int = 1) -> Session:
+    """A session of onnxruntime on the CPU, on all cores for 0 threads."""
     import onnxruntime as ort  # deferred: reading a manifest needs no runtime
 
     options = ort.SessionOptions()

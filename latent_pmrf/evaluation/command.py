@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=_positive, help="measure only this many faces of each level, evenly spread")
     parser.add_argument("--threads", type=_positive, help="threads and processes; default: all cores")
     parser.add_argument("--steps", type=_positive, nargs="+", help="steps to sample; default: 1 2 5 10 25 (50)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="the sweeps use the first")
+    parser.add_argument("--seeds", type=_seed, nargs="+", default=[0], help="the sweeps use the first")
     parser.add_argument("--no-identity", action="store_true", help="without dlib; the floors on identity then fail")
     parser.add_argument("--model-card", type=Path, help="also write the model card here, pictures in images/ beside it")
     parser.add_argument(
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     console = Console()
     try:
         return _run_floors(args, console) if _wants_floors(args) else _run_survey(args, console)
-    except (ValueError, ImportError, FileNotFoundError) as error:
+    except (ValueError, ImportError, OSError) as error:
         _say(console, f"evaluate: {error}")
         return _UNUSABLE
 
@@ -214,6 +214,13 @@ def _fraction(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
+    return value
+
+
+def _seed(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 0")
     return value
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
+
+from latent_pmrf.evaluation.bundle import onnxruntime_session
 
 F32Array = npt.NDArray[np.float32]
 
@@ -49,12 +51,8 @@ def open_network(path: Path, device: str = "cpu") -> Network:
 
 class _OnnxNetwork:
     def __init__(self, path: Path) -> None:
-        import onnxruntime as ort  # deferred, as in `bundle`
-
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
         try:
-            self._session: Any = ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+            self._session = cast(Any, onnxruntime_session(path.read_bytes(), 0))
         except Exception as error:  # onnxruntime's errors have no class of their own
             raise ValueError(f"{path} is no ONNX file: {error}") from error
         self._path = path

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import overload
 
+import torch
+
 from latent_pmrf.config import HDiTConfig, NetworkConfig, SimVAEConfig, SwinIRConfig, UNetConfig
 from latent_pmrf.nets.hdit import HDiT
 from latent_pmrf.nets.sim_vae import SimVAE
@@ -34,3 +36,26 @@ def build(config: NetworkConfig) -> Network:
     if isinstance(config, SimVAEConfig):
         return SimVAE(config)
     return HDiT(config)
+
+
+@torch.inference_mode()
+def check_side(config: NetworkConfig, side: int) -> None:
+    """Call a network on PyTorch's meta device, where nothing is computed, for what it says of a side.
+
+    Args:
+        config: Its specification.
+        side: Of square pictures, or of the flow's states.
+
+    Raises:
+        ValueError: The network does not take it.
+    """
+    with torch.device("meta"):
+        network = build(config)
+        channels = config.in_channels if isinstance(config, HDiTConfig) else config.image_channels
+        state, t = torch.empty(1, channels, side, side), torch.empty(1)
+    if isinstance(network, HDiT):
+        network(state, t, *([state] if network.config.mean_conditioned else []))
+    elif isinstance(network, SimVAE):
+        network.encode(state)
+    else:
+        network(state)

@@ -31,7 +31,7 @@ DECIDING: Mapping[type[Any], tuple[str, ...]] = {
 }
 """Fields of a specification that decide what weights compute, though (nearly) all tensors fit whatever they say."""
 
-_LEFT = (STATE_NAME, LATENTS_NAME, STATISTICS_NAME)
+_LEFT = (STATE_NAME, LATENTS_NAME, STATISTICS_NAME, "weights-[0-9]*.safetensors")
 _ASIDE = "restart.partial"
 _FORGOTTEN = "forgotten.partial"
 
@@ -84,9 +84,9 @@ def set_aside(run_dir: Path) -> Iterator[None]:
     aside, forgotten = run_dir / _ASIDE, run_dir / _FORGOTTEN
     aside.mkdir(parents=True)
     try:
-        for name in _LEFT:
-            if (run_dir / name).exists():
-                (run_dir / name).rename(aside / name)
+        for pattern in _LEFT:
+            for path in sorted(run_dir.glob(pattern)):
+                path.rename(aside / path.name)
         yield
         aside.rename(forgotten)  # from here on nothing is put back: a kill while it is removed would leave half of it
     except BaseException:
@@ -104,12 +104,10 @@ def put_back(run_dir: Path) -> None:
     aside = run_dir / _ASIDE
     if not aside.exists():
         return
-    for name in _LEFT:
-        if not (aside / name).exists():
-            continue
-        place = run_dir / name
+    for path in sorted(aside.iterdir()):
+        place = run_dir / path.name
         if place.is_dir():
             shutil.rmtree(place)
         place.unlink(missing_ok=True)
-        (aside / name).rename(place)
+        path.rename(place)
     aside.rmdir()

@@ -151,7 +151,11 @@ def _save(path: Path, tensors: Tensors, metadata: Mapping[str, Any]) -> None:
     partial.unlink(missing_ok=True)
     partial.touch()
     mode = partial.stat().st_mode
-    save_file(contiguous, partial, metadata={"latent_pmrf": json.dumps(metadata)})
+    try:
+        save_file(contiguous, partial, metadata={"latent_pmrf": json.dumps(metadata)})
+    except SafetensorError as error:
+        partial.unlink()  # on a full disk it would hold what little there is
+        raise OSError(f"{path} cannot be written: {error}") from error
     partial.chmod(mode)  # safetensors makes a file that its owner alone may read
     with partial.open("rb") as file:
         os.fsync(file.fileno())

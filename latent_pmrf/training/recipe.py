@@ -58,7 +58,7 @@ class Recipe:
         shards: Glob on the paths of tar shards and pictures in the data folder.
         in_memory: Decode all photographs at the start; else each when it is drawn.
         optim: See `OptimConfig`.
-        degradation: See `DegradationRange`.
+        degradation: See `DegradationRange`; a `vae` sees clean photographs and has none.
         augmentation: See `Augmentation`.
         network: Fields of the preset to replace, for experiments.
         options: What only one stage knows, see `STAGE_OPTIONS`.
@@ -76,10 +76,12 @@ class Recipe:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse pictures without pixels, and options that the stage does not have or that train nothing."""
+        """Refuse pictures without pixels, and what the stage does not have or what trains nothing."""
         if self.size_px < 1:
             raise ValueError(f"size_px must be at least 1, not {self.size_px}")
         _check_options(self.stage, self.options)
+        if self.stage == "vae" and self.degradation != DegradationRange():
+            raise ValueError("degradation has no effect on an autoencoder, which sees clean photographs: leave it out")
         crop_px = self.options.get("crop_px", self.size_px)
         if not 1 <= crop_px <= self.size_px:
             raise ValueError(f"options.crop_px must be from 1 to size_px {self.size_px}, not {crop_px}")

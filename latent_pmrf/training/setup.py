@@ -25,20 +25,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import cv2
-from torch import nn
 
-from latent_pmrf.config import ESTIMATOR_PRESETS, VAE_PRESETS, VELOCITY_PRESETS, NetworkConfig, UNetConfig, fill
+from latent_pmrf.config import ESTIMATOR_PRESETS, VAE_PRESETS, VELOCITY_PRESETS, NetworkConfig, fill
 from latent_pmrf.data.datasets import FacePairs
 from latent_pmrf.data.photographs import Photographs, U8Image
 from latent_pmrf.data.validation import ValidationSet, load_validation
 from latent_pmrf.flow.statistics import LatentStatistics
-from latent_pmrf.nets.build import Network, build
+from latent_pmrf.nets.build import Network, build, check_side
 from latent_pmrf.nets.sim_vae import SimVAE
 from latent_pmrf.training.adversarial import Adversarial, AdversarialFlowStage
 from latent_pmrf.training.beginning import (
@@ -65,6 +65,8 @@ from latent_pmrf.training.recipe import Recipe, section
 from latent_pmrf.training.vae import VAEStage
 
 ConfigT = TypeVar("ConfigT", bound=NetworkConfig)
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +112,8 @@ def build_trainer(  # noqa: PLR0913 - what the command line says of a run
         A trainer at step 0, or where an earlier run stopped.
 
     Raises:
-        ValueError: The preset, an option or the device is unknown, or what an earlier run left does not fit, or is
-            only weights, which a new run would replace.
+        ValueError: The preset, an option or the device is unknown, a network does not take pictures of that size, or
+            what an earlier run left does not fit, or is only weights, which a new run would replace.
         FileNotFoundError: The data, an earlier stage's weights or those to begin with are missing.
     """
     check_device(device)
@@ -130,9 +132,10 @@ def build_trainer(  # noqa: PLR0913 - what the command line says of a run
             f"{weights} is there already, without a training state to go on from: choose another folder of runs, or "
             "replace it with --restart"
         )
+    config = _checked_config(recipe)
     given = None if resumes or initial is None else load_weights(initial)
     if given is not None:
-        check_function(network_config(recipe), given.config)
+        check_function(config, given.config)
     elif recipe.options.get("decoder_only") and not resumes:
         raise ValueError("decoder_only trains the decoder of an encoder that is given: --init WEIGHTS")
     held_out = places.data / "val"
@@ -202,15 +205,16 @@ def _estimator_stage(  # noqa: PLR0913 - the signature of both makers
 ) -> Stage[Any]:
     options = dict(recipe.options)
     config = _preset(ESTIMATOR_PRESETS, recipe)
-    space = _choice("space", options.pop("space", "pixel"), ("pixel", "latent"))
+    space = _space(recipe)
+    options.pop("space", None)
     if space == "pixel":
-        if isinstance(config, UNetConfig) and config.image_size_px != recipe.size_px:
-            raise ValueError(f"an estimator of image_size_px {config.image_size_px} takes no size_px {recipe.size_px}")
         identity = IdentityLoss(load_face_embedder()) if options.get("identity_weight", 0) > 0 else None
         return EstimatorStage(config, pairs, identity=identity, **options, **_shared(recipe, validation))
     if options:
         raise ValueError(f"an estimator of latents is trained by MSE, it has no option {sorted(options)}")
-    networks = FrozenNetworks(None, _vae(places), "degraded", device)
+    vae = _vae(places, recipe)
+    _check_size(recipe, config, vae.config.downscale)
+    networks = FrozenNetworks(None, vae, "degraded", device)
     return LatentEstimatorStage(
         config, FreshPairs(pairs, networks, seed=recipe.optim.seed), **_shared(recipe, validation)
     )
@@ -227,9 +231,16 @@ def _flow_stage(  # noqa: PLR0913 - the signature of both makers
     run_dir = places.runs / recipe.stage
     options = dict(recipe.options)
     source: Source = _choice("source", options.pop("source", "posterior_mean"), get_args(Source))
-    space = _choice("space", options.pop("space", "latent"), ("pixel", "latent"))
-    estimator: nn.Module | None = None if source == "degraded" else load_network(places.weights("estimator"))
-    networks = FrozenNetworks(estimator, _vae(places) if space == "latent" else None, source, device)
+    space = _space(recipe)
+    options.pop("space", None)
+    config = _preset(VELOCITY_PRESETS, recipe)
+    estimator = None if source == "degraded" else load_network(places.weights("estimator"))
+    vae = _vae(places, recipe) if space == "latent" else None
+    downscale = 1 if vae is None else vae.config.downscale
+    _check_size(recipe, config, downscale)
+    if estimator is not None:
+        _check_size(recipe, estimator.config, downscale if source == "latent_mean" else 1)
+    networks = FrozenNetworks(estimator, vae, source, device)
     copies, seed = options.pop("copies", 0), recipe.optim.seed
     if copies and recipe.optim.workers:
         raise ValueError("workers cannot fill a cache of latents: set workers or copies to 0")
@@ -245,11 +256,10 @@ def _flow_stage(  # noqa: PLR0913 - the signature of both makers
         raise ValueError("adversarial and likeness are two finishes, one after the other: set one of them")
     weighting = _choice("weighting", options.pop("weighting", "uniform"), get_args(Weighting))
     noise = SourceNoise(sigma=options.pop("sigma_s", None), factor=options.pop("noise_factor", None))
-    config = _preset(VELOCITY_PRESETS, recipe)
     facts = {
         "noise": noise,
         "normalise": options.pop("normalise", True),
-        "given": _statistics(given, space, config.in_channels),
+        "given": _statistics(given, recipe, config.in_channels),
         "run_dir": run_dir,
         **_shared(recipe, validation),
     }
@@ -263,14 +273,18 @@ def _flow_stage(  # noqa: PLR0913 - the signature of both makers
     return FlowStage(config, drawn, weighting=weighting, **facts)
 
 
-def _statistics(given: Weights | None, space: str, channels: int) -> LatentStatistics | None:
-    """Those of the flow that a run begins with, whose space has to be this one's."""
+def _statistics(given: Weights | None, recipe: Recipe, channels: int) -> LatentStatistics | None:
+    """Those of the flow that a run begins with, whose space has to be this one's; says so where it has none."""
     if given is None:
         return None
+    space = _space(recipe)
     found = given.info.get("space", space)
     if found != space:
         raise ValueError(f"the weights to begin with are of a flow in space {found}, this recipe's is in space {space}")
-    return given_statistics(given, channels)
+    kept = given_statistics(given, channels)
+    if kept is None and space == "latent" and recipe.options.get("normalise", True):
+        _log.info("flow: the weights that it begins with have no latent_mean and latent_std; they are measured here")
+    return kept
 
 
 def _shared(recipe: Recipe, validation: Sequence[ValidationSet]) -> dict[str, Any]:
@@ -278,10 +292,26 @@ def _shared(recipe: Recipe, validation: Sequence[ValidationSet]) -> dict[str, An
     return {"batch_size": optim.micro_batch_size, "seed": optim.seed, "validation": validation}
 
 
-def _vae(places: Places) -> SimVAE:
+def _space(recipe: Recipe) -> str:
+    """Where the network of a recipe lives: `pixel` or `latent`."""
+    usual = "latent" if recipe.stage == "flow" else "pixel"
+    return str(_choice("space", recipe.options.get("space", usual), ("pixel", "latent")))
+
+
+def _check_size(recipe: Recipe, config: NetworkConfig, downscale: int = 1) -> None:
+    """Refuse pictures that a network, or one that sees them smaller by `downscale`, does not take."""
+    try:
+        check_side(config, recipe.size_px // downscale)
+    except ValueError as error:
+        what = type(config).__name__.removesuffix("Config")
+        raise ValueError(f"size_px {recipe.size_px} does not suit the {what}: {error}") from error
+
+
+def _vae(places: Places, recipe: Recipe) -> SimVAE:
     vae = load_network(places.weights("vae"))
     if not isinstance(vae, SimVAE):
         raise ValueError(f"{places.weights('vae')} does not hold a Sim-VAE")
+    _check_size(recipe, vae.config)
     return vae
 
 
@@ -297,6 +327,14 @@ def network_config(recipe: Recipe) -> NetworkConfig:
         "flow": VELOCITY_PRESETS,
     }
     return _preset(tables[recipe.stage], recipe)
+
+
+def _checked_config(recipe: Recipe) -> NetworkConfig:
+    """The same; a size of pictures that the network does not take is refused, where it sees pictures."""
+    config = network_config(recipe)
+    if _space(recipe) == "pixel":
+        _check_size(recipe, config)
+    return config
 
 
 def _preset(table: Mapping[str, ConfigT], recipe: Recipe) -> ConfigT:

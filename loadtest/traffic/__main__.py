@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -93,7 +95,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m loadtest.traffic", description=__doc__)
     parser.add_argument("--way", choices=("http", "grpc", "both"), default="both")
     parser.add_argument("--mix", choices=sorted(MIXES), default="everyday")
-    parser.add_argument("--shares", default="0.3,0.6,0.8,0.95,1.2,1.6,2.0", help="of saturation, by commas")
+    parser.add_argument(
+        "--shares", type=_shares, default="0.3,0.6,0.8,0.95,1.2,1.6,2.0", help="of saturation, by commas"
+    )
     parser.add_argument("--seconds", type=float, default=30.0, metavar="S", help="of each rate; default: 30")
     parser.add_argument("--most-requests", type=int, default=500, metavar="N", help="of each rate; default: 500")
     parser.add_argument("--objective-s", type=float, default=30.0, metavar="S", help="latency that is good enough")
@@ -105,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     plan = Plan(
         photos=MIXES[given.mix](),
-        shares=tuple(float(share) for share in given.shares.split(",")),
+        shares=given.shares,
         seconds=given.seconds,
         most_requests=given.most_requests,
         objective_s=given.objective_s,
@@ -128,6 +132,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         (given.out / "loadtest.json").write_text(json.dumps(report.as_json(rows), indent=1) + "\n", encoding="utf-8")
         report.draw(rows, plan.objective_s, given.out / "loadtest.png")
     return int(any(row.wrong for row in rows))
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    with contextlib.suppress(ValueError):
+        shares = tuple(float(share) for share in text.split(","))
+        if all(0 < share < math.inf for share in shares):
+            return shares
+    raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers above 0, such as 0.5,1.2")
 
 
 def _tell(line: str) -> None:

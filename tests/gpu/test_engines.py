@@ -8,8 +8,8 @@ import pytest
 from export.cli import main
 from export.engine import BuildOptions, EngineSession, build_engine
 from export.half import PRECISIONS, to_half
-from export.parity import open_session
 from export.to_tensorrt import plan_profile
+from latent_pmrf.evaluation.bundle import onnxruntime_session
 from service.core.manifest import load_manifest
 from tests.small_graphs import SIDE, residual
 
@@ -32,7 +32,7 @@ def test_an_engine_computes_what_its_graph_computes(precision, tmp_path):
         assert [tensor.name for tensor in session.get_outputs()] == ["y"]
         for rows in (1, 3, 4):
             x = np.random.default_rng(rows).standard_normal((rows, SIDE)).astype(np.float32)
-            expected = open_session(residual()).run(None, {"x": x})[0]
+            expected = onnxruntime_session(residual()).run(None, {"x": x})[0]
             np.testing.assert_allclose(session.run(None, {"x": x})[0], expected, atol=0.05)
 
 

@@ -3,8 +3,8 @@ import pytest
 import tritonclient.grpc as triton
 
 from export.half import to_half
-from export.parity import open_session
 from export.variants import load_original, publish, staged
+from latent_pmrf.evaluation.bundle import onnxruntime_session
 from tests.processes import until
 from tests.triton_servers import TritonServer, copy_repository, only_models, require_triton
 
@@ -35,6 +35,6 @@ def test_a_real_triton_serves_a_float16_bundle_by_its_configurations(exported, t
         sent = triton.InferInput("latent", list(latent.shape), "FP32")
         sent.set_data_from_numpy(latent)
         image = client.infer("vae_decoder", [sent]).as_numpy("image")
-    expected = open_session(files["vae_decoder"]).run(None, {"latent": latent})[0]
+    expected = onnxruntime_session(files["vae_decoder"]).run(None, {"latent": latent})[0]
     assert image.dtype == np.float32
     np.testing.assert_allclose(image, expected, atol=1e-3)

@@ -1,6 +1,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 import shutil
 
 import numpy as np
@@ -9,11 +10,10 @@ import torch
 
 from export.bundle import defaults_of, write_bundle
 from export.cli import main
-from export.cpu_bench import EAGER, CpuBench
+from export.cpu_bench import BATCH_SIZES, EAGER, CpuBench
 from export.manifest import BundleFacts, build_manifest, set_defaults
 from export.networks import graph_specs
 from export.parity import Gate, ParityError, check_network, check_pipeline, compared_steps, draw
-from export.timing import BATCH_SIZES
 from export.to_onnx import to_onnx
 from export.trained import load_trained, round_weights
 from export.triton_config import configurations
@@ -249,6 +249,12 @@ def test_quality_of_other_networks_is_refused(bundle_copy, tmp_path):
     results = write_results(tmp_path, **results_for(bundle_copy, bundle={"networks": {"estimator": "0" * 64}}))
     with pytest.raises(ValueError, match="run make evaluate again"):
         set_defaults(bundle_copy, quality=results)
+
+
+def test_a_file_in_the_place_of_a_model_repository_is_told_in_a_line(bundle_copy, capsys):
+    place = str(bundle_copy / "manifest.json")
+    assert main(["set-defaults", "--model-repository", place, "--num-steps", "7"]) == 2
+    assert re.fullmatch(rf"error: .*Not a directory: '{place}/manifest.json'\n", capsys.readouterr().err)
 
 
 def test_defaults_are_told_when_they_are_set(bundle_copy, capsys):

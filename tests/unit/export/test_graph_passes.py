@@ -3,8 +3,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from export.parity import open_session
 from export.passes import fold_constants, store_compactly
+from latent_pmrf.evaluation.bundle import onnxruntime_session
 
 
 def model_of(nodes, constants):
@@ -49,7 +49,7 @@ def test_constants_take_the_smallest_type_that_is_exact(values, dtype):
     assert [value.dtype for value in stored(model).values()] == [dtype]
     if values.size == 300:
         onnx.checker.check_model(model)
-        result = open_session(model.SerializeToString()).run(None, {"x": np.zeros((1, 300), np.float32)})[0]
+        result = onnxruntime_session(model.SerializeToString()).run(None, {"x": np.zeros((1, 300), np.float32)})[0]
         np.testing.assert_array_equal(result, padded)
 
 
@@ -62,7 +62,7 @@ def test_long_lists_of_indices_become_short_numbers_where_they_fit(first, dtype)
     assert [value.dtype for value in stored(model).values() if value.size == 300] == [dtype]
     onnx.checker.check_model(model, full_check=True)
     x = np.arange(300, dtype=np.float32)[None]
-    result = open_session(model.SerializeToString()).run(None, {"x": x})[0]
+    result = onnxruntime_session(model.SerializeToString()).run(None, {"x": x})[0]
     np.testing.assert_array_equal(result, np.tile(x, 200)[:, first : first + 300])
 
 
@@ -83,7 +83,7 @@ def test_tables_whose_halves_vary_along_few_axes_keep_these_alone():
     assert sum(value.size for value in kept.values() if value.dtype == np.float32) == by_row.size + by_column.size
     onnx.checker.check_model(model, full_check=True)
     for _ in range(2):
-        result = open_session(model.SerializeToString()).run(None, {"x": np.zeros((1, 300), np.float32)})[0]
+        result = onnxruntime_session(model.SerializeToString()).run(None, {"x": np.zeros((1, 300), np.float32)})[0]
         np.testing.assert_array_equal(result.reshape(table.shape), table)
         fold_constants(model)  # which gives readers of the graph the whole table back
     assert [node.op_type for node in model.graph.node] == ["Add"]

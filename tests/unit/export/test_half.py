@@ -4,7 +4,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from export.half import BFLOAT16_OPSET, PRECISIONS, emulate, half_operators, to_half
-from export.parity import open_session
+from latent_pmrf.evaluation.bundle import onnxruntime_session
 from tests.small_graphs import SIDE, attention, model_of, residual
 
 RNG = np.random.default_rng(7)
@@ -18,7 +18,7 @@ def types_of(content):
 
 
 def run(content, **feeds):
-    return open_session(content).run(None, feeds)[0]
+    return onnxruntime_session(content).run(None, feeds)[0]
 
 
 @pytest.mark.parametrize(("precision", "kind"), [("float16", TensorProto.FLOAT16), ("bfloat16", TensorProto.BFLOAT16)])

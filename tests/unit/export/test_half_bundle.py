@@ -12,9 +12,10 @@ from onnx import numpy_helper
 
 from export.cli import main
 from export.half import emulate, to_half
-from export.parity import ParityError, compared_steps, open_session
+from export.parity import ParityError, compared_steps
 from export.precision import FiniteRestorer, PrecisionGate, check_precision
 from export.variants import load_original, publish, staged, write_half
+from latent_pmrf.evaluation.bundle import onnxruntime_session
 from service.core.manifest import load_manifest
 
 pytestmark = pytest.mark.timeout(300)
@@ -133,8 +134,10 @@ def test_a_network_that_overflows_in_float16_is_refused_and_has_room_in_bfloat16
     with pytest.raises(ParityError, match="vae_decoder: not finite"):
         write_half(loud, tmp_path / "float16", "float16", PrecisionGate(10), lambda _line: None)
     latent = np.random.default_rng(5).standard_normal((1, 4, 24, 24), dtype=np.float32)
-    exact = open_session(loud.files["vae_decoder"]).run(None, {"latent": latent})[0]
-    rounded = open_session(emulate(to_half(loud.files["vae_decoder"], "bfloat16"))).run(None, {"latent": latent})[0]
+    exact = onnxruntime_session(loud.files["vae_decoder"]).run(None, {"latent": latent})[0]
+    rounded = onnxruntime_session(emulate(to_half(loud.files["vae_decoder"], "bfloat16"))).run(
+        None, {"latent": latent}
+    )[0]
     assert np.abs(rounded - exact).max() < 0.1 * np.abs(exact).max()
 
 
@@ -156,7 +159,7 @@ def test_pictures_of_other_weights_fail_the_gate(original):
 def test_the_bundled_velocity_keeps_its_values_in_float16():
     """Relative to its typical output; bfloat16 and the whole pipeline are in docs/PERFORMANCE.md."""
     content = (BUNDLE / "velocity" / "1" / "model.onnx").read_bytes()
-    session = open_session(content)
+    session = onnxruntime_session(content)
     shape = (1, *session.get_outputs()[0].shape[1:])
     generator = np.random.default_rng(3)
     feeds = {
@@ -165,5 +168,5 @@ def test_the_bundled_velocity_keeps_its_values_in_float16():
         "source_mean": generator.standard_normal(shape, dtype=np.float32),
     }
     exact = session.run(None, feeds)[0]
-    rounded = open_session(emulate(to_half(content, "float16"))).run(None, feeds)[0]
+    rounded = onnxruntime_session(emulate(to_half(content, "float16"))).run(None, feeds)[0]
     assert np.sqrt(np.mean(np.square(rounded - exact)) / np.mean(np.square(exact))) < 0.003

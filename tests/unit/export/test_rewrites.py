@@ -4,9 +4,9 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from export.parity import open_session
 from export.passes import fold_constants
 from export.rewrites import join_upsampling, normalise_last, phase_sums
+from latent_pmrf.evaluation.bundle import onnxruntime_session
 
 RNG = np.random.default_rng(11)
 CHANNELS, WIDER, HEIGHT, WIDTH = 3, 5, 4, 6
@@ -72,10 +72,10 @@ def feeds(model, rows):
 
 def rewritten(model, rewrite):
     """The model after a rewrite that must not change what it computes."""
-    before = open_session(model.SerializeToString())
+    before = onnxruntime_session(model.SerializeToString())
     assert rewrite(model) == 1
     onnx.checker.check_model(model, full_check=True)
-    after = open_session(model.SerializeToString())
+    after = onnxruntime_session(model.SerializeToString())
     for rows in (1, 3):
         given = feeds(model, rows)
         np.testing.assert_allclose(after.run(None, given)[0], before.run(None, given)[0], rtol=1e-4, atol=1e-5)
@@ -136,7 +136,7 @@ def test_other_norms_stay_as_they_are(other):
 def test_folding_leaves_kernels_where_convolutions_take_them_and_the_same_result():
     model = upsampling()
     given = feeds(model, 2)
-    expected = open_session(model.SerializeToString()).run(None, given)[0]
+    expected = onnxruntime_session(model.SerializeToString()).run(None, given)[0]
     join_upsampling(model)
     fold_constants(model)
     stored = {tensor.name for tensor in model.graph.initializer}
@@ -144,5 +144,5 @@ def test_folding_leaves_kernels_where_convolutions_take_them_and_the_same_result
     assert all(node.input[1] in stored for node in convolutions)
     assert not {"MatMul", "Constant", "Squeeze"} & set(operators(model))
     np.testing.assert_allclose(
-        open_session(model.SerializeToString()).run(None, given)[0], expected, rtol=1e-4, atol=1e-5
+        onnxruntime_session(model.SerializeToString()).run(None, given)[0], expected, rtol=1e-4, atol=1e-5
     )

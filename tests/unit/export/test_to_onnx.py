@@ -9,11 +9,12 @@ from torch import nn
 
 from export.half import to_half
 from export.networks import Decoding, GraphSpec, PosteriorMean, TensorFace
-from export.parity import ParityError, check_network, open_session
+from export.parity import ParityError, check_network
 from export.tensorrt_operators import objections
 from export.to_onnx import to_onnx
 from export.trained import round_weights
 from latent_pmrf.config import SimVAEConfig, SwinIRConfig, UNetConfig
+from latent_pmrf.evaluation.bundle import onnxruntime_session
 from latent_pmrf.flow.statistics import LatentStatistics
 from latent_pmrf.nets.swinir import relative_position_index, shift_mask
 from tests.tiny_runs import HDIT, VAE, tiny
@@ -116,7 +117,7 @@ def decoder_file(export):
 
 
 def test_graph_takes_any_batch_and_rows_do_not_mix(velocity_file):
-    session = open_session(velocity_file)
+    session = onnxruntime_session(velocity_file)
     generator = np.random.default_rng(0)
     x_t, t = generator.standard_normal((7, 4, 24, 24), np.float32), generator.random(7, np.float32)
     together = session.run(None, {"x_t": x_t, "t": t})[0]

@@ -6,7 +6,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from latent_pmrf.cli import main
 from tests.training_files import write_faces, write_recipe
@@ -110,6 +110,34 @@ def test_a_run_that_diverges_fails_with_what_to_do(tmp_path, faces, capsys):
     error = capsys.readouterr().err.splitlines()[-1]
     assert re.match("error: vae: .* not finite.*: lower lr or grad_clip and go on from it", error)
     assert not (tmp_path / "runs" / "vae" / "weights.safetensors").exists()
+
+
+def test_what_cannot_be_written_is_told_in_a_line(tmp_path, faces, capsys):
+    (tmp_path / "file").touch()
+    recipe = write_recipe(tmp_path, "estimator", steps=1)
+    assert train("estimator", recipe, faces, tmp_path / "runs") == 0
+    weights = tmp_path / "runs" / "estimator" / "weights.safetensors"
+    capsys.readouterr()
+    assert train("estimator", recipe, faces, tmp_path / "file") == 2
+    assert main(["enlarge", str(weights), str(tmp_path / "file" / "large.safetensors")]) == 2
+    assert re.fullmatch(r"(error: .*file.*\n){2}", capsys.readouterr().err)
+
+
+def test_a_disk_that_is_full_costs_no_checkpoint(tmp_path, faces, capsys, monkeypatch):
+    recipe = write_recipe(tmp_path, "vae", steps=1)
+    assert train("vae", recipe, faces, tmp_path / "runs") == 0
+
+    def full(*_args, **_options):
+        raise SafetensorError("No space left on device (os error 28)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("latent_pmrf.training.checkpoint.save_file", full)
+        assert train("vae", recipe, faces, tmp_path / "runs", "--steps", "2") == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert re.match(r"error: .*state\.safetensors cannot be written: No space left .*: the run then goes on", error)
+    assert not (tmp_path / "runs" / "vae" / "state.safetensors.partial").exists()
+    assert train("vae", recipe, faces, tmp_path / "runs", "--steps", "2") == 0
+    assert saved_step(tmp_path / "runs", "vae") == 2
 
 
 @pytest.mark.parametrize("device", ["quantum", "cuda:97"])

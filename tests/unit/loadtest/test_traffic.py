@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from loadtest.process import resident_bytes
+from loadtest.traffic.__main__ import main
 from loadtest.traffic.arrivals import Arrival, poisson
 from loadtest.traffic.mix import MIXES, OK, MixedPhoto, everyday
 from loadtest.traffic.observed import Observation
@@ -66,6 +67,14 @@ def test_arrivals_are_a_poisson_process_of_the_rate_that_was_asked_for():
 def test_a_rate_of_nothing_is_refused():
     with pytest.raises(ValueError, match="0 requests a second"):
         poisson(0.0, 1.0, [1], seed=0)
+
+
+@pytest.mark.parametrize("shares", ["abc", "", "0.3,,2", "0,1", "nan", "-1", "inf"])
+def test_shares_that_offer_nothing_are_refused_before_anything_is_started(capsys, shares):
+    with pytest.raises(SystemExit) as caught:
+        main([f"--shares={shares}"])
+    assert caught.value.code == 2
+    assert f"argument --shares: '{shares}' is no list of numbers above 0" in capsys.readouterr().err
 
 
 async def test_requests_leave_on_time_however_long_the_answers_take():

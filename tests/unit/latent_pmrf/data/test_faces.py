@@ -11,6 +11,7 @@ from PIL import Image
 from latent_pmrf.data.datasets import Augmentation, FacePairs, augment
 from latent_pmrf.data.degradation import DegradationRange, draw_degradation, without_colour
 from latent_pmrf.data.photographs import Photographs
+from latent_pmrf.data.pictures import UnreadablePicture
 from latent_pmrf.data.validation import load_validation, to_tensor
 from latent_pmrf.evaluation.folders import read_face
 
@@ -82,6 +83,14 @@ def test_a_picture_that_is_not_square_is_named(tmp_path):
     write_shard(tmp_path / "a.tar", {"wide.png": encoded(picture(1)[:20])})
     with pytest.raises(ValueError, match=r"a\.tar:wide\.png has 32 x 20 pixels"):
         Photographs(tmp_path)[0]
+
+
+def test_a_picture_that_is_gone_is_named(tmp_path):
+    write_shard(tmp_path / "a.tar", {"one.png": encoded(picture(1))})
+    images = Photographs(tmp_path)
+    (tmp_path / "a.tar").unlink()
+    with pytest.raises(UnreadablePicture, match=r"a\.tar:one\.png cannot be read: No such file or directory"):
+        images[0]
 
 
 def test_a_shard_that_is_no_archive_is_named(tmp_path):

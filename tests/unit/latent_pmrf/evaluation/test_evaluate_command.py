@@ -79,6 +79,13 @@ def test_a_survey_that_cannot_be_made_is_told_in_a_line(make_bundle, val_dir, tm
     assert message in capsys.readouterr().out
 
 
+def test_a_file_in_the_place_of_the_report_is_told_in_a_line(make_bundle, val_dir, tmp_path, capsys):
+    out = tmp_path / "file"
+    out.touch()
+    assert main(survey_arguments(make_bundle(), val_dir / "severe", out)) == 2
+    assert f"evaluate: [Errno 20] Not a directory: '{out}" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("option", "value"), [("--fidelities", "0"), ("--landmarks", "5"), ("--device", "cpu")])
 def test_options_that_the_floors_do_not_know_are_refused(make_bundle, val_dir, tmp_path, capsys, option, value):
     assert main([*survey_arguments(make_bundle(), val_dir, tmp_path / "out"), option, value]) == 2
@@ -86,7 +93,7 @@ def test_options_that_the_floors_do_not_know_are_refused(make_bundle, val_dir, t
 
 
 @pytest.mark.parametrize(
-    "option", [["--limit", "0"], ["--steps", "0"], ["--threads", "-1"], ["--seeds", "x"], ["--fidelities", "1.5"]]
+    "option", [["--limit", "0"], ["--steps", "0"], ["--threads", "-1"], ["--seeds", "-1"], ["--fidelities", "1.5"]]
 )
 def test_senseless_options_are_refused(option, capsys):
     with pytest.raises(SystemExit):

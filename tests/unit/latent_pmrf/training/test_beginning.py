@@ -152,11 +152,32 @@ def test_spaces_and_units_that_do_not_go_together_are_refused(tmp_path, places):
     assert (statistics.mean, statistics.std) == ((0.0,) * 8, (1.0,) * 8)
 
 
-def test_weights_without_statistics_begin_a_flow_of_its_own(tmp_path, places):
+def test_weights_without_statistics_begin_a_flow_of_its_own_and_that_is_told(tmp_path, places, caplog):
     recipe = flow_recipe(tmp_path)
     save_weights(tmp_path / "w.safetensors", network_config(recipe), frozen(network_config(recipe), 7).state_dict(), {})
-    plain = build_trainer(recipe, dataclasses.replace(places)).stage.statistics
-    assert build_trainer(recipe, places, initial=tmp_path / "w.safetensors", restart=True).stage.statistics == plain
+    told = "the weights that it begins with have no latent_mean and latent_std; they are measured here"
+    with caplog.at_level(logging.INFO):
+        plain = build_trainer(recipe, dataclasses.replace(places)).stage.statistics
+        assert told not in caplog.text
+        begun = build_trainer(recipe, places, initial=tmp_path / "w.safetensors", restart=True)
+    assert begun.stage.statistics == plain
+    assert told in caplog.text
+
+
+@pytest.mark.parametrize(("size_px", "named"), [(68, r"HDiT: sides \(17, 17\)"), (32, "UNet: this network")])
+def test_pictures_that_a_network_of_the_flow_cannot_take_are_refused(tmp_path, places, size_px, named):
+    recipe = dataclasses.replace(flow_recipe(tmp_path), size_px=size_px)
+    with pytest.raises(ValueError, match=f"size_px {size_px} does not suit the {named}"):
+        build_trainer(recipe, places)
+    assert not (places.runs / "flow").exists()
+
+
+def test_a_restart_forgets_the_weights_that_were_kept_on_the_way(tmp_path, places):
+    vae = places.runs / "vae"
+    for name in ("weights-2.safetensors", "weights-of-my-own.safetensors"):
+        shutil.copy(places.weights("vae"), vae / name)
+    build_trainer(load_recipe(tmp_path / "vae.yaml"), places, restart=True)
+    assert {path.name for path in vae.glob("weights*")} == {"weights.safetensors", "weights-of-my-own.safetensors"}
 
 
 def no_room(*_):
@@ -201,9 +222,9 @@ class Killed(BaseException):
     """Stands for SIGKILL, after which nothing is tidied up."""
 
 
-@pytest.mark.parametrize("moved", range(4))
+@pytest.mark.parametrize("moved", range(5))
 def test_a_restart_that_was_killed_while_it_moved_files_loses_none(tmp_path, monkeypatch, moved):
-    for name in ("state.safetensors", "latent_statistics.json", "latents/done.u8"):
+    for name in ("state.safetensors", "latent_statistics.json", "latents/done.u8", "weights-2.safetensors"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
     before, rename, renamed = content(tmp_path), Path.rename, []

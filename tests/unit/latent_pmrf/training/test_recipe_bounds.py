@@ -73,11 +73,25 @@ def test_sizes_that_do_not_go_together_are_told_before_the_first_step(tmp_path):
     faces = write_faces(tmp_path)
     for stage, changes, named in (
         ("vae", {"options": {"crop_px": 30}}, "crop_px 30 must be a multiple of the autoencoder's 4"),
-        ("estimator", {"size_px": 32}, "image_size_px 64 takes no size_px 32"),
+        ("vae", {"size_px": 66}, "size_px 66 does not suit the SimVAE: sides .* multiples of 4 pixels"),
+        ("estimator", {"size_px": 32}, r"size_px 32 does not suit the UNet: this network takes 64x64 images"),
+        ("estimator", {"size_px": 60, "preset": "xs", "network": {}}, "size_px 60 does not suit the SwinIR: .* of 64"),
+        (
+            "flow",
+            {"size_px": 6, "options": {"space": "pixel", "sigma_s": 0.1}},
+            "size_px 6 does not suit the HDiT: a token map of 6x6 is smaller",
+        ),
     ):
         path = written(tmp_path, yaml.safe_dump(recipe_values(stage) | changes))
         with pytest.raises(ValueError, match=named):
             build_trainer(load_recipe(path), Places(faces, tmp_path / "runs"))
+
+
+def test_degradations_of_an_autoencoder_are_refused(tmp_path):
+    text = yaml.safe_dump(recipe_values("vae"))
+    with pytest.raises(ValueError, match=r"recipe\.yaml: degradation has no effect on an autoencoder"):
+        load_recipe(written(tmp_path, text + "degradation: {blur_sigma: [1.0, 2.0]}\n"))
+    assert load_recipe(written(tmp_path, text + "degradation: null\n")).degradation == DegradationRange()
 
 
 def test_null_clips_no_gradient_whatever_the_base_says(tmp_path):
