@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from service.access.ownership import new_job_id
 from service.core import errors, tracing
 from service.core.admission import Admission
-from service.core.errors import DeadlineExceeded, Draining, QueueFull, ServiceError, TooManyFaces
+from service.core.errors import Cancelled, DeadlineExceeded, Draining, QueueFull, ServiceError, TooManyFaces
 from service.core.interfaces import Broker, Detector, OnPreview, OnProgress
 from service.core.jobs import CLOCKS_DIFFER_S, Charge, PhotoJob
 from service.core.manifest import Manifest
@@ -166,6 +166,7 @@ class Gateway:
             Draining: The process is shutting down.
             DeadlineExceeded: It took longer than `request_timeout_s`, or than the caller waits.
             InferenceFailed: A network failed.
+            DependencyUnavailable: A server this needs does not answer, or the queue has lost the photo's faces.
         """
         try:
             check_options(options, self.option_limits)
@@ -209,8 +210,7 @@ class Gateway:
             DeadlineExceeded: It took longer than `request_timeout_s`, counted from its place among the photos, or than
                 somebody waits.
             InferenceFailed: A network failed.
-            DependencyUnavailable: A server this needs does not answer.
-            Cancelled: Its faces were withdrawn by somebody else.
+            DependencyUnavailable: A server this needs does not answer, or the queue has lost the photo's faces.
         """
         check_options(job.options, self.option_limits)
         with photo_log(job.lane, log) as noted:
@@ -373,7 +373,10 @@ class Gateway:
     async def _results(self, jobs: Sequence[FaceJob], plan: _Plan, on_preview: OnPreview | None) -> list[RestoredFace]:
         await self._submit(jobs, patient=plan.patient)
         left_s = plan.deadline_s - time.time()
-        return await self.broker.results(plan.job_id, left_s, plan.on_progress, on_preview)
+        try:
+            return await self.broker.results(plan.job_id, left_s, plan.on_progress, on_preview)
+        except Cancelled as error:  # who withdraws them here does not wait for them
+            raise errors.faces_lost() from error
 
     async def _submit(self, jobs: Sequence[FaceJob], *, patient: bool) -> None:
         while True:

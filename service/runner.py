@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from service.access.accounts import Accounts
 from service.core.errors import (
     DECODERS_KILLED,
+    FACES_LOST,
     Cancelled,
     DeadlineExceeded,
     DependencyUnavailable,
@@ -206,10 +207,10 @@ class PhotoRunner:
                     raise
             except DeadlineExceeded as error:
                 return error if job.deadline_s < time.time() or await self._has_workers() else None
-            except (DependencyUnavailable, Draining, Cancelled) as error:
+            except (DependencyUnavailable, Draining) as error:
                 # A gateway that has lost this photo withdraws its faces; they are those of this attempt, too. And what
                 # has several decoders killed may be the photo.
-                doubts += isinstance(error, Cancelled) or DECODERS_KILLED in error.extra
+                doubts += not {FACES_LOST, DECODERS_KILLED}.isdisjoint(error.extra)
                 if doubts > _MAX_DOUBTS or job.deadline_s < time.time():
                     return error
                 logger.warning("a photo is begun again: %s", error.detail)
@@ -238,7 +239,7 @@ class PhotoRunner:
             except ImageTooLarge as error:  # of the result
                 outcome = error
             except DependencyUnavailable as error:
-                logger.warning("the queue of photos does not answer, a result waits: %s", error.detail)
+                self._outages.away(error)
                 await asyncio.sleep(self._pause_s)
             except Exception:
                 logger.exception("unexpected error with an outcome")

@@ -152,7 +152,7 @@ class Worker:
                 else:
                     await self._broker.fail(job, result)
             except DependencyUnavailable as error:
-                logger.warning("the queue does not answer, %d results wait: %s", len(self._ended), error.detail)
+                self._outages.away(error)
                 if not self._held:
                     await asyncio.sleep(self._pause_s)
                 return

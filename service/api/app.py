@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
 from functools import partial
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
 
 from service.api import documents, operations, problems, restorations, routes
 from service.api.context import ApiContext
@@ -46,10 +49,10 @@ def create_app(context: ApiContext) -> FastAPI:
     app.add_middleware(WatchRequests, metrics=context.gateway.metrics)
     app.add_middleware(CorrelateRequests)
     app.add_middleware(AnswerHead)  # the last one is around all others
-    app.add_exception_handler(ServiceError, problems.of_service_error)
-    app.add_exception_handler(HTTPException, problems.of_http_exception)
-    app.add_exception_handler(RequestValidationError, problems.of_validation_error)
-    app.add_exception_handler(Exception, readable_by_pages_of(origins, problems.of_defect))
+    app.add_exception_handler(ServiceError, _at_once(problems.of_service_error))
+    app.add_exception_handler(HTTPException, _at_once(problems.of_http_exception))
+    app.add_exception_handler(RequestValidationError, _at_once(problems.of_validation_error))
+    app.add_exception_handler(Exception, _at_once(readable_by_pages_of(origins, problems.of_defect)))
     for part in (routes, restorations, operations, documents):
         app.include_router(part.router)
     answers: dict[int | str, dict[str, str]] = {"default": {"description": "Tried again; 410 ends it."}}
@@ -63,6 +66,17 @@ def create_app(context: ApiContext) -> FastAPI:
     documents.mount_files(app)
     app.openapi = partial(complete_openapi, app)  # type: ignore[method-assign]
     return app
+
+
+def _at_once(
+    handler: Callable[[Request, Exception], Response],
+) -> Callable[[Request, Exception], Coroutine[None, None, Response]]:
+    """The same handler without a thread, which the framework would take, and of which there may be none left."""
+
+    async def handle(request: Request, error: Exception) -> Response:
+        return handler(request, error)
+
+    return handle
 
 
 def _notice(notice: NoticeSchema) -> None:

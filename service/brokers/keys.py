@@ -37,7 +37,7 @@ class QueueKeys:
 
     @property
     def state(self) -> str:
-        """Hash: items waiting per lane, whose turn it is, how fast items leave."""
+        """Hash: items waiting per lane, whose turn it is, how fast items leave, results' usual bytes, when it began."""
         return self._name("state")
 
     @property

@@ -27,13 +27,17 @@ Argument = str | bytes | int | float
 
 _PAUSES_S = (0.02, 0.2)  # before a call is tried again whose connection was lost
 _CONNECT_TIMEOUT_S = 2.0
-_PING_TIMEOUT_S = 1.0
+_LOOK_TIMEOUT_S = 1.0
 _MAX_CONNECTIONS = 32
 _LEAST_BYTES_PER_S = 2**20  # what is sent has as much longer
 _PART_BYTES = 4 * 2**20  # of a value that is fetched: each part has the time of a call
 
 # Replies of a server that is there but cannot do it now: as errors of their own, or by their code in the text where a
 # command inside a script was refused.
+_NO_RIGHTS = (
+    (exceptions.NoPermissionError, exceptions.AuthenticationError),
+    ("The user executing the script", "unauthenticated"),  # the latter where a command is too long for a stranger's
+)
 _NO_ROOM = (exceptions.OutOfMemoryError,), ("OOM command",)
 _NOT_NOW = (
     (exceptions.ReadOnlyError, exceptions.ClusterDownError, exceptions.TryAgainError),
@@ -42,7 +46,7 @@ _NOT_NOW = (
 
 # What scripts begin with, where that is not `lanes` alone: those know no queue, these want room for what is kept.
 _BEFORE: Mapping[str, tuple[str, ...]] = {
-    **dict.fromkeys(("knock", "spend", "correct"), ()),
+    **dict.fromkeys(("knock", "spend", "correct", "put"), ()),
     **dict.fromkeys(("admit", "keep"), ("lanes", "room")),
 }
 
@@ -136,18 +140,18 @@ class RedisConnection:
         return bool(await self._call(("EXISTS", name)))
 
     async def put(self, name: str, value: bytes, *, ttl_ms: int) -> None:
-        """Set a key for a while.
+        """Set a key for a while, also where the memory is full.
 
         Raises:
             DependencyUnavailable: The server does not answer, or cannot do it now.
         """
-        await self._call(("SET", name, value, "PX", ttl_ms))
+        await self.run("put", [name], [value, ttl_ms])
 
-    async def answers(self) -> bool:
-        """Whether the server is there, within a second."""
+    async def can_write(self, name: str) -> bool:
+        """Whether the server is there and lets a key that has no time to live be written, within a second."""
         with contextlib.suppress(TimeoutError, DependencyUnavailable):
-            async with asyncio.timeout(_PING_TIMEOUT_S):
-                await self._call(("PING",))
+            async with asyncio.timeout(_LOOK_TIMEOUT_S):
+                await self._call(("PERSIST", name))  # it changes nothing, and a full memory does not refuse it
                 return True
         return False
 
@@ -216,6 +220,8 @@ def _check_address(url: str) -> None:
 
 def _unavailable(error: Exception) -> DependencyUnavailable | None:
     """What to tell the caller where an error means "not now", else None."""
+    if _is_one_of(error, *_NO_RIGHTS):
+        return DependencyUnavailable("the queue's server refuses this to its user", hint="try again later")
     if isinstance(error, exceptions.ConnectionError | exceptions.TimeoutError | OSError):
         return DependencyUnavailable("the queue's server does not answer", hint="try again later")
     if _is_one_of(error, *_NO_ROOM):

@@ -51,7 +51,7 @@ class SharedJobLimits:
         lease_s: Seconds a gateway may be silent before its photos are given to others.
         max_deliveries: Gateways that may be lost over one photo.
         notice_lease_s: After how long a notice that was not settled is handed out again.
-        max_notices: Notices that are kept, some 600 bytes each; the oldest of the owner who has most makes room.
+        max_notices: Notices that are kept, some 1200 bytes each; the oldest of the owner who has most makes room.
     """
 
     max_queued_photos: int

@@ -124,6 +124,7 @@ class Lanes(Generic[_Item]):
         self._taker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._held: dict[FaceKey, bytes] = {}  # entries handed out to this taker
         self._sure = True  # whether those are all
+        self._born = b""  # when the queue began, once that is known
         abandoned = Abandoned(
             f"{terms.max_deliveries} processes took the work and were lost over it",
             hint="the photo may be at fault; try another",
@@ -221,8 +222,8 @@ class Lanes(Generic[_Item]):
         return self.show(await self.run("view"))
 
     async def ready(self) -> bool:
-        """Whether the queue can be used: it is not closed, and the server answers within a second."""
-        return not self.closed and await self._connection.answers()
+        """Whether the queue can be used: it is not closed, and the server lets it be written, within a second."""
+        return not self.closed and await self._connection.can_write(self._keys.state)
 
     async def close(self) -> None:
         """Take nothing more, wake every waiter of this process, give back what it has; jobs go on elsewhere."""
@@ -266,7 +267,7 @@ class Lanes(Generic[_Item]):
         async with self._taking:
             terms += ("sure" if self._sure else "unsure", only or "", *self._held.values())
             self._sure = False
-            found, reclaimed, given_up, view = await self._connection.run("take", self._names, terms, again=False)
+            found, reclaimed, given_up, view, born = await self._connection.run("take", self._names, terms, again=False)
             keys = [(job.decode(), int(index)) for job, index, *_ in found]
             payloads = await self.get_many([self._keys.payload(*key) for key in keys])
             taken, failed = {}, set()
@@ -282,6 +283,7 @@ class Lanes(Generic[_Item]):
             self._held.update((key, entry) for key, (entry, _) in taken.items())
             self._sure = True
         self._tell(reclaimed, given_up)
+        self._compare(born)
         self.show(view)
         return [item for _, item in taken.values()]
 
@@ -307,6 +309,14 @@ class Lanes(Generic[_Item]):
             self._on_failed(Abandoned.code)
             self.withdrawn(waited)
 
+    def _compare(self, born: bytes) -> None:
+        """Tell once that the queue is another than before."""
+        if self._born not in (b"", born):
+            logger.warning(
+                "the server has lost the queue of %s: what waited or was under way is gone", self._keys.queue
+            )
+        self._born = born
+
 
 class OnLanes(Generic[_Item]):
     """What the queues of faces and of photos have in common."""
@@ -318,7 +328,7 @@ class OnLanes(Generic[_Item]):
         return await self._lanes.depth()
 
     async def ready(self) -> bool:
-        """Whether the queue can be used: it is not closed, and the server answers within a second."""
+        """Whether the queue can be used: it is not closed, and the server lets it be written, within a second."""
         return await self._lanes.ready()
 
     async def close(self) -> None:

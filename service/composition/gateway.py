@@ -115,12 +115,12 @@ class GatewayProcess:
             self.faces.broker.ready(), self.jobs.ready(), self.backend.ready(), self.faces.has_workers()
         )
         if not faces:
-            reasons.append("the queue of faces does not answer")
+            reasons.append("the queue of faces cannot be used")
         if not photos:
-            reasons.append("the queue of photos does not answer")
+            reasons.append("the queue of photos cannot be used")
         if not networks:
             reasons.append("the networks cannot be called")
-        if not workers:
+        if faces and not workers:  # else they may be there, and cannot say so
             reasons.append(f"no worker with bundle {self.gateway.manifest.tag} has been alive lately")
         return reasons
 

@@ -69,7 +69,7 @@ class WorkerProcess:
         reasons = [f"the {name} has stopped" for name in self.loops.fallen()]
         queue, networks = await asyncio.gather(self.faces.broker.ready(), self.backend.ready())
         if not queue:
-            reasons.append("the queue of faces does not answer")
+            reasons.append("the queue of faces cannot be used")
         if not networks:
             reasons.append("the networks cannot be called")
         return reasons

@@ -43,6 +43,9 @@ from typing import Any, ClassVar
 DECODERS_KILLED = "decoders_killed"
 """In `extra` of DependencyUnavailable: processes lost over the photo, the last one killed by nobody of the service."""
 
+FACES_LOST = "faces_lost"
+"""In `extra` of DependencyUnavailable: the queue does not know the photo's faces any more."""
+
 
 class ServiceError(Exception):
     """Root of the tree.
@@ -300,6 +303,12 @@ class Abandoned(ServiceError):
 
     code = "abandoned"
     title = "The work was given up"
+
+
+def faces_lost() -> DependencyUnavailable:
+    """What becomes of a photo whose faces the queue does not know any more."""
+    detail = "the queue does not know the photo's faces any more"
+    return DependencyUnavailable(detail, hint="send the photo again", **{FACES_LOST: True})
 
 
 def defect() -> ServiceError:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from service.brokers.redis_connection import RedisConnection
 from service.composition.access import open_access
@@ -29,6 +31,8 @@ from service.doctor.findings import Finding, Verdict
 _LEAST_MEMORY_MB = 1200
 _PATIENCE_S = 10.0  # with a server that does not answer
 _OLDEST_REDIS = (6, 2)
+_START_REDIS = f"start Redis, or correct {ENV_PREFIX}REDIS_URL"
+_RIGHTS = "the rights that docs/SECURITY.md names"
 _SEED = 7
 _MEMORY = Path("/proc/meminfo")
 _GROUP = Path("/sys/fs/cgroup")
@@ -113,22 +117,15 @@ async def queue(settings: Settings, manifest: Manifest | None) -> Finding:
         return Finding("queue", Verdict.FAILED, f"{ENV_PREFIX}REDIS_URL: {error}")
     try:
         facts = await connection.facts()
+        can_write = await connection.can_write(f"{settings.redis_prefix}:doctor")
     except DependencyUnavailable as error:
         detail = f"{error.detail}: {error.__cause__ or 'no answer in time'}"
-        return Finding("queue", Verdict.FAILED, detail, f"start Redis, or correct {ENV_PREFIX}REDIS_URL")
-    except Exception as error:  # noqa: BLE001 - a refusal in Redis' words, such as that the user may not ask this
-        return Finding("queue", Verdict.FAILED, f"Redis refuses: {error}", "give the user in the address its rights")
+        return Finding("queue", Verdict.FAILED, detail, f"{_START_REDIS}; its user needs {_RIGHTS}")
     finally:
         await connection.close()
     detail = f"Redis {facts['redis_version']}"
-    if tuple(int(part) for part in str(facts["redis_version"]).split(".")[:2]) < _OLDEST_REDIS:
-        return Finding("queue", Verdict.FAILED, detail, f"take {'.'.join(map(str, _OLDEST_REDIS))} or later")
-    if facts.get("maxmemory_policy") != "noeviction":
-        remedy = "set maxmemory-policy noeviction: others throw away photos that wait"
-        return Finding("queue", Verdict.FAILED, f"{detail}, maxmemory-policy {facts.get('maxmemory_policy')}", remedy)
-    if not facts.get("aof_enabled"):
-        remedy = "set appendonly yes (docs/OPERATIONS.md): what waits is lost when the server ends"
-        return Finding("queue", Verdict.WARNING, f"{detail} keeps nothing on its disk", remedy)
+    if (unfit := _unfit(detail, facts, can_write=can_write)) is not None:
+        return unfit
     ahead_s = time.time() - int(facts.get("server_time_usec", time.time() * 1e6)) / 1e6
     if abs(ahead_s) > CLOCKS_DIFFER_S:
         detail = f"{detail}; the clock here is {abs(ahead_s):.0f} s {'ahead of' if ahead_s > 0 else 'behind'} its own"
@@ -137,6 +134,27 @@ async def queue(settings: Settings, manifest: Manifest | None) -> Finding:
         remedy = f"start one: latent-pmrf worker. It must have the bundle {manifest.tag}"
         return Finding("queue", Verdict.WARNING, f"{detail}; no worker has been alive lately", remedy)
     return Finding("queue", Verdict.OK, f"{detail}, noeviction, appendonly")
+
+
+def _unfit(detail: str, facts: Mapping[str, Any], *, can_write: bool) -> Finding | None:
+    """What is wrong with a Redis by what it tells of itself, if anything is."""
+    if tuple(int(part) for part in str(facts["redis_version"]).split(".")[:2]) < _OLDEST_REDIS:
+        return Finding("queue", Verdict.FAILED, detail, f"take {'.'.join(map(str, _OLDEST_REDIS))} or later")
+    if not can_write:
+        remedy = f"take the address of the primary; give it room on its disk; its user needs {_RIGHTS}"
+        return Finding("queue", Verdict.FAILED, f"{detail}, a {facts.get('role')}, refuses to be written to", remedy)
+    if facts.get("maxmemory_policy") != "noeviction":
+        remedy = "set maxmemory-policy noeviction: others throw away photos that wait"
+        return Finding("queue", Verdict.FAILED, f"{detail}, maxmemory-policy {facts.get('maxmemory_policy')}", remedy)
+    if not facts.get("maxmemory"):
+        remedy = (
+            "set maxmemory (docs/OPERATIONS.md): results may take all that the machine has, and it ends some process"
+        )
+        return Finding("queue", Verdict.WARNING, f"{detail} has no limit of its memory", remedy)
+    if not facts.get("aof_enabled"):
+        remedy = "set appendonly yes (docs/OPERATIONS.md): what waits is lost when the server ends"
+        return Finding("queue", Verdict.WARNING, f"{detail} keeps nothing on its disk", remedy)
+    return None
 
 
 async def restoration(settings: Settings) -> Finding:

@@ -42,6 +42,8 @@ class LogWriter(logging.Handler):
         self._lines: deque[bytes] = deque()  # those that are being written included
         self._held_bytes = 0
         self._dropped = 0
+        self._lost = 0  # lines that could not be written
+        self._torn = False  # the last one that was lost has begun
         self._moved = threading.Condition()
         self._thread: threading.Thread | None = None
         self.on_drop: Callable[[], None] = _nothing
@@ -75,12 +77,22 @@ class LogWriter(logging.Handler):
                     return
 
     def _put(self, line: bytes) -> None:
+        if self._thread is None and not self._begin():
+            self._write_if_ready(line)
+            return
         self._lines.append(line)
         self._held_bytes += len(line)
         self._moved.notify_all()
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="log", daemon=True)
-            self._thread.start()
+
+    def _begin(self) -> bool:
+        """Start the thread that writes; whether the system has one left."""
+        thread = threading.Thread(target=self._work, name="log", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            return False
+        self._thread = thread
+        return True
 
     def _work(self) -> None:
         while True:
@@ -92,6 +104,11 @@ class LogWriter(logging.Handler):
                 for line in together:
                     self._lines.popleft()
                     self._held_bytes -= len(line)
+                if not is_written:
+                    self._lost += len(together)
+                elif self._lost:
+                    self._put(self._own_line("the log could not be written: %d lines are missing here", self._lost))
+                    self._lost = 0
                 if self._dropped and not self._lines:
                     told = "the log was not read: %d lines of it are missing here"
                     self._put(self._own_line(told, self._dropped))
@@ -117,21 +134,25 @@ class LogWriter(logging.Handler):
 
     def _write(self, text: bytes) -> bool:
         """Write all of it, however long that takes; whether it could be written."""
-        left = memoryview(text)
+        left = memoryview(b"\n" + text if self._torn else text)
+        size_bytes = len(left)
         while left:
             try:
                 left = left[os.write(self._descriptor, left) :]
             except BlockingIOError:  # who shares it has made it so
                 select.select((), (self._descriptor,), ())
             except OSError:  # the reader has gone, or the disk is full
+                self._torn |= len(left) < size_bytes
                 return False
+        self._torn = False
         return True
 
     def _write_if_ready(self, line: bytes) -> None:
         """Write a line, as much of it as a pipe takes as a whole, if that needs no waiting."""
         with contextlib.suppress(OSError):
             if select.select((), (self._descriptor,), (), 0)[1]:
-                os.write(self._descriptor, line[: select.PIPE_BUF])
+                whole = len(line) <= select.PIPE_BUF
+                os.write(self._descriptor, line if whole else line[: select.PIPE_BUF - 1] + b"\n")
 
     def _line(self, record: logging.LogRecord) -> bytes:
         return f"{self.format(record)}\n".encode(self._encoding, "backslashreplace")

@@ -21,8 +21,10 @@ from service.core.errors import ServiceError
 from service.core.settings import LogFormat
 from service.core.tracing import TOLD, correlated, current_stage
 from service.telemetry.log_writer import LogWriter
+from service.telemetry.sparing import Sparing
 
 _OURS = "service"
+_REPEATED_S = 60.0
 _TRACES_SHOWN = 8  # digits of a trace's id in text
 _CONTROL = {code: repr(chr(code))[1:-1] for code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)}
 
@@ -42,6 +44,7 @@ def write_logs(log_format: LogFormat, stream: TextIO | None = None) -> None:
     """
     handler = _handler(stream or sys.stderr)
     handler.addFilter(_is_news)
+    handler.addFilter(Sparing(_REPEATED_S, _tells_of_no_descriptors))
     handler.setFormatter(JsonLines() if log_format is LogFormat.JSON else TextLines())
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -112,6 +115,11 @@ def _is_news(record: logging.LogRecord) -> bool:
     """Whether its exception, if it has one, is not in the log yet: uvicorn is handed each that a handler has told."""
     error = record.exc_info[1] if record.exc_info else None
     return error is None or TOLD not in vars(error)
+
+
+def _tells_of_no_descriptors(record: logging.LogRecord) -> bool:
+    """Whether asyncio says that it could take no connection: it does so some two thousand times a second."""
+    return record.name == "asyncio" and str(record.msg).startswith("socket.accept() out of system resource")
 
 
 def _message(record: logging.LogRecord) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
 import threading
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from service.core.settings import UnusableSettings
 from service.core.tracing import made_by
+from service.telemetry.sparing import Sparing
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
@@ -27,7 +27,7 @@ _PROTOCOL = "http/protobuf"
 _UNNAMED = "unknown_service"  # as the SDK calls what has no name
 _FAREWELL_S = 5.0  # for the last spans, once everybody has been answered
 _EXPORTER = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
-_REPEATED_S = 600.0
+_REPEATED_S = 600.0  # what the exporter says of a collector that is away, at each attempt
 
 logger = logging.getLogger(__name__)
 
@@ -39,22 +39,6 @@ def wanted(variables: Mapping[str, str]) -> bool:
     if variables.get("OTEL_TRACES_EXPORTER", "").strip().lower() == "none":
         return False
     return any(variables.get(name, "").strip() for name in _ENDPOINTS)
-
-
-class _Sparing(logging.Filter):
-    """Of what the exporter says of a collector that is away, at each attempt, a record every ten minutes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._quiet_until_s = -math.inf
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Whether a record is written."""
-        if record.created < self._quiet_until_s:
-            return False
-        self._quiet_until_s = record.created + _REPEATED_S
-        record.msg = f"{record.msg}; what follows of this kind is not told for {_REPEATED_S:g} s"
-        return True
 
 
 @contextlib.contextmanager
@@ -86,7 +70,7 @@ def exporting(service_name: str, version: str, *, farewell_s: float = _FAREWELL_
         provider.add_span_processor(BatchSpanProcessor(exporter))
     except ValueError as error:
         raise UnusableSettings(f"a variable OTEL_* cannot be used: {error}") from error
-    sparing, exporters_log = _Sparing(), logging.getLogger(_EXPORTER)
+    sparing, exporters_log = Sparing(_REPEATED_S), logging.getLogger(_EXPORTER)
     exporters_log.addFilter(sparing)
     try:
         with made_by(provider.get_tracer("latent-pmrf", version)):

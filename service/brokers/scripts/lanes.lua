@@ -128,14 +128,21 @@ local function pace_s()
   return tonumber(call('HGET', STATE, 'pace') or 1)
 end
 
+-- Items that are on lease.
+local function in_flight()
+  local count = 0
+  for _, lane in ipairs(LANES) do
+    if call('EXISTS', STREAM[lane]) == 1 then
+      count = count + call('XPENDING', STREAM[lane], GROUP)[1] - call('LLEN', FRONT[lane])
+    end
+  end
+  return count
+end
+
 -- An item was finished after `stay_us`; those that were in flight beside it share that time.
 local function learn_pace(stay_us)
-  local in_flight = 0
-  for _, lane in ipairs(LANES) do
-    in_flight = in_flight + call('XPENDING', STREAM[lane], GROUP)[1] - call('LLEN', FRONT[lane])
-  end
   local pace = pace_s()
-  pace = pace + NEWEST_WEIGHT * (stay_us / 1000000 / math.max(1, in_flight) - pace)
+  pace = pace + NEWEST_WEIGHT * (stay_us / 1000000 / math.max(1, in_flight()) - pace)
   call('HSET', STATE, 'pace', string.format('%.6f', pace))
 end
 

@@ -10,10 +10,16 @@ local function memory()
   return tonumber(string.match(told, '\nused_memory:(%d+)')), most > 0 and most or math.huge
 end
 
--- Bytes that must go until no more than a share of the memory is taken.
+-- Bytes that the results of photos that are admitted will take, if they are like those of late.
+local function owed_bytes()
+  local photos = waiting_in('interactive') + waiting_in('batch') + in_flight()
+  return photos * tonumber(call('HGET', STATE, 'result_bytes') or 0)
+end
+
+-- Bytes that must go until no more than a share of the memory is taken, or owed.
 local function excess_bytes(share)
   local taken, all = memory()
-  return math.max(0, taken - share * all)
+  return math.max(0, taken + owed_bytes() - share * all)
 end
 
 local function held_by(pool, owner)

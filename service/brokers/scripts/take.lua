@@ -7,7 +7,7 @@
 --       turns ('' for ever), whether the taker knows all that it has ('sure'; after a lost reply it does not), the only
 --       lane to take from or '', entries that it knows it has ...
 -- Returns the items (job, index, entry, lane, waited ms), reclaimed items per lane, jobs given up (job, items that
--- waited), and the view.
+-- waited), the view, and when the queue began.
 
 local taker, most, lease_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local max_deliveries, abandoned, turns_ms = tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
@@ -68,6 +68,10 @@ local function looks_silent_because_it_was_away()
   local since = tonumber(known[2])
   if known[1] ~= server then
     since = known[1] and now or now - tonumber(string.match(told, 'uptime_in_seconds:(%d+)')) * 1000000
+  elseif since > now then -- the server's clock was set back
+    since = now
+  end
+  if exact(since) ~= known[2] then
     call('HSET', STATE, 'server', server, 'since', exact(since))
   end
   return now - since < lease_ms * 1000
@@ -75,6 +79,9 @@ end
 
 local function sweep()
   local again_ms = math.max(1, math.floor(lease_ms / 4))
+  if call('PTTL', SWEPT) > again_ms then -- likewise
+    call('DEL', SWEPT)
+  end
   if not call('SET', SWEPT, '', 'NX', 'PX', again_ms) or looks_silent_because_it_was_away() then
     return
   end
@@ -134,6 +141,7 @@ local function held()
 end
 
 go_on()
+call('HSETNX', STATE, 'born', exact(now_us()))
 open_lanes()
 sweep()
 if not sure then
@@ -171,4 +179,4 @@ while #items < most and not trial do
     items[#items + 1] = {job, index, id, lane, told_ms}
   end
 end
-return {items, #reclaimed > 0 and reclaimed or {0, 0}, given_up, view()}
+return {items, #reclaimed > 0 and reclaimed or {0, 0}, given_up, view(), call('HGET', STATE, 'born')}

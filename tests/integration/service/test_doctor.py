@@ -116,8 +116,9 @@ def test_a_network_of_another_signature_is_found(examine, altered):
     ("settings", "verdict", "told"),
     [
         (["--maxmemory-policy", "allkeys-lru"], "failed", "noeviction"),
-        ([], "warning", "appendonly"),
-        (["--appendonly", "yes"], "warning", "latent-pmrf worker"),
+        (["--appendonly", "yes"], "warning", "maxmemory"),
+        (["--maxmemory", "1gb"], "warning", "appendonly"),
+        (["--maxmemory", "1gb", "--appendonly", "yes"], "warning", "latent-pmrf worker"),
     ],
 )
 def test_redis_must_keep_what_it_is_given(examine, redis, settings, verdict, told):
@@ -132,7 +133,7 @@ def test_redis_must_keep_what_it_is_given(examine, redis, settings, verdict, tol
 def test_clocks_must_agree(examine, redis, monkeypatch, by_s, told):
     clocks = SimpleNamespace(time=lambda: time.time() + by_s, perf_counter=time.perf_counter)
     monkeypatch.setattr("service.doctor.checks.time", clocks)
-    status, found = examine(redis_url=redis("--appendonly", "yes").url)
+    status, found = examine(redis_url=redis("--appendonly", "yes", "--maxmemory", "1gb").url)
     assert status == OK
     assert found["queue"]["verdict"] == "warning"
     assert told in found["queue"]["detail"]
@@ -147,6 +148,15 @@ def test_redis_must_let_us_in(examine, redis):
     assert "Authentication required" in found["queue"]["detail"]
 
 
+def test_redis_must_take_what_it_is_given(examine, redis):
+    server = redis()
+    server.tell("REPLICAOF", "127.0.0.1", "1")
+    status, found = examine(redis_url=server.url)
+    assert status == FAILED
+    assert "refuses to be written to" in found["queue"]["detail"]
+    assert "primary" in found["queue"]["remedy"]
+
+
 def test_redis_must_answer_questions(examine, redis):
     server = redis()
     server.tell("ACL", "SETUSER", "default", "-info")
@@ -158,6 +168,7 @@ def test_redis_must_answer_questions(examine, redis):
 def test_a_queue_with_a_worker_is_sound(examine, arithmetic_bundle, tmp_path, tmp_path_factory):
     server = durable_server(tmp_path_factory.mktemp("r"))
     server.start()
+    server.tell("CONFIG", "SET", "maxmemory", "1gb")
     try:
         with Fleet(arithmetic_bundle, tmp_path, server) as fleet:
             fleet.start("worker")

@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 SLOW = ("--call-s", "0.1")
 MANY_STEPS = {"num_steps": "8"}
-AWAY = {"the queue of faces does not answer", "the queue of photos does not answer"}
+AWAY = {"the queue of faces cannot be used", "the queue of photos cannot be used"}
 
 
 def test_a_server_that_is_killed_and_restarted_has_lost_nothing(fleet):
@@ -47,7 +47,7 @@ def test_while_the_server_is_away_requests_are_refused_and_work_goes_on_afterwar
     for service in (gateway, other):
         assert set(service.reasons_not_ready()) == AWAY
         assert service.client.get("/livez").status_code == 200
-    assert worker.reasons_not_ready() == ["the queue of faces does not answer"]
+    assert worker.reasons_not_ready() == ["the queue of faces cannot be used"]
     until(lambda: [service.counted("restore_ready") for service in (gateway, other, worker)] == [0, 0, 0])
     fleet.server.start()
     until_ready(gateway, other, worker)

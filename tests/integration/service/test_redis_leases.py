@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 
 import pytest
 from redis.asyncio import Redis
@@ -83,6 +84,15 @@ async def test_a_face_of_a_silent_worker_goes_to_another(deployment):
     await other.complete(restored(found, 1.0))
     (result,) = await silent.results("a", LONG_S)
     assert result.sample.mean() == 1.0
+
+
+async def test_a_clock_of_the_server_that_is_set_back_forgives_no_silence(deployment):
+    silent, other = deployment.broker(), deployment.broker()
+    await silent.submit(photo("a"))
+    (lost,) = await silent.take(1, LONG_S)
+    await deployment.client.hset(deployment.key("state"), "since", round((time.time() + 3600) * 1e6))
+    await deployment.client.pexpire(deployment.key("swept"), 3_600_000)
+    assert (await take_one(other)).key == lost.key
 
 
 async def test_a_worker_that_beats_keeps_its_face_however_long_it_takes(deployment):

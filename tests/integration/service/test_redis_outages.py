@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import time
 
 import pytest
 
-from service.access.caller import Quota
+from service.access.caller import Quota, Rate
+from service.brokers.keys import MeterKeys
 from service.brokers.redis_jobs import RedisJobQueue, SharedJobLimits
 from service.brokers.redis_meter import RedisMeter
 from service.brokers.redis_streams import RedisBroker
@@ -173,16 +175,18 @@ async def test_scripts_are_loaded_again_where_they_were_flushed(server, make_bro
         assert len(await broker.results(job_id, LONG_S)) == 1
 
 
-async def test_an_emptied_server_is_a_new_queue(server, make_broker):
+async def test_an_emptied_server_is_a_new_queue(server, make_broker, caplog):
     broker = make_broker()
     await broker.submit(photo("lost", 2))
     (job,) = await broker.take(1, LONG_S)
     server.tell("FLUSHALL")
     assert await broker.beat({job.key: 1}) == {job.key}
+    assert "lost" not in caplog.text
     assert await broker.take(1, 0) == []
     await broker.complete(restored(job))
     with pytest.raises(Cancelled):
         await broker.results("lost", LONG_S)
+    assert caplog.text.count("the server has lost the queue of faces") == 1
     await broker.submit(photo("new"))
     (job,) = await broker.take(1, LONG_S)
     await broker.complete(restored(job))
@@ -246,6 +250,26 @@ async def test_a_full_memory_leaves_no_account_uncorrected(server):
         await meter.close()
 
 
+async def test_a_full_memory_lets_callers_with_a_rate_in(server):
+    meter, rate = RedisMeter(server.url, prefix=fresh_prefix()), Rate(per_s=1 / 3600, burst=2)
+    server.tell("CONFIG", "SET", "maxmemory", "1")
+    try:
+        assert [(await meter.knock("shop", rate)).wait_s > 0 for _ in range(3)] == [False, False, True]
+    finally:
+        await meter.close()
+
+
+async def test_a_clock_of_the_server_that_is_set_back_shuts_nobody_out(server):
+    prefix, rate = fresh_prefix(), Rate(per_s=1 / 60, burst=2)
+    meter = RedisMeter(server.url, prefix=prefix)
+    try:
+        await meter.knock("shop", rate)
+        server.tell("SET", MeterKeys(prefix).rate("shop"), str(round((time.time() + 3600) * 1e6)))
+        assert [(await meter.knock("shop", rate)).wait_s > 0 for _ in range(3)] == [False, False, True]
+    finally:
+        await meter.close()
+
+
 async def test_memory_is_left_for_the_faces_of_photos_that_are_admitted(server, make_broker, queue):
     broker = make_broker()
 
@@ -265,14 +289,55 @@ async def test_memory_is_left_for_the_faces_of_photos_that_are_admitted(server, 
     await broker.submit(photo("a"))
 
 
+async def test_memory_is_left_for_the_results_of_photos_that_are_admitted(server, queue):
+    await queue.admit(photo_job("first"))
+    await queue.take(LONG_S)
+    await queue.finish(result_of("first", bytes(1_000_000)))
+    used = next(line for line in server.tell("INFO", "memory").splitlines() if line.startswith("used_memory:"))
+    server.tell("CONFIG", "SET", "maxmemory", str(round((int(used.removeprefix("used_memory:")) + 2_500_000) / 0.8)))
+    for job_id in "abc":
+        await queue.admit(photo_job(job_id))
+    await queue.take(LONG_S)  # who is under way will have a result, too
+    with pytest.raises(QueueFull, match="the memory for photos and results is full"):
+        await queue.admit(photo_job("d"))
+    await queue.cancel("c")
+    await queue.admit(photo_job("d"))
+
+
 async def test_a_replica_cannot_do_it_now(server, make_broker):
     broker = make_broker()
+    assert await broker.ready()
     server.tell("REPLICAOF", "127.0.0.1", "1")
     with pytest.raises(DependencyUnavailable, match="cannot do this now"):
         await broker.submit(photo("a"))
+    assert not await broker.ready()
     server.tell("REPLICAOF", "NO", "ONE")
     await broker.submit(photo("a"))
+    assert await broker.ready()
     assert await broker.depth() == 1
+
+
+@pytest.mark.parametrize("rights", ["-publish", "-evalsha -eval", "-xadd", "resetchannels", "resetkeys ~other"])
+async def test_what_the_user_has_no_right_to_is_waited_for(server, make_broker, rights):
+    broker = make_broker()
+    await broker.submit(photo("a"))
+    server.tell("ACL", "SETUSER", "default", *rights.split())
+    with pytest.raises(DependencyUnavailable, match="refuses this to its user"):
+        await broker.submit(photo("b"))
+    server.tell("ACL", "SETUSER", "default", "allkeys", "allchannels", "+@all")
+    await broker.submit(photo("b"))
+    assert await broker.depth() == 2
+
+
+async def test_a_server_that_asks_for_a_password_now_is_waited_for(server, make_broker):
+    broker = make_broker()
+    server.tell("CONFIG", "SET", "requirepass", "another")
+    try:
+        for _ in range(2):
+            with pytest.raises(DependencyUnavailable):  # some versions hang up instead of refusing
+                await broker.submit(photo("a", 4))
+    finally:
+        server.tell("-a", "another", "CONFIG", "SET", "requirepass", "")
 
 
 async def test_silence_right_after_a_restart_is_not_held_against_a_worker(server, make_broker):

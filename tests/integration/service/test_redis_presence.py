@@ -80,6 +80,20 @@ async def test_a_server_that_is_away_tells_nothing_and_is_announced_to_when_it_i
         server.kill()
 
 
+async def test_a_worker_counts_while_the_memory_is_full(tmp_path_factory):
+    server = RedisServer(require_binary(VERSIONS[-1]), tmp_path_factory.mktemp("r"), "--maxmemory", "1")
+    server.start()
+    presence, stop = Presence(server.url, prefix=fresh_prefix(), lease_s=LEASE_S), asyncio.Event()
+    announcing = asyncio.create_task(presence.announce(stop, can_work=always))
+    try:
+        await until(presence, True)
+    finally:
+        stop.set()
+        await announcing
+        await presence.close()
+        server.kill()
+
+
 async def test_a_worker_that_cannot_work_does_not_count(server):
     presence, stop, able = Presence(server.url, prefix=fresh_prefix(), lease_s=LEASE_S), asyncio.Event(), [True]
 

@@ -62,6 +62,16 @@ def test_a_defect_is_answered_and_logged_under_its_request(caplog):
     assert told.getMessage() == f"{problem['instance']} POST /restore"
 
 
+def test_a_service_without_a_thread_left_answers_with_a_problem(monkeypatch):
+    async def no_thread(*_arguments, **_options):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("anyio.to_thread.run_sync", no_thread)
+    with fake_service() as (client, _):
+        answer = client.post("/restore", files={"image": b"no photo"}, headers=HEADERS)
+    assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_format")
+
+
 def test_what_is_not_found_has_a_request_id_too():
     with fake_service() as (client, _):
         answer = client.get("/nothing/here")

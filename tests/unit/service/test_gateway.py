@@ -248,12 +248,19 @@ async def test_refusals_are_counted_by_code():
     assert "restore_ind_rmse_count 1.0" in text
 
 
-@pytest.mark.parametrize("error", [InferenceFailed("velocity"), Cancelled("withdrawn")])
-async def test_a_failure_withdraws_the_rest_of_the_photo(error):
-    broker = EchoBroker(error=error)
-    with gateway_with(broker=broker) as gateway, pytest.raises(type(error)):
+async def test_a_failure_withdraws_the_rest_of_the_photo():
+    broker = EchoBroker(error=InferenceFailed("velocity"))
+    with gateway_with(broker=broker) as gateway, pytest.raises(InferenceFailed):
         await gateway.restore(photo(), EXACT, job_id="mine")
     assert broker.withdrawn == ["mine"]
+
+
+async def test_faces_that_the_queue_has_lost_are_to_be_sent_again_and_not_told_as_cancelled():
+    with gateway_with(broker=EchoBroker(error=Cancelled("not in the queue"))) as gateway:
+        with pytest.raises(DependencyUnavailable, match="does not know") as lost:
+            await gateway.restore(photo(), EXACT)
+        assert 'restore_photos_total{outcome="dependency_unavailable"} 1.0' in gateway.metrics.render().decode()
+    assert lost.value.retryable
 
 
 async def test_a_cancelled_call_withdraws_its_faces():

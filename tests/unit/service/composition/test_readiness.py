@@ -35,7 +35,7 @@ async def test_it_follows_what_is_answered():
 
     async with looking(reasons_not_ready) as shows:
         await shows(1)
-        reasons.append("the queue of faces does not answer")
+        reasons.append("the queue of faces cannot be used")
         await shows(0)
         reasons.clear()
         await shows(1)

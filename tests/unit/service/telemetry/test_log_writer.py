@@ -5,6 +5,7 @@ import io
 import logging
 import os
 import re
+import select
 import subprocess
 import sys
 import threading
@@ -160,6 +161,19 @@ def test_a_record_that_has_no_form_is_told_instead_of_ending_who_logs(pipe):
     assert others[-1] == "RuntimeError: no words"
 
 
+def test_a_system_without_a_thread_left_ends_nobody_who_logs(pipe, monkeypatch):
+    def no_thread(_thread):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as scarce:
+        scarce.setattr(threading.Thread, "start", no_thread)
+        pipe.log("first")
+        pipe.log("z" * 9000)
+    pipe.log("last")
+    first, cut, last = pipe.read()
+    assert (first, cut, last) == ("first", "z" * (select.PIPE_BUF - 1), "last")
+
+
 def test_lines_of_many_threads_stay_whole(pipe):
     threads = [threading.Thread(target=pipe.log, args=("%s", letter * 1000)) for letter in "abcdefgh" * 8]
     for thread in threads:
@@ -186,6 +200,20 @@ def test_who_has_hung_up_loses_lines_and_disturbs_nobody(pipe):
         pipe.log("%d", number)
         pipe.writer.flush()
     assert len(pipe.dropped) == 3
+
+
+def test_what_a_full_disk_has_cost_is_told_when_it_has_room_again(tmp_path):
+    log = tmp_path / "log"
+    with log.open("wb") as room, open("/dev/full", "wb", 0) as full:
+        writer = LogWriter(os.dup(full.fileno()))
+        for number in range(3):
+            writer.emit(logging.LogRecord("service.test", logging.INFO, "here.py", 1, "%d", (number,), None))
+            writer.flush()
+        os.dup2(room.fileno(), writer._descriptor)
+        writer.emit(logging.LogRecord("service.test", logging.INFO, "here.py", 1, "again", (), None))
+        writer.flush()
+        os.close(writer._descriptor)
+    assert log.read_text().splitlines() == ["again", "the log could not be written: 3 lines are missing here"]
 
 
 def test_a_descriptor_that_somebody_has_told_not_to_wait_is_waited_for(pipe):

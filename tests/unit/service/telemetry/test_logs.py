@@ -1,8 +1,11 @@
 """What a line of the log looks like, and what cannot break it."""
 
+import asyncio
+import errno
 import io
 import json
 import logging
+import socket
 import sys
 import threading
 import warnings
@@ -31,20 +34,36 @@ def record(message="hello", *arguments, level=logging.INFO, error=None, **extra)
 
 def test_an_exception_is_written_once():
     """A handler answers for a defect and logs it; the server is handed the same exception and logs it again."""
-    stream, root = io.StringIO(), logging.getLogger()
-    kept = root.handlers[:], root.level, sys.excepthook, threading.excepthook
-    try:
-        write_logs(LogFormat.JSON, stream)
-        told, new = RuntimeError("told"), RuntimeError("new")
-        told.__dict__[tracing.TOLD] = True
-        for error in (told, new):
-            logging.getLogger("a.server").error("Exception in ASGI application\n", exc_info=error)
-    finally:
-        root.handlers[:], sys.excepthook, threading.excepthook = kept[0], kept[2], kept[3]
-        root.setLevel(kept[1])
-        logging.captureWarnings(False)
+    stream = io.StringIO()
+    write_logs(LogFormat.JSON, stream)
+    told, new = RuntimeError("told"), RuntimeError("new")
+    told.__dict__[tracing.TOLD] = True
+    for error in (told, new):
+        logging.getLogger("a.server").error("Exception in ASGI application\n", exc_info=error)
     (line,) = stream.getvalue().splitlines()
     assert "RuntimeError: new" in json.loads(line)["exception"]
+
+
+def test_a_process_without_descriptors_does_not_fill_the_log():
+    """For every connection that waits asyncio says again that it cannot take it, and again every second."""
+    stream, listener, server = io.StringIO(), Exhausted(), asyncio.new_event_loop()
+    write_logs(LogFormat.JSON, stream)
+    try:
+        server._accept_connection(asyncio.Protocol, listener, backlog=2048)
+    finally:
+        server.close()
+        listener.close()
+    logging.getLogger("asyncio").error("another")
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert ["out of system resource" in line["message"] for line in lines] == [True, False]
+    assert "Too many open files" in lines[0]["exception"]
+
+
+class Exhausted(socket.socket):
+    """A listener of a process that has no descriptor left."""
+
+    def accept(self):
+        raise OSError(errno.EMFILE, "Too many open files")
 
 
 def as_json(*arguments, **parts):
