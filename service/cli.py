@@ -215,9 +215,9 @@ def _batch(given: argparse.Namespace, settings: Settings, console: Console) -> C
         except ImportError as error:
             raise UnusableSettings.without_extra("--engine ray needs Ray", "ray", error) from error
         return restore_archive(given, fields, settings, console)
-    from service.batch.command import BatchRequest, restore_folder
+    from service.batch.command import restore_folder
 
-    return restore_folder(BatchRequest.of(given, fields), console)
+    return restore_folder(given, fields, console)
 
 
 def _run_keys(given: argparse.Namespace, settings: Settings, console: Console) -> int:

@@ -1,20 +1,25 @@
-"""A photo and what is wanted of it in, an admitted job out: the same for every interface that takes jobs."""
+"""What stands behind every interface; a photo and what is wanted of it in, an admitted job out: the same for all."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
-from service.access.accounts import Accounts, Reserved
+from service.access.accounts import Reserved
 from service.access.caller import Caller
+from service.access.guard import Access
 from service.access.ownership import OwnedJobs, scoped
-from service.core.errors import InvalidOption, ServiceError
+from service.core.admission import Admission
+from service.core.errors import DependencyUnavailable, InvalidOption, ServiceError
 from service.core.interfaces import JobQueue
 from service.core.jobs import Admitted, Idempotency, PhotoJob
-from service.core.types import Lane, RestoreOptions, Upload
+from service.core.results import StoredResult
+from service.core.sending import SendingRoom
+from service.core.types import Lane, Restoration, RestoreOptions, Upload
 from service.gateway import Gateway, new_job
 from service.webhooks.targets import OPTION, WebhookTargets
 
@@ -52,32 +57,56 @@ class Submission:
 
 
 @dataclass(frozen=True, slots=True)
-class Submissions:
-    """Where jobs are brought.
+class Parts:
+    """What stands behind every interface, put together by the composition root.
 
     Attributes:
-        gateway: Knows what is bound to fail, and whether the process takes photos.
-        jobs: Queue of photos.
+        gateway: Restores photos.
+        jobs: Queue of photos, and what became of them.
+        uploads: Bounds the photos that are received for requests of one photo, by all interfaces together.
+        sending: Bounds the results that are being sent, likewise.
+        access: Who may come in, and what he may use.
         webhooks: Where notices may go, or None where none are sent.
-        accounts: What callers may use.
+        reasons_not_ready: Why photos cannot be restored now; empty when they can.
     """
 
     gateway: Gateway
     jobs: JobQueue
+    uploads: Admission
+    sending: SendingRoom
+    access: Access
     webhooks: WebhookTargets | None
-    accounts: Accounts
+    reasons_not_ready: Callable[[], Awaitable[list[str]]]
 
-    async def bring(self, submission: Submission) -> Admitted:
-        """Refuse what is bound to fail, and queue the rest.
+    async def keep(self, restoration: Restoration, owner: str) -> StoredResult | None:
+        """Keep the result of a photo that was restored while its owner waited; None: it cannot be fetched again."""
+        with contextlib.suppress(DependencyUnavailable):
+            return await self.jobs.keep(restoration, owner)
+        return None
+
+    async def admit(self, caller: Caller, read: Callable[[], Awaitable[Submission]]) -> Admitted:
+        """Read a request, refuse what is bound to fail, and queue the rest.
+
+        The photo is not held beyond that: from here on it is the queue's.
+
+        Args:
+            caller: Who asks.
+            read: Receives the request.
 
         Raises:
-            InputError: The photo's header, an option or the webhook is at fault.
+            InputError: The request, the photo's header, an option or the webhook is at fault.
             UploadGone: The photo of an earlier restoration is not kept.
             IdempotencyConflict: The key belongs to another request.
             QuotaExceeded: The caller has spent his.
             QueueFull: There is no room; come back later.
             Draining: The process is shutting down.
         """
+        with self.gateway.metrics.refusals_counted():
+            self.gateway.admission.check_open()
+            async with self.uploads.place(caller.owner):
+                return await self._bring(await read())
+
+    async def _bring(self, submission: Submission) -> Admitted:
         webhook_url = self._webhook_url(submission.webhook_url)
         caller, options = submission.caller, submission.options
         same = await self._same(submission, webhook_url)
@@ -89,7 +118,7 @@ class Submissions:
             upload = await OwnedJobs(self.jobs, caller.owner).upload(submission.upload)
         photo_px = await self.gateway.check(upload, options)
         mark = "" if same is None else f"{submission.idempotency_key}\0{same.fingerprint}"
-        reserved = await self.accounts.reserve(caller, photo_px, mark)
+        reserved = await self.access.accounts.reserve(caller, photo_px, mark)
         job = new_job(
             upload,
             options,
@@ -104,7 +133,7 @@ class Submissions:
             self.gateway.admission.check_open()  # the upload may have taken long, and nobody is left to take the job
             admitted = await self.jobs.admit(job, same)
         except ServiceError:
-            await self.accounts.release(reserved, mark)
+            await self.access.accounts.release(reserved, mark)
             raise
         await self._reconcile(caller, job, reserved, admitted)
         return admitted
@@ -120,10 +149,10 @@ class Submissions:
     async def _reconcile(self, caller: Caller, job: PhotoJob, reserved: Reserved, admitted: Admitted) -> None:
         """Let charge and job fit: each new job was charged, and nothing else was."""
         if not admitted.is_new:
-            await self.accounts.release(reserved)
+            await self.access.accounts.release(reserved)
         elif reserved.charge is not None and not reserved.is_new:  # what was charged before is a job that is gone
             try:
-                await self.accounts.reserve(caller, reserved.charge.photo_px)
+                await self.access.accounts.reserve(caller, reserved.charge.photo_px)
             except ServiceError:
                 await self.jobs.delete(job.job_id)
                 raise

@@ -18,8 +18,6 @@ from service.api.cross_origin import allow_pages_of, readable_by_pages_of
 from service.api.head import AnswerHead
 from service.api.job_schemas import NoticeSchema
 from service.api.openapi import complete_openapi
-from service.api.sending import HoldUntilSent
-from service.api.watch import WatchRequests
 from service.core.errors import ServiceError
 
 _TAGS = [
@@ -43,11 +41,9 @@ def create_app(context: ApiContext) -> FastAPI:
         redirect_slashes=False,  # it leads to where Host says, and into the clear behind what ends TLS, key and all
     )
     app.state.context = context
-    app.add_middleware(HoldUntilSent)
     origins = context.gateway.settings.allowed_origins
     allow_pages_of(app, origins)
-    app.add_middleware(WatchRequests, metrics=context.gateway.metrics)
-    app.add_middleware(CorrelateRequests)
+    app.add_middleware(CorrelateRequests, metrics=context.gateway.metrics)
     app.add_middleware(AnswerHead)  # the last one is around all others
     app.add_exception_handler(ServiceError, _at_once(problems.of_service_error))
     app.add_exception_handler(HTTPException, _at_once(problems.of_http_exception))

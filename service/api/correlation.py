@@ -1,4 +1,4 @@
-"""Around every request: its span, its line in the log, and the answer's headers that lead to both.
+"""Around every request: its span, its line in the log, its count and duration, and headers that its answer has anyway.
 
 `X-Request-ID` is the caller's if it is sane, else a new one; `traceresponse` (W3C Trace Context) is there where there
 is a trace. The log holds the route's template, never the path or the query of a request.
@@ -12,6 +12,9 @@ import time
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.entrance import LIMIT_HEADERS
+from service.api.safe_headers import make_safe
+from service.core.metrics import Metrics
 from service.core.origin import Origin
 from service.core.tracing import Attributes, correlation_headers, end_request, here, serving
 
@@ -24,14 +27,16 @@ logger = logging.getLogger(__name__)
 
 
 class CorrelateRequests:
-    """ASGI middleware around all others; it passes `receive` on untouched, so that a hang-up reaches the route.
+    """ASGI middleware; it passes `receive` on untouched, so that a hang-up reaches the route.
 
     Args:
         app: What it wraps.
+        metrics: Told about every request.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -47,7 +52,9 @@ class CorrelateRequests:
             nonlocal code
             if message["type"] == "http.response.start":
                 code = message["status"]
-                MutableHeaders(scope=message).update(correlation_headers())
+                headers = MutableHeaders(scope=message)
+                headers.update({**correlation_headers(), **scope.get("state", {}).get(LIMIT_HEADERS, {})})
+                make_safe(headers)
             await send(message)
 
         known = {"http.request.method": method}
@@ -60,8 +67,10 @@ class CorrelateRequests:
                 answer: Attributes = {"http.route": route, "http.response.status_code": code}
                 error_type = str(code) if code >= _OURS else None
                 end_request(request, f"{method} {route}", answer, error_type=error_type)
-                duration_ms = round((time.perf_counter() - begin_s) * 1000, 1)
-                fields = {"method": method, "route": route, "status": code, "duration_ms": duration_ms}
+                duration_s = time.perf_counter() - begin_s
+                self._metrics.requests(route, code)
+                self._metrics.observe_request(route, duration_s)
+                fields = {"method": method, "route": route, "status": code, "duration_ms": round(duration_s * 1000, 1)}
                 logger.log(logging.DEBUG if is_probe else logging.INFO, "answered", extra={"fields": fields})
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from typing import Any, TypeVar
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
 
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
@@ -22,8 +22,6 @@ from service.core.errors import ServiceError
 from service.core.jobs import JobStatus
 from service.core.tasks import end_tasks
 from service.core.types import FacePreview
-
-T = TypeVar("T")
 
 LAST_ID = "end"
 _RETRY_MS = 2000
@@ -92,9 +90,9 @@ async def _moments(
     try:
         while True:
             if "status" not in coming:
-                coming["status"] = asyncio.ensure_future(_next(statuses))
+                coming["status"] = asyncio.ensure_future(anext(statuses, None))
             if "preview" not in coming:
-                coming["preview"] = asyncio.ensure_future(_next(previews))
+                coming["preview"] = asyncio.ensure_future(anext(previews, None))
             # Previews that have ended leave their None where it is: nothing more is asked of them.
             open_ends = [each for each in coming.values() if not each.done()]
             await asyncio.wait(open_ends, timeout=pause_s, return_when=asyncio.FIRST_COMPLETED)
@@ -112,10 +110,6 @@ async def _moments(
         await end_tasks(*coming.values())
         await statuses.aclose()
         await previews.aclose()
-
-
-async def _next(things: AsyncIterator[T]) -> T | None:
-    return await anext(things, None)
 
 
 async def _nothing() -> AsyncGenerator[FacePreview, None]:

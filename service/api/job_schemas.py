@@ -11,7 +11,7 @@ from pydantic.config import JsonDict
 
 from service.api import problems
 from service.api.schemas import ProblemSchema, Schema, UrlsSchema, moment
-from service.core.jobs import JobStatus, Progress
+from service.core.jobs import JobStatus
 from service.core.notices import cancel_path, events_path, report_path, result_path
 from service.core.types import FacePreview
 
@@ -52,11 +52,6 @@ class ProgressSchema(Schema):
     num_steps: int = Field(description="Euler steps of all faces together.")
     steps_done: int = Field(description="Steps taken by all faces together.")
 
-    @classmethod
-    def of(cls, progress: Progress) -> Self:
-        """Copy the queue's own."""
-        return cls(**{name: getattr(progress, name) for name in cls.model_fields})
-
 
 class JobUrlsSchema(UrlsSchema):
     """Where to go from here, relative to the service."""
@@ -88,19 +83,17 @@ class JobSchema(Schema):
         """
         job_id, failure = status.job_id, status.failure
         path = report_path(job_id)
-        return cls.model_validate(
-            {
-                "id": job_id,
-                "status": status.state.value,
-                "created_at": moment(status.created_s),
-                "expires_at": None if status.expires_s is None else moment(status.expires_s),
-                "position": status.position,
-                "progress": None if status.progress is None else ProgressSchema.of(status.progress),
-                "error": None if failure is None else problems.document(failure.to_error(), path),
-                "urls": JobUrlsSchema(
-                    report=path, result=result_path(job_id), events=events_path(job_id), cancel=cancel_path(job_id)
-                ),
-            }
+        urls = JobUrlsSchema(
+            report=path, result=result_path(job_id), events=events_path(job_id), cancel=cancel_path(job_id)
+        )
+        return cls.like(
+            status,
+            id=job_id,
+            status=status.state.value,
+            created_at=moment(status.created_s),
+            expires_at=None if status.expires_s is None else moment(status.expires_s),
+            error=None if failure is None else problems.document(failure.to_error(), path),
+            urls=urls,
         )
 
 
@@ -120,15 +113,7 @@ class PreviewSchema(Schema):
     def of(cls, preview: FacePreview) -> Self:
         """Describe a preview."""
         image = f"data:image/jpeg;base64,{base64.b64encode(preview.data).decode()}"
-        return cls.model_validate(
-            {
-                "face_index": preview.face_index,
-                "steps_done": preview.steps_done,
-                "num_steps": preview.num_steps,
-                "image": image,
-                "matrix": preview.matrix,
-            }
-        )
+        return cls.like(preview, image=image)
 
 
 class NoticeErrorSchema(Schema):

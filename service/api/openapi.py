@@ -23,6 +23,7 @@ from service.submission import MAX_KEY_CHARS
 from service.webhooks.targets import OPTION
 
 _PROBLEM = "Problem"
+_INSTANCE = "urn:uuid:6f1c1b0e-4f0a-4b57-9d8e-0d2f6f7c9a11"
 _BINARY = {"type": "string", "format": "binary"}
 _INTEGER = {"type": "integer"}
 _INTEGER_64 = {"type": "integer", "format": "int64"}
@@ -97,21 +98,12 @@ def problem_responses(*kinds: type[ServiceError]) -> Responses:
 
 
 def _problem(description: str, members: list[type[ServiceError]]) -> dict[str, Any]:
-    examples = {member.code: {"summary": member.title, "value": _example(member)} for member in members}
+    examples = {
+        member.code: {"summary": member.title, "value": problems.document(member(problems.meaning(member)), _INSTANCE)}
+        for member in members
+    }
     schema = {"$ref": f"#/components/schemas/{_PROBLEM}"}
     return {"description": description, "content": {problems.MEDIA_TYPE: {"schema": schema, "examples": examples}}}
-
-
-def _example(member: type[ServiceError]) -> dict[str, Any]:
-    return {
-        "type": problems.problem_type(member.code),
-        "title": member.title,
-        "status": problems.STATUS[member],
-        "detail": (member.__doc__ or member.title).strip().splitlines()[0],
-        "instance": "urn:uuid:6f1c1b0e-4f0a-4b57-9d8e-0d2f6f7c9a11",
-        "code": member.code,
-        "retryable": member.retryable,
-    }
 
 
 def image_content() -> dict[str, Any]:

@@ -80,11 +80,6 @@ def status_of(error: ServiceError) -> int:
     return STATUS[type(error)]
 
 
-def problem_type(code: str) -> str:
-    """Reference to the page that explains a code."""
-    return f"/problems/{code}"
-
-
 class ProblemResponse(JSONResponse):
     """A problem document."""
 
@@ -116,7 +111,7 @@ def of_service_error(_request: Request, error: Exception) -> ProblemResponse:
 def document(error: ServiceError, instance: str) -> dict[str, Any]:
     """The problem document of an error; `instance` names this occurrence of it."""
     members = {
-        "type": problem_type(error.code),
+        "type": f"/problems/{error.code}",
         "title": error.title,
         "status": status_of(error),
         "detail": error.detail,
@@ -138,7 +133,7 @@ def of_http_exception(request: Request, error: Exception) -> ProblemResponse:
     other = errors.InputError if error.status_code < HTTPStatus.INTERNAL_SERVER_ERROR else ServiceError
     code = _FRAMEWORK_CODES.get(error.status_code, other.code)
     members = {
-        "type": problem_type(code),
+        "type": f"/problems/{code}",
         "title": phrase,
         "status": error.status_code,
         "detail": f"{request.method} {request.url.path}",
@@ -183,11 +178,16 @@ def catalogue() -> dict[str, dict[str, Any]]:
     return known
 
 
+def meaning(kind: type[ServiceError]) -> str:
+    """What a class of errors means, in a sentence."""
+    return (kind.__doc__ or kind.title).strip().splitlines()[0]
+
+
 def explanation(code: str) -> str | None:
     """What a code means, from the error tree; None for an unknown code."""
     for error in STATUS:
         if error.code == code:
-            return (error.__doc__ or error.title).strip().splitlines()[0]
+            return meaning(error)
     return "The path exists, but not with this method." if code == "method_not_allowed" else None
 
 

@@ -30,14 +30,13 @@ from service.api.openapi import (
 )
 from service.api.preferences import parse_preferences
 from service.api.schemas import RestorationSchema
-from service.api.sending import ResponseInParts, held_until_sent
-from service.api.submission import admit
+from service.api.sending import HeldUntilSent, ResponseInParts
+from service.api.submission import read_submission
 from service.core import errors
 from service.core.errors import DependencyUnavailable, Draining
 from service.core.jobs import JobState, JobStatus, no_result
 from service.core.notices import report_path
 
-NO_STORE = {"Cache-Control": "no-store"}
 _POLL_S = 1
 _PATH = "/v1/restorations/{restoration_id}"
 
@@ -69,10 +68,10 @@ async def submit(request: Request, caller: Asking, jobs: Jobs, context: Context)
     preferences = parse_preferences(request.headers.getlist("prefer"))
     longest_s = context.gateway.settings.request_timeout_s
     patience_s = preferences.patience_s(longest_s)
-    admitted = await admit(request, caller, context, preferences)
+    admitted = await context.admit(caller, partial(read_submission, request, caller, context, preferences))
     status = await while_connected(request.receive, _wait_for_end(jobs, admitted.job_id, patience_s))
     answered_async = patience_s == 0 or not status.state.final
-    headers = {**NO_STORE, "Location": report_path(admitted.job_id)}
+    headers = {"Location": report_path(admitted.job_id)}
     if not admitted.is_new:
         headers["Idempotent-Replayed"] = "true"
     if applied := preferences.applied(longest_s, is_async=answered_async):
@@ -92,12 +91,11 @@ async def submit(request: Request, caller: Asking, jobs: Jobs, context: Context)
     summary="State of a restoration, and its report",
     responses=problem_responses(errors.NotFound, *ACCESS_PROBLEMS),
 )
-async def get_state(restoration_id: str, jobs: Jobs, response: Response) -> RestorationSchema | JobSchema:
+async def get_state(restoration_id: str, jobs: Jobs) -> RestorationSchema | JobSchema:
     """Where it is in the line, how far its faces are, or how it ended.
 
     Once it has succeeded: what was done with each face, with which seed and steps, and how long it took.
     """
-    response.headers.update(NO_STORE)
     return _describe(await jobs.status(restoration_id))
 
 
@@ -113,15 +111,15 @@ async def get_state(restoration_id: str, jobs: Jobs, response: Response) -> Rest
         ),
     },
 )
-async def get_result(restoration_id: str, request: Request, jobs: Jobs, context: Context) -> Response:
+async def get_result(restoration_id: str, jobs: Jobs, context: Context, held: HeldUntilSent) -> Response:
     """The same bytes `POST /restore` would answer with.
 
     409 and `Retry-After` before the end, 410 if it was cancelled; if it failed, the error that ended it. 429 while
     results that are read slowly leave no room for it.
     """
     sending = context.sending.fetched(jobs.owner, partial(jobs.result, restoration_id))
-    restoration = (await held_until_sent(request).enter_async_context(sending)).restoration
-    return ResponseInParts(restoration.data, media_type=restoration.media_type, headers=NO_STORE)
+    restoration = (await held.enter_async_context(sending)).restoration
+    return ResponseInParts(restoration.data, media_type=restoration.media_type)
 
 
 @router.get(
@@ -134,7 +132,9 @@ async def get_result(restoration_id: str, request: Request, jobs: Jobs, context:
         **problem_responses(errors.NotFound, errors.QueueFull, *ACCESS_PROBLEMS),
     },
 )
-async def get_events(restoration_id: str, request: Request, jobs: Jobs, context: Context) -> Response:
+async def get_events(
+    restoration_id: str, request: Request, jobs: Jobs, context: Context, held: HeldUntilSent
+) -> Response:
     """Server-sent events: the state now, and again whenever it changes.
 
     The data of each event is what a GET of the restoration answers at that moment: position in the line, steps taken,
@@ -148,7 +148,7 @@ async def get_events(restoration_id: str, request: Request, jobs: Jobs, context:
     if request.headers.get("last-event-id") == LAST_ID:
         return Response(status_code=204)
     await jobs.status(restoration_id)
-    held_until_sent(request).enter_context(context.watchers.held(jobs.owner))
+    held.enter_context(context.watchers.held(jobs.owner))
     return EventStream(
         events_of(
             jobs.watch(restoration_id),
@@ -165,9 +165,8 @@ async def get_events(restoration_id: str, request: Request, jobs: Jobs, context:
     summary="Withdraw a restoration",
     responses=problem_responses(errors.NotFound, *ACCESS_PROBLEMS),
 )
-async def cancel(restoration_id: str, jobs: Jobs, response: Response) -> RestorationSchema | JobSchema:
+async def cancel(restoration_id: str, jobs: Jobs) -> RestorationSchema | JobSchema:
     """It is taken out of the line, or stopped within a few steps; one that has ended stays as it is."""
-    response.headers.update(NO_STORE)
     return _describe(await jobs.cancel(restoration_id))
 
 

@@ -24,10 +24,9 @@ from service.api.openapi import (
     restored_headers,
 )
 from service.api.photo_form import read_photo_form
-from service.api.restorations import NO_STORE
 from service.api.schemas import LimitsSchema, RestorationSchema
-from service.api.sending import ResponseInParts, held_until_sent
-from service.core.errors import DependencyUnavailable, QueueFull
+from service.api.sending import HeldUntilSent, ResponseInParts
+from service.core.errors import QueueFull
 from service.core.notices import report_path
 from service.core.options import parse_options
 from service.core.results import StoredResult
@@ -57,7 +56,7 @@ router = APIRouter(dependencies=KEY_HOLDERS)
     },
     openapi_extra={"requestBody": restore_request_body()},
 )
-async def restore(request: Request, caller: Asking, context: Context) -> Response:
+async def restore(request: Request, caller: Asking, context: Context, sent: HeldUntilSent) -> Response:
     """Send the photo as file field `image` of a multipart form, options as further fields.
 
     The answer has the photo's own encoding unless `output_format` or the Accept header says otherwise. Pixels outside
@@ -78,20 +77,16 @@ async def restore(request: Request, caller: Asking, context: Context) -> Respons
         job_id = new_job_id(caller.owner)
         work = accounts.settled(charge, job_id, partial(gateway.restore, upload, options, job_id=job_id))
         restoration = await while_connected(request.receive, work)
-        stored = None
-        with contextlib.suppress(DependencyUnavailable):  # the photo is restored; it only cannot be fetched again
-            stored = await context.jobs.keep(restoration, caller.owner)
+        stored = await context.keep(restoration, caller.owner)
         if not wanted.as_report:
-            room = held_until_sent(request).enter_async_context(
-                context.sending.held(caller.owner, len(restoration.data))
-            )
+            room = sent.enter_async_context(context.sending.held(caller.owner, len(restoration.data)))
             try:
                 await while_connected(request.receive, room)
             except QueueFull as full:
                 if stored is None:
                     raise
                 refusal = problems.of_service_error(request, QueueFull(full.detail, hint=_KEPT))
-                refusal.headers.update({**NO_STORE, "Location": report_path(restoration.report.id)})
+                refusal.headers["Location"] = report_path(restoration.report.id)
                 return refusal
     return _answer(restoration, stored, wanted)
 
@@ -119,7 +114,6 @@ def _answer(restoration: Restoration, stored: StoredResult | None, wanted: Repre
     report = restoration.report
     restored = sum(face.status is FaceStatus.RESTORED for face in report.faces)
     headers = {
-        **NO_STORE,
         "Vary": "Accept",
         "X-Restoration-Seed": str(report.seed),
         "X-Faces-Restored": str(restored),

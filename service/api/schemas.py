@@ -12,7 +12,7 @@ from service.core.manifest import Manifest
 from service.core.notices import report_path, result_path
 from service.core.options import option_schemas
 from service.core.settings import Settings
-from service.core.types import FaceReport, FaceStatus, OutputFormat, Report
+from service.core.types import FaceStatus, OutputFormat, Report
 
 _PROBLEM_EXAMPLE: JsonDict = {
     "type": "/problems/no_face_found",
@@ -29,7 +29,13 @@ _PROBLEM_EXAMPLE: JsonDict = {
 class Schema(BaseModel):
     """What all of them share."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, from_attributes=True)
+
+    @classmethod
+    def like(cls, source: object, **others: object) -> Self:
+        """Describe the service's own: members of the same names are its attributes, unless they are among `others`."""
+        same = {name: getattr(source, name) for name in cls.model_fields if hasattr(source, name)}
+        return cls.model_validate({**same, **others})
 
 
 class FaceSchema(Schema):
@@ -54,11 +60,6 @@ class FaceSchema(Schema):
         description="Its blend: as asked for, or the bundle's default and more where it was hardly degraded; "
         "null if it was skipped."
     )
-
-    @classmethod
-    def of(cls, face: FaceReport) -> Self:
-        """Copy the pipeline's report."""
-        return cls(**{name: getattr(face, name) for name in cls.model_fields})
 
 
 class UrlsSchema(Schema):
@@ -139,21 +140,9 @@ class RestorationSchema(Schema):
     def of(cls, report: Report, expires_s: float | None) -> Self:
         """Describe a finished restoration, and where it can be fetched until `expires_s` if it was kept."""
         urls = UrlsSchema(report=report_path(report.id), result=result_path(report.id))
-        return cls(
-            id=report.id,
-            status="succeeded",
-            model=report.model,
-            width=report.width,
-            height=report.height,
-            output_format=report.output_format,
-            seed=report.seed,
-            num_steps=report.num_steps,
-            fidelity=report.fidelity,
-            faces=tuple(FaceSchema.of(face) for face in report.faces),
-            timings_ms=report.timings_ms,
-            expires_at=None if expires_s is None else moment(expires_s),
-            urls=None if expires_s is None else urls,
-        )
+        if expires_s is None:
+            return cls.like(report, status="succeeded", expires_at=None, urls=None)
+        return cls.like(report, status="succeeded", expires_at=moment(expires_s), urls=urls)
 
 
 class ProblemSchema(BaseModel):
@@ -196,14 +185,13 @@ class LimitsSchema(Schema):
         options["fidelity"]["default"] = manifest.default_fidelity
         options["num_steps"] |= {"default": manifest.default_num_steps, "maximum": manifest.max_num_steps}
         options["max_faces"]["maximum"] = settings.max_faces
-        own = {name: getattr(settings, name) for name in cls.model_fields if name in type(settings).model_fields}
-        return cls(
+        return cls.like(
+            settings,
             model=f"{manifest.name}@{manifest.version}",
             input_formats=tuple(OutputFormat),
             output_formats=tuple(OutputFormat),
             webhooks=settings.webhook_secret is not None,
             options=options,
-            **own,
         )
 
 

@@ -3,39 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import AsyncIterator
+from typing import Annotated
 
-from starlette.requests import Request
+from fastapi import Depends
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from service.core.sending import PART_BYTES
 
-_HELD = "held_until_sent"
+
+async def _held() -> AsyncIterator[contextlib.AsyncExitStack]:
+    async with contextlib.AsyncExitStack() as held:
+        yield held
 
 
-class HoldUntilSent:
-    """ASGI middleware: what a request has entered by `held_until_sent` is left when its answer is sent, or fails.
-
-    Args:
-        app: What it wraps.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        async with contextlib.AsyncExitStack() as held:
-            scope.setdefault("state", {})[_HELD] = held
-            await self._app(scope, receive, send)
-
-
-def held_until_sent(request: Request) -> contextlib.AsyncExitStack:
-    """What is held for the answer to a request."""
-    held = getattr(request.state, _HELD)
-    if not isinstance(held, contextlib.AsyncExitStack):
-        raise TypeError("the application has no HoldUntilSent")
-    return held
+HeldUntilSent = Annotated[contextlib.AsyncExitStack, Depends(_held, scope="request")]
+"""What a route enters here is left when its answer is sent, or fails."""
 
 
 class ResponseInParts(Response):

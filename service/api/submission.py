@@ -1,4 +1,4 @@
-"""A request for a restoration with job semantics in, an admitted job out."""
+"""A request for a restoration with job semantics in, what the core is to admit out."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from service.api.context import ApiContext
 from service.api.photo_form import read_photo_form
 from service.api.preferences import Preferences
 from service.core.errors import InvalidOption
-from service.core.jobs import Admitted
 from service.core.options import parse_options
 from service.core.types import Lane
-from service.submission import Submission, Submissions
+from service.submission import Submission
 from service.webhooks.targets import OPTION
 
 IMAGE_FROM = "image_from"
@@ -25,27 +24,16 @@ PREVIEW = "preview"
 _FLAG = TypeAdapter(bool)
 
 
-async def admit(request: Request, caller: Caller, context: ApiContext, preferences: Preferences) -> Admitted:
-    """Read a request, refuse what is bound to fail, and queue the rest.
-
-    The photo is not held beyond that: from here on it is the queue's.
+async def read_submission(
+    request: Request, caller: Caller, context: ApiContext, preferences: Preferences
+) -> Submission:
+    """Read a request.
 
     Raises:
-        InputError: The request, the photo's header, an option or the webhook is at fault.
-        UploadGone: The photo of an earlier restoration is asked for, and not kept.
-        IdempotencyConflict: The key belongs to another request.
-        QuotaExceeded: The caller has spent his.
-        QueueFull: There is no room; come back later.
-        Draining: The process is shutting down.
+        InputError: The request or an option is at fault.
+        DeadlineExceeded: The body did not arrive in time.
+        HungUp: The client went away.
     """
-    submissions = Submissions(context.gateway, context.jobs, context.webhooks, context.access.accounts)
-    with context.gateway.metrics.refusals_counted():
-        context.gateway.admission.check_open()
-        async with context.uploads.place(caller.owner):
-            return await submissions.bring(await _read(request, caller, context, preferences))
-
-
-async def _read(request: Request, caller: Caller, context: ApiContext, preferences: Preferences) -> Submission:
     gateway = context.gateway
     key = idempotency.parse_key(request.headers.getlist(idempotency.HEADER))
     form = await read_photo_form(

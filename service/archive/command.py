@@ -16,12 +16,10 @@ from service.archive.engine import RayEngine
 from service.archive.photos import PlacePair
 from service.archive.places import Place
 from service.archive.stages import Work
-from service.batch.command import JOURNAL_NAME, cancelled_by, check_report, chosen_options, reported
+from service.batch.command import JOURNAL_NAME, cancelled_by, check_report, chosen_options, do_the_rest
 from service.batch.folder import FolderPair
 from service.batch.journal import Journal
-from service.batch.run import run_batch
-from service.batch.telling import BatchTelling
-from service.core.errors import InvalidOption, NotFound
+from service.core.errors import InvalidOption
 from service.core.manifest import load_manifest
 from service.core.options import OptionLimits, parse_options
 from service.core.settings import Settings
@@ -59,7 +57,6 @@ async def restore_archive(
     path = given.journal or Path(target.root, JOURNAL_NAME)
     check_report(given.report, path)
     result_bytes = photos.result_bytes if isinstance(photos, PlacePair) else None
-    telling = BatchTelling(console)
     own = settings.model_copy(update={"model_repository": settings.model_repository.absolute()})
     journal = Journal(
         path,
@@ -72,9 +69,4 @@ async def restore_archive(
     )
     with journal, cancelled_by(signal.SIGTERM):
         engine = RayEngine(Work(own, manifest, options, source, target), workers=given.workers, block=given.window)
-        async with reported(given.report, journal):
-            with telling:
-                await run_batch(photos, journal, engine, telling, retry_failed=given.retry_failed)
-    if telling.nothing_found:
-        raise NotFound(f"{given.source} has no photos")
-    return telling.all_restored
+        return await do_the_rest(given, photos, journal, engine, console)

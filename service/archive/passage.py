@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from service.client import errors
 from service.core.errors import ServiceError
 from service.core.types import Face, FaceJob, OutputFormat, Restoration, RestoredFace
 
@@ -82,18 +81,6 @@ def told(error: ServiceError) -> dict[str, object]:
     """A refusal of the pipeline, as a report has it."""
     members: dict[str, object] = {"code": error.code, "title": error.title, "detail": error.detail, "hint": error.hint}
     return {**members, "retryable": error.retryable}
-
-
-def unreadable(error: OSError) -> dict[str, object]:
-    """A photo that cannot be read; as the client of a service says it."""
-    return errors.unreadable(error).as_document()
-
-
-def unwritable(target: str, error: OSError) -> dict[str, object]:
-    """A result that cannot be written; as the engine for a running service says it."""
-    detail = f"{target} cannot be written: {error.strerror or error}"
-    title = "The result is not written"
-    return {"code": "unwritable", "title": title, "detail": detail, "hint": "", "retryable": True}
 
 
 def lost() -> dict[str, object]:

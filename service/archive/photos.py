@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from service.archive.places import Entry, Place
 from service.batch.items import Item
 from service.core.errors import InvalidOption, NotFound
-from service.core.suffixes import SUFFIXES, result_name
+from service.core.suffixes import SUFFIXES, result_names
 from service.core.types import OutputFormat
 from service.local.tree import OnUnreadable
 
@@ -55,10 +55,8 @@ class PlacePair:
         for below, photos, folders in self._folders(on_unreadable):
             target = PurePosixPath(self.target.root, below)
             self._sizes = {f"{target}/{entry.name}": entry.size_bytes for entry in self.target.listing(str(target))[0]}
-            taken = set(folders)
-            for photo in photos:
-                result = result_name(photo.name, self.output_format, taken)
-                taken.add(result)
+            results = result_names((photo.name for photo in photos), self.output_format, folders)
+            for photo, result in zip(photos, results, strict=True):
                 yield Item(
                     str(PurePosixPath(below, photo.name)),
                     Path(self.source.root, below, photo.name),

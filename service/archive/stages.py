@@ -25,9 +25,11 @@ import numpy.typing as npt
 from service.api.schemas import RestorationSchema
 from service.archive.faces import restore_block
 from service.archive.halves import Halves
-from service.archive.passage import Ending, Passage, Task, told, unreadable, unwritable
+from service.archive.passage import Ending, Passage, Task, told
 from service.archive.places import Place
+from service.batch.items import unwritable
 from service.client import Report
+from service.client.errors import unreadable
 from service.composition.decoders import Decode, decoding
 from service.composition.networks import open_backend
 from service.core.detector import DETECTOR
@@ -136,7 +138,7 @@ def _prepared(task: Task, source: Place, halves: Halves, runner: asyncio.Runner,
     try:
         data = source.read(task.source, halves.settings.max_upload_bytes + 1)  # one more is refused by the decoder
     except OSError as error:
-        return Passage(task, error=unreadable(error))
+        return Passage(task, error=unreadable(error).as_document())
     return runner.run(halves.prepare(Passage(task, data), detector))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def add_arguments(batch: argparse.ArgumentParser) -> None:
-    """Declare them; `BatchRequest.of` reads them."""
+    """Declare them."""
     batch.add_argument("source", metavar="IN_DIR", help="folder of photos, with those below it")
     batch.add_argument("target", metavar="OUT_DIR", help="folder of the results")
     told = (

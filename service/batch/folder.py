@@ -9,7 +9,7 @@ from pathlib import Path
 
 from service.batch.items import Item
 from service.core.errors import InvalidOption, NotFound
-from service.core.suffixes import result_name
+from service.core.suffixes import result_names
 from service.core.types import OutputFormat
 from service.local.tree import OnUnreadable, real, walk
 
@@ -54,11 +54,8 @@ class FolderPair:
             InvalidOption: A link below the results leads back to the photos.
         """
         for source, target, names, folders in self._folders(on_unreadable):
-            taken = set(folders)
-            for name in names:
+            for name, result in zip(names, result_names(names, self.output_format, folders), strict=True):
                 path = source / name
-                result = result_name(name, self.output_format, taken)
-                taken.add(result)
                 size_bytes, mtime_ns = state_of(path)
                 yield Item(path.relative_to(self.source).as_posix(), path, target / result, size_bytes, mtime_ns)
 

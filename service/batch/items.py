@@ -80,3 +80,10 @@ class Engine(Protocol):
 def photo_id(name: str) -> str:
     """The id of the photo with this name."""
     return hashlib.blake2b(os.fsencode(name), digest_size=_ID_BYTES).hexdigest()
+
+
+def unwritable(target: object, error: OSError) -> dict[str, object]:
+    """What is told of a photo whose result cannot be written."""
+    detail = f"{target} cannot be written: {error.strerror or error}"
+    title = "The result is not written"
+    return {"code": "unwritable", "title": title, "detail": detail, "hint": "", "retryable": True}

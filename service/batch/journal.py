@@ -21,7 +21,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from service.batch.items import Item, Outcome, photo_id
@@ -106,9 +105,7 @@ class Journal:
         """It is open."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_ended: object) -> None:
         """Bring everything to the disk."""
         self.close()
 

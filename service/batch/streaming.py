@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Iterator
 from typing import cast
 
-from service.batch.items import Item, Outcome
+from service.batch.items import Item, Outcome, unwritable
 from service.batch.results import to_the_end
 from service.client import AsyncGrpcClient, Options, Photo, Restored
 from service.core.suffixes import SUFFIXES
@@ -63,8 +63,6 @@ def _written(item: Item, restored: Restored) -> Outcome:
     except OSError as error:
         if ends_everything(error):
             raise
-        detail = f"{item.target} cannot be written: {error.strerror or error}"
-        told = {"code": "unwritable", "title": "The result is not written", "detail": detail, "hint": ""}
-        return Outcome(item, error={**told, "retryable": True})
+        return Outcome(item, error=unwritable(item.target, error))
     report = None if restored.report is None else restored.report.as_document()
     return Outcome(item, result_bytes=len(restored.image), report=report)

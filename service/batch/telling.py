@@ -5,20 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import TextColumn
 
 from service.batch.items import Outcome
 from service.core.options import in_flags
-from service.core.printable import printable
+from service.local.progress import RunTelling
 
 _LINE_S = 10.0
 
 
-class BatchTelling:
+class BatchTelling(RunTelling):
     """Tells failures as they come, how far the batch is, and the sum at the end. A context manager.
 
     Photos that are done already do not count: rate and time left are those of this run.
@@ -29,7 +27,7 @@ class BatchTelling:
     """
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
-        self._console = console
+        super().__init__(console, TextColumn("{task.fields[shown]}"), None)
         self._clock = clock
         self._begin_s = self._told_s = clock()
         self._found: int | None = None
@@ -38,34 +36,6 @@ class BatchTelling:
         self.restored_before = 0
         self.failed_before = 0
         self.unreadable_folders = 0
-        self._bar = Progress(
-            TextColumn("restoring"),
-            BarColumn(),
-            TextColumn("{task.fields[shown]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task = self._bar.add_task("restoring", total=None, shown="")
-
-    def __enter__(self) -> Self:
-        """Show the bar."""
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Take the bar away and say the sum."""
-        self._bar.stop()
-        parts = [f"{self.restored} restored", f"{self.failed} failed"]
-        parts += [f"{self.restored_before} restored before"] if self.restored_before else []
-        parts += [f"{self.failed_before} failed before (--retry-failed tries them again)"] if self.failed_before else []
-        left = self._left()
-        parts += [f"{left} not begun or not finished"] if left else []
-        self.say(f"{', '.join(parts)}, in {self._clock() - self._begin_s:.1f} s ({self._rate():.2f} photos/s)")
 
     @property
     def all_restored(self) -> bool:
@@ -116,9 +86,13 @@ class BatchTelling:
             self._told_s = self._clock()
             self.say(self._line())
 
-    def say(self, line: str) -> None:
-        """Write a line above the bar; names of files cannot end it, nor tell the terminal anything."""
-        self._bar.console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+    def _sum(self) -> str:
+        parts = [f"{self.restored} restored", f"{self.failed} failed"]
+        parts += [f"{self.restored_before} restored before"] if self.restored_before else []
+        parts += [f"{self.failed_before} failed before (--retry-failed tries them again)"] if self.failed_before else []
+        left = self._left()
+        parts += [f"{left} not begun or not finished"] if left else []
+        return f"{', '.join(parts)}, in {self._clock() - self._begin_s:.1f} s ({self._rate():.2f} photos/s)"
 
     def _show(self) -> None:
         total = None if self._found is None else max(self._done, self._found - self._before)

@@ -94,11 +94,11 @@ FLOORS = Comparison(equal_p99=0.8, mixed_p50=0.25, mixed_p99=0.65, mixed_saturat
 EQUAL_LOAD, MIXED_LOAD = 0.8, 0.5
 
 
-def compare(count: int, seed: int, backlog_count: int = _BACKLOG_REQUESTS) -> Comparison:
+def compare(count: int, seed: int) -> Comparison:
     """What the floors are about, for `count` requests of each kind."""
-    equal_per_s = EQUAL_LOAD * EQUAL_STEPS.saturation(Policy.WHOLE, backlog_count)
+    equal_per_s = EQUAL_LOAD * EQUAL_STEPS.saturation(Policy.WHOLE)
     equal = {policy: EQUAL_STEPS.at(policy, equal_per_s, count, seed) for policy in (Policy.STEP, Policy.WHOLE)}
-    saturation = {policy: MIXED_STEPS.saturation(policy, backlog_count) for policy in (Policy.STEP, Policy.WHOLE)}
+    saturation = {policy: MIXED_STEPS.saturation(policy) for policy in (Policy.STEP, Policy.WHOLE)}
     mixed_per_s = MIXED_LOAD * saturation[Policy.WHOLE]
     mixed = {policy: MIXED_STEPS.at(policy, mixed_per_s, count, seed) for policy in (Policy.STEP, Policy.WHOLE)}
     return Comparison(

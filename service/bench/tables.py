@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -89,4 +90,23 @@ def floors_table(comparisons: Sequence[Comparison]) -> str:
     for name, meaning, bound in _COMPARISON:
         values = [getattr(comparison, name) for comparison in comparisons]
         lines.append(f"| {meaning} | {bound} {getattr(FLOORS, name)} | {min(values):.2f} to {max(values):.2f} |")
+    return "\n".join(lines)
+
+
+def ratios_table(what: str, rounds: Mapping[str, Sequence[float]], base: str, *, decimals: int, of_ratios: int) -> str:
+    """What several ways showed that took turns, with ratios round by round.
+
+    Args:
+        what: That was measured, with its unit.
+        rounds: By way, a figure of each round.
+        base: The way that the others are compared with.
+        decimals: Of the figures.
+        of_ratios: Likewise of the ratios.
+    """
+    lines = [f"| way | {what}, median (least-largest) | ratio to {base} |", "|---|---|---|"]
+    for way, values in rounds.items():
+        ratio = statistics.median(mine / other for mine, other in zip(values, rounds[base], strict=True))
+        figures = statistics.median(values), min(values), max(values)
+        median, least, most = (f"{figure:.{decimals}f}" for figure in figures)
+        lines.append(f"| {way} | {median} ({least}-{most}) | {ratio:.{of_ratios}f} |")
     return "\n".join(lines)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import re
-import statistics
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,10 +19,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from loadtest.photos import jpeg, portrait_photo, scene
 from loadtest.process import RunningService, running_service
+from service.bench.tables import ratios_table
 
 _CPU_S = re.compile(r"^process_cpu_seconds_total (\S+)$", re.MULTILINE)
-_OFF = "off"
-_ROW = "| {way} | {median:.1f} ({least:.1f}-{most:.1f}) | {ratio:.3f} |"
+_OFF = "no traces"
 
 
 @contextlib.contextmanager
@@ -72,17 +71,6 @@ def measure(
     return spent_ms
 
 
-def as_markdown(spent_ms: Mapping[str, Sequence[float]]) -> str:
-    """A table; the ratios are to the first way, round by round."""
-    base = next(iter(spent_ms.values()))
-    lines = ["| traces | ms of processor time a photo, median (least-largest) | ratio to off |", "|---|---|---|"]
-    for way, values in spent_ms.items():
-        ratio = statistics.median(mine / other for mine, other in zip(values, base, strict=True))
-        median = statistics.median(values)
-        lines.append(_ROW.format(way=way, median=median, least=min(values), most=max(values), ratio=ratio))
-    return "\n".join(lines)
-
-
 def _cpu_s(service: RunningService) -> float:
     found = _CPU_S.search(service.client.get("/metrics").raise_for_status().text)
     if found is None:
@@ -104,13 +92,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         common = {"LATENT_PMRF_GRPC_PORT": "0", "LATENT_PMRF_RESULT_CACHE_BYTES": "0"}
         sent = {**common, "OTEL_EXPORTER_OTLP_ENDPOINT": address}
         ratio = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.05"}
-        ways = {_OFF: common, "a twentieth": {**sent, **ratio}, "all": sent}
+        ways = {_OFF: common, "a twentieth of traces": {**sent, **ratio}, "all traces": sent}
         services = {way: stack.enter_context(running_service(settings)) for way, settings in ways.items()}
         options = {"seed": "0", "num_steps": str(given.num_steps), "aligned": str(given.aligned).lower()}
         spent_ms = measure(services, photo, options, count=given.photos, rounds=given.rounds)
+    table = ratios_table("ms of processor time a photo", spent_ms, _OFF, decimals=1, of_ratios=3)
     sys.stdout.write(
         f"{given.photos} {'aligned faces' if given.aligned else f'photos of {given.megapixels:g} megapixels'} a round, "
-        f"{given.rounds} rounds, {given.num_steps} steps\n\n{as_markdown(spent_ms)}\n"
+        f"{given.rounds} rounds, {given.num_steps} steps\n\n{table}\n"
     )
     return 0
 

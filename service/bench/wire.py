@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import statistics
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from loadtest.photos import jpeg, scene
 from loadtest.process import held_port, running_service
+from service.bench.tables import ratios_table
 from service.client import Answer, AsyncGrpcClient, AsyncHttpClient, Options, Photo
 
-_RESULT = "| {way} | {median:.2f} ({least:.2f}-{most:.2f}) | {ratio:.2f} |"
+_BASE = "HTTP, single requests"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,34 +43,8 @@ class Load:
         return [Photo(str(number), self.image) for number in range(self.count)]
 
 
-@dataclass(slots=True)
-class Ways:
-    """Photos a second, by way, of each round.
-
-    Attributes:
-        per_s: By the name of the way, in the order of the rounds.
-    """
-
-    per_s: dict[str, list[float]] = field(default_factory=dict)
-
-    def note(self, way: str, count: int, seconds: float) -> None:
-        """What a round has shown."""
-        self.per_s.setdefault(way, []).append(count / seconds)
-
-    def as_markdown(self) -> str:
-        """A table; the ratios are to the last way, round by round."""
-        *_, base = self.per_s
-        lines = ["| way | photos a second, median (least-largest) | ratio to HTTP |", "|---|---|---|"]
-        for way, rates in self.per_s.items():
-            ratio = statistics.median(mine / other for mine, other in zip(rates, self.per_s[base], strict=True))
-            lines.append(
-                _RESULT.format(way=way, median=statistics.median(rates), least=min(rates), most=max(rates), ratio=ratio)
-            )
-        return "\n".join(lines)
-
-
-async def measure(http: AsyncHttpClient, grpc: AsyncGrpcClient, load: Load, rounds: int) -> Ways:
-    """Let the ways take turns, after one unmeasured turn of each.
+async def measure(http: AsyncHttpClient, grpc: AsyncGrpcClient, load: Load, rounds: int) -> dict[str, list[float]]:
+    """Photos a second, by way, of each round; the ways take turns, after one unmeasured turn of each.
 
     Raises:
         RestorationError: A photo was not restored.
@@ -78,16 +52,16 @@ async def measure(http: AsyncHttpClient, grpc: AsyncGrpcClient, load: Load, roun
     ways: dict[str, Callable[[], Awaitable[int]]] = {
         "gRPC, one stream": lambda: _answered(grpc.restore_batch(load.photos(), window=load.window, **load.options)),
         "gRPC, single calls": lambda: _singly(grpc, load),
-        "HTTP, single requests": lambda: _singly(http, load),
+        _BASE: lambda: _singly(http, load),
     }
-    measured = Ways()
+    per_s: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds + 1):
         for name, restore in ways.items():
             begun_s = time.perf_counter()
             count = await restore()
             if number > 0:
-                measured.note(name, count, time.perf_counter() - begun_s)
-    return measured
+                per_s[name].append(count / (time.perf_counter() - begun_s))
+    return per_s
 
 
 async def _answered(answers: AsyncIterator[Answer]) -> int:
@@ -111,12 +85,12 @@ async def _singly(client: AsyncHttpClient | AsyncGrpcClient, load: Load) -> int:
     return load.count
 
 
-async def _measured(http_url: str, grpc_address: str, load: Load, rounds: int) -> Ways:
+async def _measured(http_url: str, grpc_address: str, load: Load, rounds: int) -> dict[str, list[float]]:
     async with AsyncHttpClient(http_url) as http, AsyncGrpcClient(grpc_address) as grpc:
         return await measure(http, grpc, load, rounds)
 
 
-def run(load: Load, rounds: int) -> Ways:
+def run(load: Load, rounds: int) -> dict[str, list[float]]:
     """`measure` on a service of its own, which keeps no results.
 
     Raises:
@@ -139,10 +113,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--num-steps", type=int, default=1, metavar="N", help="few, so that the way counts for more")
     given = parser.parse_args(arguments)
     image = jpeg(scene(given.megapixels, 1))
-    ways = run(Load(image, given.photos, given.window, {"seed": 0, "num_steps": given.num_steps}), given.rounds)
+    per_s = run(Load(image, given.photos, given.window, {"seed": 0, "num_steps": given.num_steps}), given.rounds)
     sys.stdout.write(
         f"{given.photos} photos of {given.megapixels:g} megapixels and one face a round, {given.rounds} rounds, "
-        f"{given.window} at once, {given.num_steps} steps\n\n{ways.as_markdown()}\n"
+        f"{given.window} at once, {given.num_steps} steps\n\n"
+        f"{ratios_table('photos a second', per_s, _BASE, decimals=2, of_ratios=2)}\n"
     )
     return 0
 

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Sequence
 
-from service.core.admission import told_wait_s
 from service.core.errors import Cancelled, DeadlineExceeded, Draining, IdempotencyConflict, ImageTooLarge, QueueFull
 from service.core.shares import OWNERS_SHARE
 from service.core.types import FaceJob, Lane
@@ -30,11 +29,6 @@ def interest_s(faces: Sequence[FaceJob]) -> float:
     """Seconds from now after which nobody can be interested in a photo's faces; infinite for one without a deadline."""
     left_s = max(math.inf if face.deadline_s is None else face.deadline_s - time.time() for face in faces)
     return max(0.0, left_s) + _FORGET_AFTER_S
-
-
-def retry_after_s(seconds_per_item: float, excess_items: int) -> int:
-    """When enough items should have left, given how long one took lately; 1 to 60 seconds."""
-    return told_wait_s(seconds_per_item * excess_items)
 
 
 def owners_share(max_photos: int) -> int:

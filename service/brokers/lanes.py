@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from service.brokers.intake import retry_after_s
+from service.core.admission import told_wait_s
 from service.core.types import Lane
 
 _INTERACTIVE_PER_BATCH = 4  # interactive entries handed out before a waiting batch entry has its turn
@@ -38,4 +38,4 @@ class Pace:
 
     def retry_after_s(self, excess: int) -> int:
         """When `excess` entries should have left, in whole seconds, at least 1."""
-        return retry_after_s(self._seconds_each, excess)
+        return told_wait_s(self._seconds_each * excess)

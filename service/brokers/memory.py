@@ -77,7 +77,7 @@ class _Job:
 
 
 class MemoryBroker:
-    """Implements `service.core.interfaces.Broker` for one event loop.
+    """Implements `service.core.interfaces.Broker` for one event loop, with the errors told there.
 
     Photos of a lane take turns, face by face, so that a group picture does not hold up a portrait. An interactive one
     that has done so for `turns_s` keeps its next turn to its last face: else it would have only its part of the workers
@@ -114,13 +114,7 @@ class MemoryBroker:
         self._closed = False
 
     async def submit(self, faces: Sequence[FaceJob]) -> None:
-        """Admit all faces of one photo, or none; a job that is in the queue already is joined.
-
-        Raises:
-            QueueFull: The lane has no room; `extra["retry_after_s"]` says when to come back.
-            Draining: The queue is closed.
-            ValueError: There is no face, or they are not of one photo and lane.
-        """
+        """Admit all faces of one photo, or none; a job that is in the queue already is joined."""
         job_id, lane = common_job(faces)
         if job_id in self._jobs:
             return
@@ -224,14 +218,7 @@ class MemoryBroker:
         on_progress: OnProgress | None = None,
         on_preview: OnPreview | None = None,
     ) -> list[RestoredFace]:
-        """Wait for every face of a job and forget it; ordered by face index.
-
-        Raises:
-            ServiceError: The first failure of a face.
-            Cancelled: The job is not in the queue: withdrawn, fetched before, or never submitted.
-            DeadlineExceeded: `timeout_s` passed; the job is cancelled.
-            Draining: The queue was closed first.
-        """
+        """Wait for every face of a job and forget it; ordered by face index."""
         job = self._jobs.get(job_id)
         if job is None:
             raise not_queued(job_id)

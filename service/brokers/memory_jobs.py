@@ -14,10 +14,9 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from service.brokers.intake import cannot_be_kept, closed_before, lane_full, queue_closed
+from service.brokers.intake import cannot_be_kept, closed_before, key_conflict, lane_full, queue_closed
 from service.brokers.lanes import Pace
 from service.brokers.memory_job import MemoryJob
-from service.brokers.memory_keys import MemoryKeys
 from service.brokers.outbox import Outbox
 from service.brokers.photo_lanes import PhotoLanes
 from service.brokers.shelf import Shelf
@@ -77,7 +76,7 @@ class JobLimits:
 
 
 class MemoryJobQueue:
-    """Implements `service.core.interfaces.JobQueue` for one event loop.
+    """Implements `service.core.interfaces.JobQueue` for one event loop, with the errors told there.
 
     Args:
         limits: How much it holds.
@@ -93,13 +92,13 @@ class MemoryJobQueue:
         self._lanes = PhotoLanes(
             max_photos=limits.max_queued_photos, max_bytes=limits.max_queued_bytes, metrics=metrics
         )
-        self._keys = MemoryKeys()
+        self._by_key: dict[str, MemoryJob] = {}  # jobs that are remembered, by their idempotency keys
         self._ended: Shelf[MemoryJob] = Shelf(
             ttl_s=limits.result_ttl_s,
             max_bytes=limits.max_result_bytes,
             max_things=_MAX_ENDED,
             clock=clock,
-            on_gone=self._keys.forget,
+            on_gone=self._forget_key,
         )
         self._outbox = Outbox(
             lease_s=limits.notice_lease_s, max_notices=limits.max_notices, clock=clock, metrics=metrics
@@ -113,13 +112,7 @@ class MemoryJobQueue:
         return self._ended.held_bytes
 
     async def admit(self, job: PhotoJob, idempotency: Idempotency | None = None) -> Admitted:
-        """Queue a photo, unless it repeats a request with the same idempotency key.
-
-        Raises:
-            IdempotencyConflict: The key was used for another photo or other options.
-            QueueFull: The lane has no room; `extra["retry_after_s"]` says when to come back.
-            Draining: The queue is closed.
-        """
+        """Queue a photo, unless it repeats a request with the same idempotency key."""
         if self._closed:
             raise queue_closed()
         if idempotency is not None and (earlier := await self.known_by(idempotency)) is not None:
@@ -130,19 +123,21 @@ class MemoryJobQueue:
             raise lane_full(job.lane, waiting, self._pace.retry_after_s(1), for_owner=has_room)
         entry = MemoryJob(job.job_id, self._clock(), job, idempotency, owner=job.owner)
         self._live[job.job_id] = entry
-        self._keys.note(entry)
+        if idempotency is not None:
+            self._by_key[idempotency.key] = entry
         self._lanes.enter(entry, job)
         return Admitted(job.job_id, is_new=True)
 
     async def known_by(self, idempotency: Idempotency) -> str | None:
-        """The job that a request with this key repeats; None for one that is to be admitted.
-
-        Raises:
-            IdempotencyConflict: The key was used for another photo or other options.
-        """
+        """The job that a request with this key repeats; None for one that is to be admitted."""
         self._ended.drop_expired()  # and with them their keys
-        earlier = self._keys.find(idempotency)
-        return None if earlier is None else earlier.job_id
+        earlier = self._by_key.get(idempotency.key)
+        if earlier is None:
+            return None
+        if earlier.idempotency != idempotency:
+            raise key_conflict()
+        may_be_tried_again = earlier.failure is not None and earlier.failure.to_error().retryable
+        return None if may_be_tried_again else earlier.job_id
 
     async def take(self, wait_s: float) -> PhotoJob | None:
         """Hand a photo to a gateway, interactive lane first; None after `wait_s` without work.
@@ -180,11 +175,7 @@ class MemoryJobQueue:
             box.put(preview)
 
     async def finish(self, restoration: Restoration) -> bool:
-        """Store the result of a job; whether it is its outcome.
-
-        Raises:
-            ImageTooLarge: It is above the budget.
-        """
+        """Store the result of a job; whether it is its outcome."""
         entry = self._running(restoration.report.id)
         if entry is None:
             return False
@@ -226,30 +217,15 @@ class MemoryJobQueue:
         return entry.result
 
     async def status(self, job_id: str) -> JobStatus:
-        """Where a job is.
-
-        Raises:
-            NotFound: There is no such job, or not any more.
-        """
+        """Where a job is."""
         return self._status_of(self._find(job_id))
 
     async def result(self, job_id: str) -> StoredResult:
-        """The result of a job that has succeeded.
-
-        Raises:
-            NotFound: There is no such job, or not any more.
-            NotFinished: It has not ended yet.
-            Cancelled: It was withdrawn.
-            ServiceError: It failed; the error that ended it.
-        """
+        """The result of a job that has succeeded."""
         return self._find(job_id).outcome()
 
     async def upload(self, job_id: str) -> Upload:
-        """The photo of a job that was to keep it, however far it is.
-
-        Raises:
-            UploadGone: It was not to be kept, is not there any more, or there is no such job.
-        """
+        """The photo of a job that was to keep it, however far it is."""
         entry = self._live.get(job_id) or self._ended.get(job_id)
         if entry is not None and entry.photo is not None and entry.photo.keep_upload:
             return entry.photo.upload
@@ -258,12 +234,7 @@ class MemoryJobQueue:
         return entry.upload
 
     async def watch(self, job_id: str) -> AsyncGenerator[JobStatus, None]:
-        """Where a job is now, and again whenever that changes, until it has ended.
-
-        Raises:
-            NotFound: There is no such job, or not any more.
-            Draining: The queue was closed before the job ended.
-        """
+        """Where a job is now, and again whenever that changes, until it has ended."""
         entry = self._find(job_id)
         changed = asyncio.Event()
         entry.watchers.add(changed)
@@ -284,19 +255,11 @@ class MemoryJobQueue:
             entry.watchers.discard(changed)
 
     def previews(self, job_id: str) -> AsyncGenerator[FacePreview, None]:
-        """Previews of a job's faces from now on; it does not end.
-
-        Raises:
-            NotFound: There is no such job, or not any more.
-        """
+        """Previews of a job's faces from now on; it does not end."""
         return self._find(job_id).previews()
 
     async def cancel(self, job_id: str) -> JobStatus:
-        """Withdraw a job; one that has ended stays as it is.
-
-        Raises:
-            NotFound: There is no such job, or not any more.
-        """
+        """Withdraw a job; one that has ended stays as it is."""
         entry = self._find(job_id)
         if not entry.state.final:
             self._end(entry, JobState.CANCELLED)
@@ -304,17 +267,13 @@ class MemoryJobQueue:
         return self._status_of(entry)
 
     async def delete(self, job_id: str) -> None:
-        """Withdraw a job and forget everything about it at once.
-
-        Raises:
-            NotFound: There is no such job, or not any more.
-        """
+        """Withdraw a job and forget everything about it at once."""
         entry = self._find(job_id)
         if not entry.state.final:
             self._withdraw(entry, JobState.CANCELLED)
             self._metrics.photos("cancelled")
         self._ended.take(job_id)
-        self._keys.forget(entry)
+        self._forget_key(entry)
 
     async def due_notice(self, wait_s: float) -> Notice | None:
         """A notice whose time has come, on lease; None after `wait_s` without one."""
@@ -377,6 +336,12 @@ class MemoryJobQueue:
                 owner=photo.owner,
             )
             self._outbox.put(notice)
+
+    def _forget_key(self, entry: MemoryJob) -> None:
+        """A job is not remembered any more; its key may stand for another one by now."""
+        key = None if entry.idempotency is None else entry.idempotency.key
+        if key is not None and self._by_key.get(key) is entry:
+            del self._by_key[key]
 
     def _find(self, job_id: str) -> MemoryJob:
         entry = self._live.get(job_id) or self._ended.get(job_id)

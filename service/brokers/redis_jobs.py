@@ -8,20 +8,22 @@ A photo is a job of one item in the same lanes as faces are (`redis_lanes.py`). 
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import secrets
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from service.brokers.codec import decode, encode
-from service.brokers.intake import closed_before, key_conflict, lane_full, owners_share, queue_closed, retry_after_s
+from service.brokers.intake import cannot_be_kept, closed_before, key_conflict, lane_full, owners_share, queue_closed
 from service.brokers.keys import QueueKeys
 from service.brokers.redis_connection import as_ms
 from service.brokers.redis_lanes import POLL_S, Lanes, LeaseTerms, OnLanes
 from service.brokers.redis_outbox import RedisOutbox, notice_id_of
 from service.brokers.redis_previews import next_news, preview_in, show_previews
-from service.brokers.redis_results import bring_result, keep_result
-from service.core.errors import NotFound, QueueFull, ServiceError
+from service.core.admission import told_wait_s
+from service.core.errors import DependencyUnavailable, ImageTooLarge, NotFound, QueueFull, ServiceError
 from service.core.jobs import (
     Admitted,
     Failure,
@@ -38,6 +40,10 @@ from service.core.jobs import (
 from service.core.metrics import Metrics
 from service.core.results import StoredResult
 from service.core.types import FacePreview, Lane, Report, Restoration, Upload
+
+_MOST_BYTES = 512 * 1024 * 1024  # of a value, unless the server is set up otherwise (`proto-max-bulk-len`)
+_ATTEMPTS = 3  # at a result that does not get through to a server that answers otherwise
+_KEEP_S = 10.0  # longest time that somebody waits for his answer because it is kept, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +107,7 @@ class RedisJobQueue(OnLanes[PhotoJob]):
         )
 
     async def admit(self, job: PhotoJob, idempotency: Idempotency | None = None) -> Admitted:
-        """Queue a photo, unless it repeats a request with the same idempotency key.
-
-        Raises:
-            IdempotencyConflict: The key was used for another photo or other options.
-            QueueFull: The lane has no room; `extra["retry_after_s"]` says when to come back.
-            Draining: The queue is closed.
-        """
+        """Queue a photo, unless it repeats a request with the same idempotency key."""
         if self._lanes.closed:
             raise queue_closed()
         limits = self._limits
@@ -123,7 +123,7 @@ class RedisJobQueue(OnLanes[PhotoJob]):
         self._lanes.show(view)
         if answer == b"conflict":
             raise key_conflict()
-        come_back_s = retry_after_s(float(seconds_per_photo), 1)
+        come_back_s = told_wait_s(float(seconds_per_photo))
         if answer in {b"full", b"owner full"}:
             raise lane_full(job.lane, waiting, come_back_s, for_owner=answer == b"owner full")
         if answer == b"no memory":
@@ -132,11 +132,7 @@ class RedisJobQueue(OnLanes[PhotoJob]):
         return Admitted(job_id.decode(), is_new=answer == b"admitted")
 
     async def known_by(self, idempotency: Idempotency) -> str | None:
-        """The job that a request with this key repeats; None for one that is to be admitted.
-
-        Raises:
-            IdempotencyConflict: The key was used for another photo or other options.
-        """
+        """The job that a request with this key repeats; None for one that is to be admitted."""
         digest = self._keys.digest(idempotency.key)
         relation, job_id = await self._lanes.run("known", digest, idempotency.fingerprint) or (b"", b"")
         if relation == b"conflict":
@@ -164,15 +160,8 @@ class RedisJobQueue(OnLanes[PhotoJob]):
         await show_previews(self._lanes, [((preview.job_id, 0), preview)])
 
     async def finish(self, restoration: Restoration) -> bool:
-        """Store the result of a job, and the notice about it if somebody wants one, then acknowledge the job.
-
-        Returns:
-            Whether it is the job's outcome.
-
-        Raises:
-            ImageTooLarge: It is more than the server takes, or than the way there.
-        """
-        is_end, view = await bring_result(self._lanes, restoration)
+        """Store the result of a job, and the notice about it if somebody wants one, then acknowledge the job."""
+        is_end, view = await self._bring(restoration)
         self._lanes.show(view)
         self._lanes.let_go((restoration.report.id, 0))
         if is_end:
@@ -188,44 +177,31 @@ class RedisJobQueue(OnLanes[PhotoJob]):
         await self._lanes.hand_back([(job_id, 0)])
 
     async def keep(self, restoration: Restoration, owner: str = "") -> StoredResult | None:
-        """Keep the result of a photo of its owner's that was answered without a job.
-
-        Returns:
-            None when the server has no room for it, or it takes too long.
-        """
-        return await keep_result(self._lanes, restoration, owner, ttl_ms=as_ms(self._limits.result_ttl_s))
+        """Keep the result of a photo that was answered without a job; None, too, where it takes too long."""
+        report, data, expires_ms = restoration.report, encode(restoration), None
+        if len(data) <= _MOST_BYTES:
+            ttl_ms = as_ms(self._limits.result_ttl_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_KEEP_S):
+                    expires_ms = await self._lanes.run("keep", report.id, data, encode(report), ttl_ms, owner)
+        return None if expires_ms is None else StoredResult(restoration, int(expires_ms) / 1000)
 
     async def status(self, job_id: str) -> JobStatus:
-        """Where a job is.
-
-        Raises:
-            NotFound: There is no such job, or not any more.
-        """
+        """Where a job is."""
         status = _status_of(job_id, await self._lanes.run("status", job_id))
         if status.state is JobState.SUCCEEDED and status.report is None:  # a gateway of an earlier release has ended it
             status = replace(status, report=(await self._restoration(job_id)).report)
         return status
 
     async def result(self, job_id: str) -> StoredResult:
-        """The result of a job that has succeeded.
-
-        Raises:
-            NotFound: There is no such job, or not any more.
-            NotFinished: It has not ended yet.
-            Cancelled: It was withdrawn.
-            ServiceError: It failed; the error that ended it.
-        """
+        """The result of a job that has succeeded."""
         status = await self.status(job_id)
         if status.state is not JobState.SUCCEEDED or status.expires_s is None:
             raise no_result(status.state, status.failure)
         return StoredResult(await self._restoration(job_id), status.expires_s)
 
     async def upload(self, job_id: str) -> Upload:
-        """The photo of a job that was to keep it, however far it is.
-
-        Raises:
-            UploadGone: It was not to be kept, is not there any more, or there is no such job.
-        """
+        """The photo of a job that was to keep it, however far it is."""
         (data,) = await self._lanes.get_many([self._keys.payload(job_id, 0)])
         photo = None if data is None else decode(PhotoJob, data)
         if photo is None or not photo.keep_upload:
@@ -233,12 +209,7 @@ class RedisJobQueue(OnLanes[PhotoJob]):
         return photo.upload
 
     async def watch(self, job_id: str) -> AsyncGenerator[JobStatus, None]:
-        """Where a job is now, and again whenever that changes, until it has ended.
-
-        Raises:
-            NotFound: There is no such job, or not any more.
-            Draining: The queue was closed before the job ended.
-        """
+        """Where a job is now, and again whenever that changes, until it has ended."""
         told: JobStatus | None = None
         async with self._lanes.listener.listen(self._keys.news(job_id), self._keys.moved) as ear:
             while not ear.closed:
@@ -264,11 +235,7 @@ class RedisJobQueue(OnLanes[PhotoJob]):
                     yield preview
 
     async def cancel(self, job_id: str) -> JobStatus:
-        """Withdraw a job; one that has ended stays as it is.
-
-        Raises:
-            NotFound: There is no such job, or not any more.
-        """
+        """Withdraw a job; one that has ended stays as it is."""
         is_end, view = await self._lanes.run("cancel", job_id, secrets.token_hex(8))
         self._lanes.show(view)
         if is_end:
@@ -276,11 +243,7 @@ class RedisJobQueue(OnLanes[PhotoJob]):
         return await self.status(job_id)
 
     async def delete(self, job_id: str) -> None:
-        """Withdraw a job and forget everything about it at once.
-
-        Raises:
-            NotFound: There is no such job, or not any more.
-        """
+        """Withdraw a job and forget everything about it at once."""
         known, is_end, view = await self._lanes.run("delete", job_id)
         self._lanes.show(view)
         if not known:
@@ -299,6 +262,28 @@ class RedisJobQueue(OnLanes[PhotoJob]):
     async def postpone_notice(self, notice: Notice, wait_s: float) -> None:
         """Let a notice come due later as the same attempt; one that is gone stays gone."""
         await self._outbox.postpone(notice, wait_s)
+
+    async def _bring(self, restoration: Restoration) -> Any:  # noqa: ANN401 - what the script returns
+        """Store the result of a job that this gateway has on lease, and end the job.
+
+        Raises:
+            ImageTooLarge: It is more than the server takes, or than the way there.
+            DependencyUnavailable: The server does not answer.
+        """
+        report, data = restoration.report, encode(restoration)
+        if len(data) > _MOST_BYTES:  # the server would hang up, and seem to be away for ever
+            raise cannot_be_kept(len(data), _MOST_BYTES)
+        for _ in range(_ATTEMPTS):
+            try:
+                return await self._lanes.run_as_taker("finish", report.id, data, encode(report))
+            except DependencyUnavailable as error:
+                if not (isinstance(error.__cause__, TimeoutError) and await self._lanes.ready()):
+                    raise
+        raise ImageTooLarge(
+            f"the result has {len(data)} bytes; {_ATTEMPTS} attempts to bring it to the queue's server took too long",
+            hint="choose a smaller upscale or output_format=jpeg, or send the photo to /restore",
+            result_bytes=len(data),
+        )
 
     async def _restoration(self, job_id: str) -> Restoration:
         (data,) = await self._lanes.get_many([self._keys.result(job_id)])

@@ -23,13 +23,13 @@ from service.brokers.intake import (
     not_in_time,
     not_queued,
     queue_closed,
-    retry_after_s,
 )
 from service.brokers.keys import QueueKeys
 from service.brokers.redis_connection import Argument, as_ms
 from service.brokers.redis_lanes import POLL_S, Lanes, LeaseTerms, OnLanes, Taken
 from service.brokers.redis_listener import PATIENCE_S
 from service.brokers.redis_previews import is_preview, preview_in, show_previews
+from service.core.admission import told_wait_s
 from service.core.errors import DeadlineExceeded, DependencyUnavailable, ServiceError
 from service.core.interfaces import OnPreview, OnProgress
 from service.core.jobs import Failure, Progress
@@ -78,13 +78,7 @@ class RedisBroker(OnLanes[FaceJob]):
         self._lanes = Lanes(FaceJob, url, self._keys, terms, metrics=metrics, show_lane=self._show_lane)
 
     async def submit(self, faces: Sequence[FaceJob]) -> None:
-        """Admit all faces of one photo, or none; a job that is in the queue already is joined.
-
-        Raises:
-            QueueFull: The lane has no room; `extra["retry_after_s"]` says when to come back.
-            Draining: The queue is closed.
-            ValueError: There is no face, or they are not of one photo and lane.
-        """
+        """Admit all faces of one photo, or none; a job that is in the queue already is joined."""
         job_id, lane = common_job(faces)
         if self._lanes.closed:
             raise queue_closed()
@@ -98,7 +92,7 @@ class RedisBroker(OnLanes[FaceJob]):
         self._lanes.show(view)
         if answer == b"full":
             excess = waiting + len(faces) - self._max_queued_faces
-            raise faces_full(waiting, self._max_queued_faces, retry_after_s(float(seconds_per_face), excess))
+            raise faces_full(waiting, self._max_queued_faces, told_wait_s(float(seconds_per_face) * excess))
 
     async def take(self, max_items: int, wait_s: float) -> list[FaceJob]:
         """Hand up to `max_items` faces to a worker, interactive lane first; empty after `wait_s` without work.
@@ -140,14 +134,7 @@ class RedisBroker(OnLanes[FaceJob]):
         on_progress: OnProgress | None = None,
         on_preview: OnPreview | None = None,
     ) -> list[RestoredFace]:
-        """Wait for every face of a job and forget it; ordered by face index. A server that is away is waited for.
-
-        Raises:
-            ServiceError: The first failure of a face.
-            Cancelled: The job is not in the queue: withdrawn, fetched before, or never submitted.
-            DeadlineExceeded: `timeout_s` passed; the job is cancelled.
-            Draining: The queue was closed first.
-        """
+        """Wait for every face of a job and forget it; ordered by face index. A server that is away is waited for."""
         ends_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
         patience_s = PATIENCE_S if timeout_s is None else min(timeout_s, PATIENCE_S)
         told = _Told(on_progress, on_preview)

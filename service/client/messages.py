@@ -5,13 +5,15 @@ Enumerations are words here, as in HTTP's JSON: `FACE_SELECTION_ALL` is `all`.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from typing import cast
+from typing import Any, cast
 
 from google.protobuf.descriptor import EnumDescriptor
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from service.client.errors import RestorationError
@@ -60,23 +62,17 @@ def restored_of(image: bytes, report: pb.Report) -> Restored:
 
 def report_of(report: pb.Report) -> Report:
     """What was done with a photo."""
-    return Report(
-        id=report.id,
-        model=report.model,
-        width=report.width,
-        height=report.height,
-        output_format=_word(pb.OutputFormat.DESCRIPTOR, report.output_format),
-        seed=report.seed,
-        num_steps=report.num_steps,
-        fidelity=report.fidelity,
-        faces=tuple(_face(face) for face in report.faces),
-        timings_ms=dict(report.timings_ms),
-    )
+    own = {
+        "output_format": _word(pb.OutputFormat.DESCRIPTOR, report.output_format),
+        "faces": tuple(_face(face) for face in report.faces),
+        "timings_ms": dict(report.timings_ms),
+    }
+    return Report(**_members(Report, report, own))
 
 
 def progress_of(progress: pb.Progress) -> Progress:
     """How far a photo is."""
-    return Progress(progress.num_faces, progress.faces_done, progress.num_steps, progress.steps_done)
+    return Progress(**_members(Progress, progress, {}))
 
 
 def job_of(job: pb.Job) -> Job:
@@ -109,24 +105,13 @@ def error_of(problem: pb.Problem) -> RestorationError:
 def limits_of(limits: pb.GetLimitsResponse) -> Limits:
     """What the service accepts."""
     formats = pb.OutputFormat.DESCRIPTOR
-    return Limits(
-        model=limits.model,
-        input_formats=tuple(_word(formats, known) for known in limits.input_formats),
-        output_formats=tuple(_word(formats, known) for known in limits.output_formats),
-        max_upload_bytes=limits.max_upload_bytes,
-        max_image_px=limits.max_image_px,
-        min_image_side_px=limits.min_image_side_px,
-        max_output_px=limits.max_output_px,
-        max_faces=limits.max_faces,
-        max_queued_photos=limits.max_queued_photos,
-        request_timeout_s=limits.request_timeout_s,
-        job_timeout_s=limits.job_timeout_s,
-        result_ttl_s=limits.result_ttl_s,
-        webhooks=limits.webhooks,
-        max_num_steps=limits.max_num_steps,
-        default_num_steps=limits.defaults.num_steps,
-        default_fidelity=limits.defaults.fidelity,
-    )
+    own = {
+        "input_formats": tuple(_word(formats, known) for known in limits.input_formats),
+        "output_formats": tuple(_word(formats, known) for known in limits.output_formats),
+        "default_num_steps": limits.defaults.num_steps,
+        "default_fidelity": limits.defaults.fidelity,
+    }
+    return Limits(**_members(Limits, limits, own))
 
 
 def value_of(text: str) -> object:
@@ -136,6 +121,12 @@ def value_of(text: str) -> object:
     except ValueError:
         return text
     return value
+
+
+def _members(kind: type[Any], message: Message, own: Mapping[str, object]) -> dict[str, Any]:
+    """What one of the client's types is made of: `own`, and what the message has under the same names."""
+    same = {field.name for field in dataclasses.fields(kind)} - own.keys()
+    return {**own, **{name: getattr(message, name) for name in same}}
 
 
 def _face(face: pb.Face) -> Face:

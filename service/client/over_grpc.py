@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
-from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar, Unpack
 
 import grpc
 from grpc import aio
 
 from service.client.credentials import with_key
-from service.client.errors import ServerUnreachable
+from service.client.errors import RestorationError, ServerUnreachable
 from service.client.interface import TIMEOUT_S, WINDOW
 from service.client.messages import fits, job_of, limits_of, options_message, parts_of, restored_of
 from service.client.options import Options
@@ -29,6 +28,8 @@ if TYPE_CHECKING:  # the generated types know it, the generated code does not
     from service.rpc.restoration_pb2_grpc import RestorationServiceAsyncStub
 
 T = TypeVar("T")
+RequestT = TypeVar("RequestT")
+_TOO_LARGE = {"upload_too_large", "resource_exhausted"}  # the latter: a message, as the library tells it
 _ONCE = Retry(attempts=1)
 _OPENING_S = 30.0  # for the question before a stream; a service that takes longer is not there
 _CHANNEL = (
@@ -80,9 +81,7 @@ class AsyncGrpcClient:
         """Nothing is connected before the first call."""
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_ended: object) -> None:
         """Let go of the connection."""
         await self.close()
 
@@ -172,12 +171,7 @@ class AsyncGrpcClient:
 
     async def get(self, job_id: str) -> Job:
         """Where a job is."""
-
-        async def attempt(left_s: float) -> Job:
-            call = self._stub.Get(pb.GetRequest(id=job_id), timeout=left_s, metadata=self._metadata)
-            return job_of((await call).job)
-
-        return await self._retried(attempt)
+        return job_of((await self._ask(self._stub.Get, pb.GetRequest(id=job_id))).job)
 
     def watch(self, job_id: str) -> AsyncGenerator[Job, None]:
         """Where a job is, until it has ended; see `AsyncRestorationClient`."""
@@ -189,12 +183,7 @@ class AsyncGrpcClient:
 
     async def cancel(self, job_id: str) -> Job:
         """Withdraw a job."""
-
-        async def attempt(left_s: float) -> Job:
-            call = self._stub.Cancel(pb.CancelRequest(id=job_id), timeout=left_s, metadata=self._metadata)
-            return job_of((await call).job)
-
-        return await self._retried(attempt)
+        return job_of((await self._ask(self._stub.Cancel, pb.CancelRequest(id=job_id))).job)
 
     async def delete(self, job_id: str) -> None:
         """Withdraw a job and forget everything of it."""
@@ -229,6 +218,10 @@ class AsyncGrpcClient:
                 channel = aio.secure_channel(self._address, self._credentials, options=_CHANNEL)
             self._connected = channel, RestorationServiceStub(channel)
         return self._connected[1]
+
+    async def _ask(self, call: aio.UnaryUnaryMultiCallable[RequestT, T], request: RequestT) -> T:
+        """The answer to a single message."""
+        return await self._retried(lambda left_s: call(request, timeout=left_s, metadata=self._metadata))
 
     async def _limits(self, left_s: float) -> pb.GetLimitsResponse:
         """What the service accepts, asked for once."""
@@ -286,7 +279,12 @@ class AsyncGrpcClient:
 
     async def _retried(self, attempt: Callable[[float], Awaitable[T]], timeout_s: float | None = None) -> T:
         longest_s = self._timeout_s if timeout_s is None else timeout_s
-        return await retried(_translated(attempt, longest_s), self._retry, longest_s)
+        try:
+            return await retried(_translated(attempt, longest_s), self._retry, longest_s)
+        except RestorationError as error:
+            if error.code in _TOO_LARGE:
+                self._accepted = None  # a service that was started anew may accept something else
+            raise
 
 
 def _translated(attempt: Callable[[float], Awaitable[T]], timeout_s: float) -> Callable[[float], Awaitable[T]]:

@@ -9,7 +9,6 @@ import ssl
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from functools import partial
-from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 from urllib.parse import quote
 
@@ -72,9 +71,7 @@ class AsyncHttpClient:
         """Nothing is connected before the first call."""
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_ended: object) -> None:
         """Let go of the connections."""
         await self.close()
 
@@ -218,7 +215,12 @@ class AsyncHttpClient:
         return await self._retried(lambda _left_s: self._send(method, path), None)
 
     async def _retried(self, attempt: Callable[[float], Awaitable[T]], timeout_s: float | None) -> T:
-        return await retried(attempt, self._retry, self._timeout_s if timeout_s is None else timeout_s)
+        try:
+            return await retried(attempt, self._retry, self._timeout_s if timeout_s is None else timeout_s)
+        except RestorationError as error:
+            if error.code == "upload_too_large":
+                self._max_upload_bytes = None  # a service that was started anew may accept something else
+            raise
 
     async def _send(self, method: str, path: str, **content: Any) -> httpx.Response:
         """One attempt.

@@ -73,15 +73,31 @@ class BatchCall:
                 await asyncio.sleep(wait_s)
 
     async def _one_stream(self, supply: Supply) -> AsyncGenerator[Answer, None]:
+        """Answers until the stream ends.
+
+        Raises:
+            RestorationError: It was lost.
+            Exception: Whatever the caller's source of photos has raised.
+        """
         max_upload_bytes = await self.max_upload_bytes()
         call = self.open()
         stream = _Stream(call, supply, max_upload_bytes, self.on_progress)
         setup = pb.BatchSetup(options=self.options, progress=self.on_progress is not None, window=supply.wanted)
         sending = asyncio.create_task(stream.send(setup), name="send photos")
         receiving = asyncio.create_task(stream.receive(), name="receive answers")
+
+        def tell_end(task: asyncio.Task[None]) -> None:
+            if task is receiving or not (task.cancelled() or task.exception() is None):
+                stream.arrived.put_nowait(None)
+
+        sending.add_done_callback(tell_end)
+        receiving.add_done_callback(tell_end)
         try:
-            while (answer := await _next(stream.arrived, sending, receiving)) is not None:
+            while (answer := await stream.arrived.get()) is not None:
                 yield answer
+            for task in (sending, receiving):
+                if task.done():
+                    task.result()
         finally:
             call.cancel()
             for task in (sending, receiving):
@@ -99,7 +115,7 @@ class _Stream:
     on_progress: OnProgress | None
     names: dict[str, str] = field(default_factory=dict)  # callers' names by those for the service, where they differ
     opened: asyncio.Future[pb.BatchOpening] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-    arrived: asyncio.Queue[Answer] = field(default_factory=asyncio.Queue)
+    arrived: asyncio.Queue[Answer | None] = field(default_factory=asyncio.Queue)  # None: the stream has ended
 
     async def send(self, setup: pb.BatchSetup) -> None:
         """Send photos until every one is answered, then close this side."""
@@ -225,29 +241,3 @@ def _messages_of(
         else:
             part = pb.BatchPart(client_id=photo.wire_id, data=data, has_more=has_more)
             yield pb.RestoreBatchRequest(part=part)
-
-
-async def _next(
-    arrived: asyncio.Queue[Answer], sending: asyncio.Task[None], receiving: asyncio.Task[None]
-) -> Answer | None:
-    """The next answer, or None at the end of the stream.
-
-    Raises:
-        RestorationError: The stream was lost.
-        Exception: Whatever the caller's source of photos has raised.
-    """
-    getting = asyncio.ensure_future(arrived.get())
-    try:
-        while not getting.done():
-            if not arrived.empty():  # before the end is looked at: the last answer comes with it
-                return arrived.get_nowait()
-            if sending.done():
-                sending.result()
-            if receiving.done():
-                receiving.result()
-                return None
-            tasks = {task for task in (sending, receiving) if not task.done()}
-            await asyncio.wait({getting, *tasks}, return_when=asyncio.FIRST_COMPLETED)
-        return getting.result()
-    finally:
-        getting.cancel()

@@ -8,6 +8,7 @@ from service.access.key_file import KeyFile, UnusableKeys
 from service.access.meter import Meter
 from service.brokers.memory_meter import MemoryMeter
 from service.brokers.redis_meter import RedisMeter
+from service.composition.queues import address_checked
 from service.core.settings import ENV_PREFIX, Settings, UnusableSettings
 
 
@@ -27,7 +28,5 @@ def open_access(settings: Settings) -> Access:
 def _open_meter(settings: Settings) -> Meter:
     if settings.redis_url is None:
         return MemoryMeter()
-    try:
+    with address_checked():
         return RedisMeter(settings.redis_url.get_secret_value(), prefix=settings.redis_prefix)
-    except ValueError as error:
-        raise UnusableSettings(f"{ENV_PREFIX}REDIS_URL: {error}") from error

@@ -28,13 +28,9 @@ def decoding(
         What decodes a photo, and what waits until it can, raising `DependencyUnavailable` where it never will.
     """
     if settings.decoder_children == 0 or stand_in is not None:
-        yield stand_in or decode, _at_once
+        yield stand_in or decode, lambda: None
         return
     if not can_filter_calls():
         logger.warning("this kernel filters no calls: what decodes photos may make any (docs/SECURITY.md)")
     with DecoderPool(settings.decoder_children, settings.decode_cpu_s, metrics) as pool:
         yield pool.decode, pool.rehearse
-
-
-def _at_once() -> None:
-    """A thread needs nothing."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from types import TracebackType
 from typing import Any, Self
 
 from service.core.tasks import end_tasks
@@ -35,9 +34,7 @@ class Ending:
         """Begin; nothing ends yet."""
         return self
 
-    def __exit__(
-        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_ended: object) -> None:
         """Hear no more signals."""
         self._deafen()
 

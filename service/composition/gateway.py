@@ -10,7 +10,7 @@ import contextlib
 import logging
 import socket
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from service.access.guard import Access
@@ -43,6 +43,7 @@ from service.core.tasks import beside
 from service.core.threads import Threads
 from service.gateway import Gateway
 from service.rpc.context import RpcContext
+from service.rpc.server import RpcServer
 from service.runner import BEAT_S, PhotoRunner
 from service.stages.detect import FaceDetector
 from service.telemetry.logs import count_dropped
@@ -83,6 +84,7 @@ class GatewayProcess:
         webhooks: Where notices may go, or None where none are sent.
         loops: Who takes work.
         ending: When to stop.
+        rpc: Answers gRPC, or None.
     """
 
     gateway: Gateway
@@ -93,13 +95,15 @@ class GatewayProcess:
     webhooks: WebhookTargets | None
     loops: Loops
     ending: Ending
+    rpc: RpcServer | None = None
 
     async def drain(self) -> None:
-        """Let no more photos in; finish those that are, or hand them back when their time is over."""
+        """Let no more photos in; finish those that are, and calls about them, as far as the time allows."""
         self.gateway.admission.close()
         await self.loops.end(_PHOTOS)
-        async with beside(self.gateway.admission.emptied(), "emptied") as emptied:
-            await self.ending.allow(emptied)
+        for finish in (self.gateway.admission.emptied, *([] if self.rpc is None else [self.rpc.finish])):
+            async with beside(finish(), "finish") as finishing:
+                await self.ending.allow(finishing)
 
     async def dismiss(self) -> None:
         """Tell everybody who waits for a photo to ask elsewhere."""
@@ -259,11 +263,10 @@ async def restore_photos(
             looking = partial(keep_ready, process.reasons_not_ready, process.gateway.metrics)
             async with (
                 process.loops.running("readiness", looking),
-                rpc_beside(process, rpc_context, listener.getsockname()[0], say, tls) as whole,
+                rpc_beside(rpc_context, listener.getsockname()[0], say, tls) as rpc,
             ):
-                await serve_until_told(
-                    create_app(context), listener, whole, lambda: say(f"Restoring photos on {address}"), tls
-                )
+                whole, ready = replace(process, rpc=rpc), partial(say, f"Restoring photos on {address}")
+                await serve_until_told(create_app(context), listener, whole, ready, tls)
         return Ended(process.loops.failures(), ending.hurried)
 
 

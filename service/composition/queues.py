@@ -68,7 +68,7 @@ def open_faces(settings: Settings, manifest: Manifest, metrics: Metrics) -> Face
         return FaceQueue(memory, None)
     url = settings.redis_url.get_secret_value()
     prefix = prefix_for_bundle(settings.redis_prefix, manifest.tag)
-    with _address_checked():
+    with address_checked():
         broker = RedisBroker(
             url,
             max_queued_faces=settings.max_queued_faces,
@@ -97,7 +97,7 @@ def open_photos(settings: Settings, metrics: Metrics) -> JobQueue:
         lease_s=settings.lease_s,
         max_deliveries=settings.max_deliveries,
     )
-    with _address_checked():
+    with address_checked():
         return RedisJobQueue(
             settings.redis_url.get_secret_value(), limits, metrics=metrics, prefix=settings.redis_prefix
         )
@@ -118,7 +118,8 @@ async def keep_gauges(faces: FaceQueue, photos: JobQueue, stop: asyncio.Event) -
 
 
 @contextlib.contextmanager
-def _address_checked() -> Iterator[None]:
+def address_checked() -> Iterator[None]:
+    """What a block says of the server's address is told as an `UnusableSettings`."""
     try:
         yield
     except ValueError as error:

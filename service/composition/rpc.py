@@ -7,14 +7,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 
-from service.composition.ending import Ending
-from service.composition.http import Process
-from service.composition.loops import Loops
 from service.composition.tls import Tls
 from service.core.settings import ENV_PREFIX, Settings, UnusableSettings
-from service.core.tasks import beside
 from service.core.windows import StreamRoom
 from service.rpc.context import RpcContext
 from service.rpc.server import RpcServer
@@ -23,49 +18,15 @@ _ANY_PORT = -1
 _PHOTOS_PER_PLACE = 4
 
 
-@dataclass(frozen=True, slots=True)
-class WithRpc:
-    """A process that answers gRPC, too.
-
-    Attributes:
-        process: The rest of it.
-        server: Answers.
-    """
-
-    process: Process
-    server: RpcServer
-
-    @property
-    def ending(self) -> Ending:
-        """When to stop."""
-        return self.process.ending
-
-    @property
-    def loops(self) -> Loops:
-        """Who takes work."""
-        return self.process.loops
-
-    async def drain(self) -> None:
-        """Take nothing more; finish what was taken, and the calls about it, as far as the time allows."""
-        await self.process.drain()
-        async with beside(self.server.finish(), "finish") as finishing:
-            await self.ending.allow(finishing)
-
-    async def dismiss(self) -> None:
-        """Send everybody away who still waits for something."""
-        await self.process.dismiss()
-
-
 @contextlib.asynccontextmanager
 async def rpc_beside(
-    process: Process, context: RpcContext, host: str, say: Callable[[str], None], tls: Tls | None = None
-) -> AsyncIterator[Process]:
+    context: RpcContext, host: str, say: Callable[[str], None], tls: Tls | None = None
+) -> AsyncIterator[RpcServer | None]:
     """Serve gRPC for the duration of the block, unless the operator wants none.
 
     A default port that is taken is no reason not to serve HTTP; one that the operator has chosen is.
 
     Args:
-        process: What is behind both.
         context: The parts behind the calls.
         host: Where HTTP listens.
         say: Told the address.
@@ -76,7 +37,7 @@ async def rpc_beside(
     """
     settings = context.gateway.settings
     if settings.grpc_port == 0:
-        yield process
+        yield None
         return
     shown_host = f"[{host}]" if ":" in host else host
     address = f"{shown_host}:{0 if settings.grpc_port == _ANY_PORT else settings.grpc_port}"
@@ -86,12 +47,12 @@ async def rpc_beside(
         if "grpc_port" in settings.model_fields_set:
             raise UnusableSettings(f"{ENV_PREFIX}GRPC_PORT: cannot listen on {address}") from error
         say(f"No gRPC: {address} is taken. {ENV_PREFIX}GRPC_PORT chooses another port, or 0 for none")
-        yield process
+        yield None
         return
     try:
         await server.start()
         say(f"gRPC{' with TLS' if tls else ''} on {shown_host}:{server.port}")
-        yield WithRpc(process, server)
+        yield server
     finally:
         await server.stop()
 

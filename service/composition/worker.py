@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -34,8 +33,6 @@ OpenNetworks = Callable[[Settings, Manifest, Metrics], Awaitable[InferenceBacken
 
 _WORKER = "worker"
 
-logger = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True, slots=True)
 class WorkerProcess:
@@ -44,14 +41,12 @@ class WorkerProcess:
     Attributes:
         faces: Where its work comes from.
         backend: The networks.
-        metrics: What it says of itself.
         loops: The worker, and its signs of life.
         ending: When to stop.
     """
 
     faces: FaceQueue
     backend: InferenceBackend
-    metrics: Metrics
     loops: Loops
     ending: Ending
 
@@ -75,16 +70,6 @@ class WorkerProcess:
         return reasons
 
 
-async def open_networks(settings: Settings, manifest: Manifest, metrics: Metrics) -> InferenceBackend:
-    """The networks of the sampler.
-
-    Raises:
-        ServiceError: As `open_backend` does.
-        UnusableSettings: Likewise.
-    """
-    return await open_backend(settings, manifest, metrics, only=manifest.networks)
-
-
 @contextlib.asynccontextmanager
 async def working(  # noqa: PLR0913 - the parts that a worker is made of
     settings: Settings, manifest: Manifest, metrics: Metrics, backend: InferenceBackend, faces: FaceQueue, loops: Loops
@@ -100,36 +85,11 @@ async def working(  # noqa: PLR0913 - the parts that a worker is made of
         yield worker
 
 
-@contextlib.asynccontextmanager
-async def worker_process(
-    settings: Settings, ending: Ending, networks: OpenNetworks = open_networks
-) -> AsyncIterator[WorkerProcess]:
-    """Start a worker on the shared queue.
-
-    Raises:
-        ManifestMismatch: The bundle is not usable.
-        DependencyUnavailable: No Triton server was ready in time.
-        UnusableSettings: `redis_url` is not the address of a server, or Triton's client is not installed.
-    """
-    manifest = load_manifest(settings.model_repository)
-    metrics = Metrics()
-    metrics.build_info(version=version(), model=f"{manifest.name}@{manifest.version}")
-    async with contextlib.AsyncExitStack() as parts:
-        faces = open_faces(settings, manifest, metrics)
-        parts.push_async_callback(part_with, faces.close)
-        backend = WatchedBackend(await networks(settings, manifest, metrics))
-        parts.push_async_callback(backend.close)
-        loops = Loops(ending)
-        await parts.enter_async_context(loops.running("watchdog", partial(watch, backend, settings.call_timeout_s)))
-        await parts.enter_async_context(working(settings, manifest, metrics, backend, faces, loops))
-        yield WorkerProcess(faces, backend, metrics, loops, ending)
-
-
 async def restore_faces(
     settings: Settings,
     listener: socket.socket,
     say: Callable[[str], None],
-    networks: OpenNetworks = open_networks,
+    networks: OpenNetworks | None = None,
 ) -> Ended:
     """Restore faces of the shared queue until a signal comes or the worker fails.
 
@@ -137,7 +97,7 @@ async def restore_faces(
         settings: The operator's.
         listener: Bound socket for health and metrics.
         say: Told when the worker is ready, as `Restoring faces; health and metrics on http://...`.
-        networks: Opens what runs the networks.
+        networks: Opens what runs the networks; None: as the settings say.
 
     Raises:
         ManifestMismatch: The bundle is not usable.
@@ -146,17 +106,25 @@ async def restore_faces(
     """
     if settings.triton_urls:
         keep_arrays()
+    manifest = load_manifest(settings.model_repository)
+    metrics = Metrics()
+    metrics.build_info(version=version(), model=f"{manifest.name}@{manifest.version}")
+    opened = partial(open_backend, only=manifest.networks) if networks is None else networks
     with Ending(settings.grace_s) as ending:
-        async with worker_process(settings, ending, networks) as process:
+        async with contextlib.AsyncExitStack() as parts:
+            faces = open_faces(settings, manifest, metrics)
+            parts.push_async_callback(part_with, faces.close)
+            backend = WatchedBackend(await opened(settings, manifest, metrics))
+            parts.push_async_callback(backend.close)
+            loops = Loops(ending)
+            await parts.enter_async_context(loops.running("watchdog", partial(watch, backend, settings.call_timeout_s)))
+            await parts.enter_async_context(working(settings, manifest, metrics, backend, faces, loops))
+            process = WorkerProcess(faces, backend, loops, ending)
             ending.hear_signals()
-            count_dropped(process.metrics.log_line_dropped)
-            address = address_of(listener)
-            looking = partial(keep_ready, process.reasons_not_ready, process.metrics)
-            async with process.loops.running("readiness", looking):
-                await serve_until_told(
-                    Probes(process.reasons_not_ready, process.metrics),
-                    listener,
-                    process,
-                    lambda: say(f"Restoring faces; health and metrics on {address}"),
-                )
-        return Ended(process.loops.failures(), ending.hurried)
+            count_dropped(metrics.log_line_dropped)
+            looking = partial(keep_ready, process.reasons_not_ready, metrics)
+            await parts.enter_async_context(loops.running("readiness", looking))
+            probes = Probes(process.reasons_not_ready, metrics)
+            ready = partial(say, f"Restoring faces; health and metrics on {address_of(listener)}")
+            await serve_until_told(probes, listener, process, ready)
+        return Ended(loops.failures(), ending.hurried)

@@ -81,6 +81,7 @@ class Broker(Protocol):
         Raises:
             QueueFull: The lane has no room; `extra["retry_after_s"]` says when to come back.
             Draining: The queue is closed.
+            ValueError: There is no face, or they are not of one photo and lane.
         """
         ...
 

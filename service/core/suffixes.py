@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 
 from service.core.types import OutputFormat
 
@@ -20,16 +20,23 @@ SUFFIX_OF: Mapping[OutputFormat, str] = {
 }
 
 
-def result_name(name: str, output_format: OutputFormat | None, taken: Collection[str]) -> str:
-    """What the result of a photo of that name is called, in its own encoding or another.
+def result_names(names: Iterable[str], output_format: OutputFormat | None, folders: Iterable[str]) -> list[str]:
+    """What the results of photos of one folder are called, in the same order; each name is there once.
 
-    `taken` are the names of results and of folders in the same folder.
+    Args:
+        names: Of the photos.
+        output_format: Encoding of the results, or None for each photo's own.
+        folders: Names of folders in the folder of the results.
     """
-    stem, suffix = os.path.splitext(name)
-    result = name
-    if output_format is not None and output_format is not SUFFIXES[suffix.lower()]:
-        result = f"{stem}{SUFFIX_OF[output_format]}"
-    while result in taken:  # a.jpg and a.png, both to become a.jpg
-        begin, end = os.path.splitext(result)
-        result = f"{begin}_{suffix[1:].lower()}{end}"
-    return result
+    taken, results = set(folders), []
+    for name in names:
+        stem, suffix = os.path.splitext(name)
+        result = name
+        if output_format is not None and output_format is not SUFFIXES[suffix.lower()]:
+            result = f"{stem}{SUFFIX_OF[output_format]}"
+        while result in taken:  # a.jpg and a.png, both to become a.jpg
+            begin, end = os.path.splitext(result)
+            result = f"{begin}_{suffix[1:].lower()}{end}"
+        taken.add(result)
+        results.append(result)
+    return results

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from service.core.errors import InvalidOption, NotFound, QueueFull, ServiceError, check_upload_bytes, forget_trace
-from service.core.suffixes import SUFFIX_OF, SUFFIXES, result_name
+from service.core.suffixes import SUFFIX_OF, SUFFIXES, result_names
 from service.core.tasks import end_tasks
 from service.core.types import OutputFormat, Report, Restoration, RestoreOptions, Upload
 from service.gateway import Gateway
@@ -164,11 +164,9 @@ def _file_target(source: Path, target: Path | None, output_format: OutputFormat 
 def _folder_tasks(source: Path, folder: Path, output_format: OutputFormat | None) -> list[FileTask]:
     tasks: list[FileTask] = []
     for here, names, folders in walk(source, folder, _refuse):
-        taken = set(folders)  # names of results, and of folders of results
-        for name in names:
-            result = result_name(name, output_format, taken)
-            taken.add(result)
-            tasks.append(FileTask(here / name, folder / here.relative_to(source) / result))
+        below = folder / here.relative_to(source)
+        results = result_names(names, output_format, folders)
+        tasks += [FileTask(here / name, below / result) for name, result in zip(names, results, strict=True)]
     if not tasks:
         raise NotFound(f"{source} has no photos ({', '.join(SUFFIXES)})")
     return tasks

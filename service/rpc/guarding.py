@@ -50,7 +50,7 @@ class Guarding(grpc.aio.ServerInterceptor):
                 caller = caller_of(self._access, handler_call_details.invocation_metadata)
                 await self._access.accounts.knock(caller)
         except ServiceError as error:
-            return streaming(handler, _raised(error) if method.startswith(self._ours) else _told(error))
+            return streaming(handler, _refusing(error, is_told=method.startswith(self._ours)))
         return handler
 
 
@@ -67,15 +67,12 @@ def caller_of(access: Access, metadata: Any) -> Caller:  # noqa: ANN401 - pairs,
     return access.identify(found[AUTHORIZATION], found[API_KEY])
 
 
-def _raised(error: ServiceError) -> Callable[[Any, Context], Awaitable[None]]:
-    async def refuse(_request: Any, _context: Context) -> None:  # noqa: ANN401 - of any call
-        raise error
+def _refusing(error: ServiceError, *, is_told: bool) -> Callable[[Any, Context], Awaitable[None]]:
+    """Who answers a call in place of its own handler; `is_told` where somebody around it tells of errors."""
 
-    return refuse
-
-
-def _told(error: ServiceError) -> Callable[[Any, Context], Awaitable[None]]:
-    async def refuse(_request: Any, context: Context) -> None:  # noqa: ANN401
+    async def refuse(_request: Any, context: Context) -> None:  # noqa: ANN401 - of any call
+        if is_told:
+            raise error
         await abort(context, error)
 
     return refuse

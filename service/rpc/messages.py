@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import asdict
 from enum import StrEnum
 
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
@@ -21,6 +22,7 @@ from service.core.types import FaceReport, OutputFormat, Report, RestoreOptions,
 from service.rpc import restoration_pb2 as pb
 from service.rpc.status import problem_of
 
+_FROM_SETTINGS = set(pb.GetLimitsResponse.DESCRIPTOR.fields_by_name) & set(Settings.model_fields)
 _ENVELOPE_BYTES = 1024  # for all in a message that is neither image nor report
 
 
@@ -68,12 +70,7 @@ def report_of(report: Report, expires_s: float | None) -> pb.Report:
 
 def progress_of(progress: Progress) -> pb.Progress:
     """How far a photo is."""
-    return pb.Progress(
-        num_faces=progress.num_faces,
-        faces_done=progress.faces_done,
-        num_steps=progress.num_steps,
-        steps_done=progress.steps_done,
-    )
+    return pb.Progress(**asdict(progress))
 
 
 def job_of(status: JobStatus) -> pb.Job:
@@ -102,20 +99,12 @@ def limits_of(settings: Settings, manifest: Manifest, *, max_window: int) -> pb.
         model=f"{manifest.name}@{manifest.version}",
         input_formats=formats,
         output_formats=formats,
-        max_upload_bytes=settings.max_upload_bytes,
-        max_image_px=settings.max_image_px,
-        min_image_side_px=settings.min_image_side_px,
-        max_output_px=settings.max_output_px,
-        max_faces=settings.max_faces,
-        max_queued_photos=settings.max_queued_photos,
-        request_timeout_s=settings.request_timeout_s,
-        job_timeout_s=settings.job_timeout_s,
-        result_ttl_s=settings.result_ttl_s,
         webhooks=settings.webhook_secret is not None,
         max_num_steps=manifest.max_num_steps,
         defaults=defaults,
         max_message_bytes=settings.grpc_max_message_bytes,
         max_window=max_window,
+        **{name: getattr(settings, name) for name in _FROM_SETTINGS},
     )
 
 

@@ -71,9 +71,7 @@ class RestorationServicer(RestorationServiceServicer):
             until_s = _until_s(context)
             work = partial(gateway.restore, upload, options, job_id=job_id, until_s=until_s)
             restoration = await accounts.settled(charge, job_id, work, until_s=until_s)
-        stored = None
-        with contextlib.suppress(DependencyUnavailable):  # the photo is restored; it only cannot be fetched again
-            stored = await parts.jobs.keep(restoration, caller.owner)
+        stored = await parts.keep(restoration, caller.owner)
         report = report_of(restoration.report, None if stored is None else stored.expires_at_s)
         response = pb.RestoreResponse(image=restoration.data, report=report)
         if response.ByteSize() <= parts.max_message_bytes:
@@ -107,11 +105,8 @@ class RestorationServicer(RestorationServiceServicer):
     async def Submit(self, request_iterator: AsyncIterator[pb.SubmitRequest], context: Context) -> pb.SubmitResponse:
         """A photo as a job."""
         parts = self._context
-        submissions, caller = parts.submissions, caller_of(parts.access, context.invocation_metadata())
-        with parts.gateway.metrics.refusals_counted():
-            parts.gateway.admission.check_open()
-            async with parts.uploads.place(caller.owner):
-                admitted = await submissions.bring(await self._read_submission(caller, request_iterator))
+        caller = caller_of(parts.access, context.invocation_metadata())
+        admitted = await parts.admit(caller, partial(self._read_submission, caller, request_iterator))
         status = await _status_of_new(OwnedJobs(parts.jobs, caller.owner), admitted.job_id)
         return pb.SubmitResponse(job=job_of(status), idempotent_replayed=not admitted.is_new)
 

@@ -21,7 +21,7 @@ async def while_here(statuses: AsyncGenerator[JobStatus, None], left: asyncio.Ev
     coming: asyncio.Future[JobStatus | None] | None = None
     try:
         while True:
-            coming = asyncio.ensure_future(_next(statuses))
+            coming = asyncio.ensure_future(anext(statuses, None))
             await asyncio.wait({coming, leaving}, return_when=asyncio.FIRST_COMPLETED)
             if not coming.done():
                 raise Draining("the service shuts down before the restoration has ended", hint="watch another instance")
@@ -50,7 +50,3 @@ async def awaited_here(left: asyncio.Event) -> AsyncIterator[None]:
         if not end.expired():
             raise
         raise Draining("the service shuts down before the photo is complete", hint="try another instance") from error
-
-
-async def _next(statuses: AsyncGenerator[JobStatus, None]) -> JobStatus | None:
-    return await anext(statuses, None)

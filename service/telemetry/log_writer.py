@@ -46,7 +46,7 @@ class LogWriter(logging.Handler):
         self._torn = False  # the last one that was lost has begun
         self._moved = threading.Condition()
         self._thread: threading.Thread | None = None
-        self.on_drop: Callable[[], None] = _nothing
+        self.on_drop: Callable[[], None] = lambda: None
         """Called for each line that is lost, on any thread."""
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -160,7 +160,3 @@ class LogWriter(logging.Handler):
     def _own_line(self, message: str, *arguments: object, exc_info: Any = None) -> bytes:  # noqa: ANN401 - as logging's
         """A line of this handler's own, which passes no logger: a thread that waits for it may hold their locks."""
         return self._line(logging.LogRecord(__name__, logging.WARNING, __file__, 0, message, arguments, exc_info))
-
-
-def _nothing() -> None:
-    """Nobody counts."""

@@ -11,7 +11,6 @@ import asyncio
 import logging
 import math
 import secrets
-from typing import Protocol
 
 from service.core.errors import DependencyUnavailable
 from service.core.interfaces import JobQueue
@@ -21,7 +20,7 @@ from service.core.outages import OutageLog
 from service.core.shares import OWNERS_SHARE, Shares
 from service.core.tasks import until_stopped
 from service.core.tracing import OUTCOME, consuming, note
-from service.webhooks.sender import Delivery
+from service.webhooks.sender import Delivery, NoticeSender
 
 RETRY_S = (5.0, 30.0, 120.0, 600.0, 1800.0, 3600.0, 7200.0, 14_400.0, 28_800.0, 28_800.0)
 """Seconds to the next attempt, by attempts before: a day in all."""
@@ -31,14 +30,6 @@ _PAUSE_S = 1.0
 _HELD_BACK_S = 20.0  # longer than an attempt may take: there is room for another one then
 
 logger = logging.getLogger(__name__)
-
-
-class Sender(Protocol):
-    """What the courier asks of a sender."""
-
-    async def send(self, notice: Notice) -> Delivery:
-        """Attempt to deliver a notice."""
-        ...
 
 
 class Courier:
@@ -56,7 +47,7 @@ class Courier:
     def __init__(  # noqa: PLR0913 - times that a deployment and the tests set
         self,
         jobs: JobQueue,
-        sender: Sender,
+        sender: NoticeSender,
         *,
         metrics: Metrics,
         at_once: int = 16,

@@ -1,9 +1,10 @@
 /* Photos come in by picker, drop or paste; each has an entry in the list, and one is in the viewer. */
 
+import { json } from "/page/api.js";
 import { look, shape, split } from "/page/compare.js";
 import { showFaces, showPreviews } from "/page/faces.js";
 import { limitOptions, readOptions, showOptions, showSeed, watchOptions } from "/page/options.js";
-import { Photo, counted, readLimits } from "/page/photo.js";
+import { Photo, counted } from "/page/photo.js";
 
 const byId = (id) => document.getElementById(id);
 const FORMATS = { jpeg: "JPEG", png: "PNG", webp: "WebP" };
@@ -194,7 +195,7 @@ function begin() {
 
 async function readBounds() {
   try {
-    const told = await readLimits();
+    const told = await json("/v1/limits");
     limitOptions(told);
     const megabytes = Math.floor(told.max_upload_bytes / 2 ** 20);
     const formats = told.input_formats.map((name) => FORMATS[name] ?? name).join(", ");

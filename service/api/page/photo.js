@@ -1,6 +1,6 @@
 /* One photo on the page: sent once, restored as often as the visitor likes, forgotten when he says so. */
 
-import { call, follow, isAbort, json, picture, submit } from "/page/api.js";
+import { call, follow, isAbort, picture, submit } from "/page/api.js";
 import { upright } from "/page/upright.js";
 
 const GONE = "upload_gone";
@@ -296,5 +296,3 @@ const isReadable = (file) => file.slice(0, 1).arrayBuffer().then(() => true, () 
 function problemIn(error) {
   return error.problem ?? { title: "Something went wrong on this page", detail: String(error.message ?? error) };
 }
-
-export const readLimits = () => json("/v1/limits");

@@ -8,7 +8,6 @@ import traceback
 
 import pytest
 
-from service.batch.command import Server
 from service.cli import main
 from service.client import AsyncGrpcClient, AsyncHttpClient, GrpcClient, HttpClient, RestorationError, Retry
 from tests.api_keys import add_key
@@ -129,13 +128,6 @@ async def test_a_key_is_in_no_log_repr_or_traceback_of_a_client(running, key):
         await asyncio.sleep(0)
     assert len(written) > 10
     assert [text for text in written if wrong in text or wrong[15:] in text] == []
-
-
-def test_a_key_is_in_no_repr_of_what_the_command_line_asks_for(tmp_path, key):
-    file = tmp_path / "key"
-    file.write_text(key)
-    server = Server("h:1", False, None, None, file, None, None, 1)
-    assert key not in repr(server)
 
 
 @pytest.fixture

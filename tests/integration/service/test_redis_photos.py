@@ -7,7 +7,7 @@ import json
 import pytest
 from redis.asyncio import Redis
 
-from service.brokers import redis_results
+from service.brokers import redis_jobs
 from service.brokers.codec import encode
 from service.brokers.redis_jobs import RedisJobQueue, SharedJobLimits
 from service.core.errors import Abandoned, DeadlineExceeded, ImageTooLarge, NotFound, ServiceError
@@ -254,7 +254,7 @@ async def test_the_key_of_a_photo_that_is_tried_again_lasts_as_long_as_that(serv
 
 
 async def test_a_result_that_the_server_would_hang_up_on_is_the_photo_s_fault(server, monkeypatch):
-    monkeypatch.setattr(redis_results, "_MOST_BYTES", 10_000)
+    monkeypatch.setattr(redis_jobs, "_MOST_BYTES", 10_000)
     queue = server.queue()
     await queue.admit(photo("a"))
     await queue.take(0)

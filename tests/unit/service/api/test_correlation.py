@@ -5,6 +5,7 @@ import logging
 import pytest
 
 from service.api.correlation import CorrelateRequests
+from service.core.metrics import Metrics
 
 
 async def answered(caplog, method="GET", path="/livez/no", *, status=200, error=None):
@@ -23,7 +24,7 @@ async def answered(caplog, method="GET", path="/livez/no", *, status=200, error=
 
     scope = {"type": "http", "method": method, "path": path, "query_string": b"key=secret", "headers": []}
     try:
-        await CorrelateRequests(app)(scope, None, send)
+        await CorrelateRequests(app, Metrics())(scope, None, send)
     except ZeroDivisionError:
         assert error is not None
     (record,) = caplog.records

@@ -10,6 +10,7 @@ from service.core.errors import DeadlineExceeded
 from service.core.metrics import Metrics
 from service.core.settings import Settings
 from service.rpc import restoration_pb2 as pb
+from service.rpc.context import RpcContext
 from service.rpc.servicer import RestorationServicer
 
 CALL = SimpleNamespace(invocation_metadata=lambda: ())
@@ -20,12 +21,12 @@ def waited_s(requests):
 
     async def submit():
         uploads = Admission(1, 0)
-        parts = SimpleNamespace(
+        unused = dict.fromkeys(("jobs", "sending", "webhooks", "reasons_not_ready", "room", "draining"))
+        parts = RpcContext(
             gateway=SimpleNamespace(settings=Settings(), metrics=Metrics(), admission=Admission(1, 0)),
             access=SimpleNamespace(identify=lambda *_: ANYBODY),
-            submissions=SimpleNamespace(bring=None),
             uploads=uploads,
-            max_upload_bytes=1 << 20,
+            **unused,
         )
         with pytest.raises(DeadlineExceeded):
             await RestorationServicer(parts, asyncio.Event()).Submit(requests(), CALL)
