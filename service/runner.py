@@ -111,6 +111,7 @@ class PhotoRunner:
         self._beat_s = beat_s
         self._accounts = accounts
         self._outages = OutageLog(logger, "the queue of photos")
+        self._late_results = OutageLog(logger, "the queue of photos, asked to keep a result,")
         self._held: dict[str, _Held] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -239,7 +240,7 @@ class PhotoRunner:
             except ImageTooLarge as error:  # of the result
                 outcome = error
             except DependencyUnavailable as error:
-                self._outages.away(error)
+                self._late_results.away(error)
                 await asyncio.sleep(self._pause_s)
             except Exception:
                 logger.exception("unexpected error with an outcome")
@@ -247,6 +248,7 @@ class PhotoRunner:
                     return outcome
                 outcome = defect()
             else:
+                self._late_results.back()
                 if not is_stored:  # it is withdrawn, or another gateway's to tell and to settle
                     break
                 held.log.tell(SUCCEEDED if isinstance(outcome, Restoration) else outcome.code)

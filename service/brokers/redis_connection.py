@@ -147,10 +147,10 @@ class RedisConnection:
         """
         await self.run("put", [name], [value, ttl_ms])
 
-    async def can_write(self, name: str) -> bool:
-        """Whether the server is there and lets a key that has no time to live be written, within a second."""
-        with contextlib.suppress(TimeoutError, DependencyUnavailable):
-            async with asyncio.timeout(_LOOK_TIMEOUT_S):
+    async def can_write(self, name: str, timeout_s: float = _LOOK_TIMEOUT_S) -> bool:
+        """Whether the server is there and lets a key that has no time to live be written, within that time."""
+        with contextlib.suppress(TimeoutError, DependencyUnavailable, exceptions.ResponseError):
+            async with asyncio.timeout(timeout_s):
                 await self._call(("PERSIST", name))  # it changes nothing, and a full memory does not refuse it
                 return True
         return False

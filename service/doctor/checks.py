@@ -117,7 +117,7 @@ async def queue(settings: Settings, manifest: Manifest | None) -> Finding:
         return Finding("queue", Verdict.FAILED, f"{ENV_PREFIX}REDIS_URL: {error}")
     try:
         facts = await connection.facts()
-        can_write = await connection.can_write(f"{settings.redis_prefix}:doctor")
+        can_write = await connection.can_write(f"{settings.redis_prefix}:doctor", _PATIENCE_S)
     except DependencyUnavailable as error:
         detail = f"{error.detail}: {error.__cause__ or 'no answer in time'}"
         return Finding("queue", Verdict.FAILED, detail, f"{_START_REDIS}; its user needs {_RIGHTS}")
@@ -126,18 +126,16 @@ async def queue(settings: Settings, manifest: Manifest | None) -> Finding:
     detail = f"Redis {facts['redis_version']}"
     if (unfit := _unfit(detail, facts, can_write=can_write)) is not None:
         return unfit
-    ahead_s = time.time() - int(facts.get("server_time_usec", time.time() * 1e6)) / 1e6
-    if abs(ahead_s) > CLOCKS_DIFFER_S:
-        detail = f"{detail}; the clock here is {abs(ahead_s):.0f} s {'ahead of' if ahead_s > 0 else 'behind'} its own"
-        return Finding("queue", Verdict.WARNING, detail, "keep the clocks of all machines together (NTP)")
+    doubts = _doubts(facts)
     if manifest is not None and not await _has_workers(settings, manifest):
-        remedy = f"start one: latent-pmrf worker. It must have the bundle {manifest.tag}"
-        return Finding("queue", Verdict.WARNING, f"{detail}; no worker has been alive lately", remedy)
+        doubts["no worker has been alive lately"] = f"start one, latent-pmrf worker, with the bundle {manifest.tag}"
+    if doubts:
+        return Finding("queue", Verdict.WARNING, "; ".join([detail, *doubts]), "; ".join(doubts.values()))
     return Finding("queue", Verdict.OK, f"{detail}, noeviction, appendonly")
 
 
 def _unfit(detail: str, facts: Mapping[str, Any], *, can_write: bool) -> Finding | None:
-    """What is wrong with a Redis by what it tells of itself, if anything is."""
+    """Why a Redis cannot be used by what it tells of itself, if it cannot."""
     if tuple(int(part) for part in str(facts["redis_version"]).split(".")[:2]) < _OLDEST_REDIS:
         return Finding("queue", Verdict.FAILED, detail, f"take {'.'.join(map(str, _OLDEST_REDIS))} or later")
     if not can_write:
@@ -146,15 +144,24 @@ def _unfit(detail: str, facts: Mapping[str, Any], *, can_write: bool) -> Finding
     if facts.get("maxmemory_policy") != "noeviction":
         remedy = "set maxmemory-policy noeviction: others throw away photos that wait"
         return Finding("queue", Verdict.FAILED, f"{detail}, maxmemory-policy {facts.get('maxmemory_policy')}", remedy)
+    return None
+
+
+def _doubts(facts: Mapping[str, Any]) -> dict[str, str]:
+    """What speaks against a Redis that can be used, and what to do about each."""
+    doubts = {}
     if not facts.get("maxmemory"):
-        remedy = (
+        doubts["it has no limit of its memory"] = (
             "set maxmemory (docs/OPERATIONS.md): results may take all that the machine has, and it ends some process"
         )
-        return Finding("queue", Verdict.WARNING, f"{detail} has no limit of its memory", remedy)
     if not facts.get("aof_enabled"):
         remedy = "set appendonly yes (docs/OPERATIONS.md): what waits is lost when the server ends"
-        return Finding("queue", Verdict.WARNING, f"{detail} keeps nothing on its disk", remedy)
-    return None
+        doubts["it keeps nothing on its disk"] = remedy
+    ahead_s = time.time() - int(facts.get("server_time_usec", time.time() * 1e6)) / 1e6
+    if abs(ahead_s) > CLOCKS_DIFFER_S:
+        told = f"the clock here is {abs(ahead_s):.0f} s {'ahead of' if ahead_s > 0 else 'behind'} its own"
+        doubts[told] = "keep the clocks of all machines together (NTP)"
+    return doubts
 
 
 async def restoration(settings: Settings) -> Finding:

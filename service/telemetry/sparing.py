@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Callable
 
 
@@ -25,8 +26,9 @@ class Sparing(logging.Filter):
         """Whether a record is written."""
         if not self._is_of_kind(record):
             return True
-        if record.created < self._quiet_until_s:
+        now_s = time.monotonic()
+        if now_s < self._quiet_until_s:
             return False
-        self._quiet_until_s = record.created + self._quiet_s
+        self._quiet_until_s = now_s + self._quiet_s
         record.msg = f"{record.msg}; what follows of this kind is not told for {self._quiet_s:g} s"
         return True

@@ -39,6 +39,10 @@ end
 if not (make_room('kept', owner, 0, MOST_MEMORY) or make_room('jobs', owner, 0, MOST_MEMORY)) then
   return answer('no memory', job)
 end
+local has_any = owner == '' or held_by('photos', owner) + held_by('jobs', owner) + held_by('kept', owner) > 0
+if has_any and not room_for_results(MOST_MEMORY, tonumber(keep_ms)) then
+  return answer('no memory', job)
+end
 open_lanes()
 call('SET', PAYLOAD .. job .. ':0', payload, 'PX', payload_ttl_ms)
 if owner ~= '' then

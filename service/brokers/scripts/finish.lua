@@ -8,7 +8,7 @@ local lane, _, since = lease_of(job, 0, gateway)
 if lane then
   call('SET', RESULT .. job .. ':0', result, 'PX', call('HGET', JOB .. job, 'keep'))
   call('HSET', JOB .. job, 'report', report)
-  local usual_bytes = tonumber(call('HGET', STATE, 'result_bytes') or #result)
+  local usual_bytes = tonumber(call('HGET', STATE, 'result_bytes') or 0)
   call('HSET', STATE, 'result_bytes', exact(usual_bytes + NEWEST_WEIGHT * (#result - usual_bytes)))
   learn_pace(now_us() - since)
   conclude(job, 'succeeded', '', gateway)

@@ -10,16 +10,18 @@ local function memory()
   return tonumber(string.match(told, '\nused_memory:(%d+)')), most > 0 and most or math.huge
 end
 
--- Bytes that the results of photos that are admitted will take, if they are like those of late.
-local function owed_bytes()
-  local photos = waiting_in('interactive') + waiting_in('batch') + in_flight()
-  return photos * tonumber(call('HGET', STATE, 'result_bytes') or 0)
-end
-
--- Bytes that must go until no more than a share of the memory is taken, or owed.
+-- Bytes that must go until no more than a share of the memory is taken.
 local function excess_bytes(share)
   local taken, all = memory()
-  return math.max(0, taken + owed_bytes() - share * all)
+  return math.max(0, taken - share * all)
+end
+
+-- Whether the results of photos that are admitted find room, too, if they are like those of late: of as many as come while one is
+-- kept. It is a guess, and so nothing goes for it.
+local function room_for_results(share, keep_ms)
+  local results = math.min(waiting_in('interactive') + waiting_in('batch') + in_flight(), keep_ms / 1000 / pace_s())
+  local taken, all = memory()
+  return taken + results * tonumber(call('HGET', STATE, 'result_bytes') or 0) <= share * all
 end
 
 local function held_by(pool, owner)

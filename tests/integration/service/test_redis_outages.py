@@ -290,9 +290,10 @@ async def test_memory_is_left_for_the_faces_of_photos_that_are_admitted(server, 
 
 
 async def test_memory_is_left_for_the_results_of_photos_that_are_admitted(server, queue):
-    await queue.admit(photo_job("first"))
-    await queue.take(LONG_S)
-    await queue.finish(result_of("first", bytes(1_000_000)))
+    for job_id in map(str, range(12)):
+        await queue.admit(photo_job(job_id))
+        await queue.take(LONG_S)
+        await queue.finish(result_of(job_id, bytes(1_000_000)))
     used = next(line for line in server.tell("INFO", "memory").splitlines() if line.startswith("used_memory:"))
     server.tell("CONFIG", "SET", "maxmemory", str(round((int(used.removeprefix("used_memory:")) + 2_500_000) / 0.8)))
     for job_id in "abc":

@@ -1,5 +1,7 @@
 """The memory of Redis for results, and what one owner of several may hold of it."""
 
+import asyncio
+
 import pytest
 
 from service.brokers.redis_jobs import RedisJobQueue, SharedJobLimits
@@ -63,6 +65,11 @@ async def restore(queue, *job_ids, owner, data=RESULT, **fields):
         await queue.finish(result_of(job_id, data))
 
 
+async def admit_many(queue, count):
+    for number in range(count):
+        assert (await queue.admit(photo(f"n{number}", owner="shop"))).is_new
+
+
 async def left(queue, job_ids):
     found = ""
     for job_id in job_ids:
@@ -85,6 +92,25 @@ async def test_who_holds_most_makes_room_for_the_jobs_of_others(server, queue):
     assert await left(queue, "m") == "m"
     assert await left(queue, "abcdefgh") in ("bcdefgh", "cdefgh")
     assert (await queue.admit(photo("o", owner="newcomer"))).is_new
+
+
+async def test_nobody_s_results_go_for_a_guess(server, queue):
+    """What jobs will bring is guessed from results of late: they are refused by it, and nothing else."""
+    await restore(queue, *"abcdefgh", owner="flood")
+    take_up(server, 0.6)
+    assert (await queue.admit(photo("i", owner="shop"))).is_new
+    with pytest.raises(QueueFull, match="memory"):
+        await admit_many(queue, 30)
+    assert await left(queue, "abcdefgh") == "abcdefgh"
+    assert (await queue.admit(photo("o", owner="newcomer"))).is_new
+
+
+async def test_no_more_results_are_expected_than_are_kept_at_once(server, make_queue):
+    queue = make_queue(result_ttl_s=0.2)
+    await restore(queue, *"abcdefgh", owner="")
+    await asyncio.sleep(0.3)  # they are gone
+    server.tell("CONFIG", "SET", "maxmemory", "8000000")
+    await admit_many(queue, 30)
 
 
 async def test_who_holds_most_makes_room_for_what_others_have_kept(server, queue):
