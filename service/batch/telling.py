@@ -11,7 +11,7 @@ from rich.progress import TextColumn
 
 from service.batch.items import Outcome
 from service.core.options import in_flags
-from service.local.progress import RunTelling
+from service.local.run_telling import RunTelling
 
 _LINE_S = 10.0
 

@@ -1,69 +1,17 @@
-"""How a run over files is told: a bar with the time left on a terminal, plain lines elsewhere."""
+"""How files of this machine are told: a bar with the time left on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import MofNCompleteColumn
 
 from service.core.errors import NotFound
 from service.core.options import in_flags
-from service.core.printable import printable
 from service.core.types import FaceStatus
-
-if TYPE_CHECKING:  # it knows the pipeline, which `service.batch` does without
-    from service.local.files import Outcome
-
-
-class RunTelling:
-    """A bar on a terminal, lines above it, and the sum at the end. A context manager.
-
-    Args:
-        console: Where to write.
-        counts: What of the bar says how many photos there are.
-        total: Number of photos, or None before it is known.
-    """
-
-    def __init__(self, console: Console, counts: ProgressColumn, total: int | None) -> None:
-        self._console = console
-        self._bar = Progress(
-            TextColumn("restoring"),
-            BarColumn(),
-            counts,
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task = self._bar.add_task("restoring", total=total, shown="")
-
-    def __enter__(self) -> Self:
-        """Show the bar."""
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_ended: object) -> None:
-        """Take the bar away and say the sum."""
-        self._bar.stop()
-        self.say(self._sum())
-
-    def say(self, line: str) -> None:
-        """Write a line above the bar; names of files cannot end it, nor tell the terminal anything."""
-        self._bar.console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
-
-    def _sum(self) -> str:
-        raise NotImplementedError
+from service.local.files import Outcome
+from service.local.run_telling import RunTelling
 
 
 class FileProgress(RunTelling):

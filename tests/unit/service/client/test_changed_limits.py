@@ -2,16 +2,14 @@
 
 import contextlib
 import json
-import threading
-from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
-import grpc
 import pytest
 
 from service.client import AsyncGrpcClient, AsyncHttpClient, RestorationError, Retry
 from service.rpc import restoration_pb2 as pb
-from service.rpc.restoration_pb2_grpc import RestorationServiceServicer, add_RestorationServiceServicer_to_server
+from service.rpc.restoration_pb2_grpc import RestorationServiceServicer
+from tests.scripted_servers import grpc_server, http_server
 
 LIMITS = {
     **dict.fromkeys(("max_image_px", "min_image_side_px", "max_output_px", "max_faces", "max_queued_photos"), 9),
@@ -48,15 +46,8 @@ class Most:
 
 @contextlib.contextmanager
 def over_http(most):
-    with ThreadingHTTPServer(("127.0.0.1", 0), OverHttp) as server:
-        server.most, server.daemon_threads = most, True
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield AsyncHttpClient(f"http://127.0.0.1:{server.server_port}", retry=Retry(attempts=1))
-        finally:
-            server.shutdown()
-            thread.join()
+    with http_server(OverHttp, most=most) as (_, url):
+        yield AsyncHttpClient(url, retry=Retry(attempts=1))
 
 
 @contextlib.contextmanager
@@ -69,15 +60,8 @@ def over_grpc(most):
             report = pb.Report(output_format=pb.OUTPUT_FORMAT_PNG)
             return pb.RestoreResponse(image=b"restored", report=report)
 
-    with ThreadPoolExecutor(2) as pool:
-        server = grpc.server(pool)
-        add_RestorationServiceServicer_to_server(OverGrpc(), server)
-        port = server.add_insecure_port("127.0.0.1:0")
-        server.start()
-        try:
-            yield AsyncGrpcClient(f"127.0.0.1:{port}", retry=Retry(attempts=1))
-        finally:
-            server.stop(0).wait()
+    with grpc_server(OverGrpc()) as address:
+        yield AsyncGrpcClient(address, retry=Retry(attempts=1))
 
 
 @pytest.mark.parametrize("serving", [over_http, over_grpc])

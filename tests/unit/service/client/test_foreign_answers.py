@@ -2,12 +2,12 @@
 
 import contextlib
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
 from service.client import HttpClient, RestorationError, Retry, ServerUnreachable
+from tests.scripted_servers import http_server
 
 PAGE, OTHER = ("text/html", b"<html>log in</html>", ""), ("application/json", b'{"ok": true}', "")
 ZIPPED = ("application/json", b'{"ok": true}', "gzip")  # it is not
@@ -47,17 +47,9 @@ LIMITS = {
 
 @contextlib.contextmanager
 def answering(answer, limits=LIMITS):
-    with ThreadingHTTPServer(("127.0.0.1", 0), Somebody) as server:
-        server.daemon_threads = True
-        server.answer, server.limits, server.keys = answer, limits, []
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            with HttpClient(f"http://127.0.0.1:{server.server_port}", retry=Retry(attempts=1)) as client:
-                yield client, server
-        finally:
-            server.shutdown()
-            thread.join()
+    serving = http_server(Somebody, answer=answer, limits=limits, keys=[])
+    with serving as (server, url), HttpClient(url, retry=Retry(attempts=1)) as client:
+        yield client, server
 
 
 @pytest.mark.parametrize("answer", [PAGE, OTHER])

@@ -2,7 +2,6 @@
 
 import contextlib
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
@@ -14,7 +13,8 @@ from grpc_status import rpc_status
 
 from service.client import AsyncGrpcClient, GrpcClient, Photo, RestorationError, Retry, ServerUnreachable
 from service.rpc import restoration_pb2 as pb
-from service.rpc.restoration_pb2_grpc import RestorationServiceServicer, add_RestorationServiceServicer_to_server
+from service.rpc.restoration_pb2_grpc import RestorationServiceServicer
+from tests.scripted_servers import grpc_server
 
 AT_ONCE = Retry(attempts=3, first_s=0.0)
 LIMITS = pb.GetLimitsResponse(model="m@1", max_upload_bytes=1000, max_message_bytes=65536)
@@ -84,24 +84,8 @@ def ends_after(count, code):
 
 
 @contextlib.contextmanager
-def serving(servicer, credentials=None):
-    with ThreadPoolExecutor(8) as pool:
-        server = grpc.server(pool)
-        add_RestorationServiceServicer_to_server(servicer, server)
-        if credentials is None:
-            port = server.add_insecure_port("127.0.0.1:0")
-        else:
-            port = server.add_secure_port("127.0.0.1:0", credentials)
-        server.start()
-        try:
-            yield f"127.0.0.1:{port}"
-        finally:
-            server.stop(0).wait()
-
-
-@contextlib.contextmanager
 def client_of(servicer, retry=AT_ONCE):
-    with serving(servicer) as address, GrpcClient(address, retry=retry) as client:
+    with grpc_server(servicer) as address, GrpcClient(address, retry=retry) as client:
         yield client
 
 
@@ -295,7 +279,7 @@ async def test_tls_and_headers():
     key, chain = certificate.private_key_pem.bytes(), certificate.cert_chain_pems[0].bytes()
     servicer = Scripted()
     trusted = grpc.ssl_channel_credentials(authority.cert_pem.bytes())
-    with serving(servicer, grpc.ssl_server_credentials([(key, chain)])) as address:
+    with grpc_server(servicer, grpc.ssl_server_credentials([(key, chain)])) as address:
         async with AsyncGrpcClient(address, credentials=trusted, headers={"Authorization": "Bearer t"}) as client:
             assert (await client.limits()).model == "m@1"
         async with AsyncGrpcClient(address, retry=Retry(attempts=1)) as client:
@@ -305,7 +289,7 @@ async def test_tls_and_headers():
 
 
 def test_a_photo_whose_options_cannot_be_sent_fails_alone():
-    with serving(Scripted(answers_all)) as address, GrpcClient(address) as client:
+    with grpc_server(Scripted(answers_all)) as address, GrpcClient(address) as client:
         photos = [Photo("a", b"x", {"num_steps": -1}), Photo("b", b"x", {"faces": "some"}), Photo("c", b"x")]
         answers = {answer.client_id: answer for answer in client.restore_batch(photos)}
     assert answers["a"].error.code == answers["b"].error.code == "invalid_option"
@@ -328,7 +312,7 @@ def test_whoever_waits_is_told_when_the_client_is_closed():
         except BaseException as error:  # noqa: BLE001 - any end is one
             ended.append(str(error))
 
-    with serving(Slow()) as address:
+    with grpc_server(Slow()) as address:
         client = GrpcClient(address)
         waiting = threading.Thread(target=ask, args=(client,))
         waiting.start()

@@ -1,10 +1,10 @@
 """Events of a job over HTTP, as a service sends them to whoever asked for previews."""
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 from service.client import HttpClient
+from tests.scripted_servers import http_server
 
 RUNNING = {"id": "a", "status": "running", "created_at": "2026-11-26T10:00:00Z"}
 ENDED = {"id": "a", "status": "cancelled", "created_at": "2026-11-26T10:00:00Z"}
@@ -28,13 +28,5 @@ class Job(BaseHTTPRequestHandler):
 
 
 def test_previews_are_no_states_of_a_job():
-    with ThreadingHTTPServer(("127.0.0.1", 0), Job) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            with HttpClient(f"http://127.0.0.1:{server.server_port}") as client:
-                assert [job.status for job in client.watch("a")] == ["running", "cancelled"]
-        finally:
-            server.shutdown()
-            thread.join()
+    with http_server(Job) as (_, url), HttpClient(url) as client:
+        assert [job.status for job in client.watch("a")] == ["running", "cancelled"]

@@ -1,17 +1,16 @@
 """A photo that is restored and whose image does not arrive: it is fetched, not restored and charged again; and what a
 failure keeps of the photo that was sent: nothing."""
 
-import contextlib
 import gc
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
 from service.client import AsyncHttpClient, Photo, Retry
 from service.client.results import Restored
 from tests.pictures import encoded
+from tests.scripted_servers import http_server
 from tests.serving import fake_service
 
 AT_ONCE = Retry(attempts=4, first_s=0.0)
@@ -73,18 +72,8 @@ def limits():
         return client.get("/v1/limits").json()
 
 
-@contextlib.contextmanager
 def service(script, limits):
-    with ThreadingHTTPServer(("127.0.0.1", 0), Script) as server:
-        server.script, server.limits, server.restored, server.fetched = list(script), limits, 0, []
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield server, f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+    return http_server(Script, script=list(script), limits=limits, restored=0, fetched=[])
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,7 @@
 import asyncio
 import contextlib
 import json
-import threading
-from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import grpc
 import pytest
@@ -24,7 +22,8 @@ from service.client import (
 )
 from service.client.retry import retried, until_gone
 from service.rpc import restoration_pb2 as pb
-from service.rpc.restoration_pb2_grpc import RestorationServiceServicer, add_RestorationServiceServicer_to_server
+from service.rpc.restoration_pb2_grpc import RestorationServiceServicer
+from tests.scripted_servers import grpc_server, http_server
 
 AT_ONCE = Retry(attempts=3, first_s=0.0)
 LOST, DONE, UNKNOWN = "lost", "done", "not_found"  # what becomes of a call; the second is an answer
@@ -87,29 +86,12 @@ class OverGrpc(RestorationServiceServicer):
 
 @contextlib.contextmanager
 def over_http(script):
-    with ThreadingHTTPServer(("127.0.0.1", 0), OverHttp) as server:
-        server.script, server.daemon_threads = script, True
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+    with http_server(OverHttp, script=script) as (_, url):
+        yield url
 
 
-@contextlib.contextmanager
 def over_grpc(script):
-    servicer = script if isinstance(script, OverGrpc) else OverGrpc(script)
-    with ThreadPoolExecutor(2) as pool:
-        server = grpc.server(pool)
-        add_RestorationServiceServicer_to_server(servicer, server)
-        port = server.add_insecure_port("127.0.0.1:0")
-        server.start()
-        try:
-            yield f"127.0.0.1:{port}"
-        finally:
-            server.stop(0).wait()
+    return grpc_server(script if isinstance(script, OverGrpc) else OverGrpc(script))
 
 
 def delete_blocking(kind, address):
